@@ -1,0 +1,5 @@
+"""`python -m emgen` is the command line."""
+
+from emgen.cli import main
+
+main()

@@ -1,0 +1,14 @@
+"""Callbacks: what happens around training - metrics, checkpoints, pictures, progress."""
+
+from emgen.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint, Interrupted
+from emgen.callbacks.clusters import Clusters, CoClustering
+from emgen.callbacks.constants import NormalisingConstants
+from emgen.callbacks.divergences import CrossTable, Preferences, Projections
+from emgen.callbacks.figures import Figures
+from emgen.callbacks.levels import HalfSteps, LowerBounds, ParameterPath, Tempering
+from emgen.callbacks.metrics import Metrics
+from emgen.callbacks.picture import Picture
+from emgen.callbacks.progress import Progress
+
+__all__ = ["AtomicCheckpointIO", "Checkpoint", "Clusters", "CoClustering", "CrossTable", "Figures", "HalfSteps", "Interrupted", "LowerBounds",
+           "Metrics", "NormalisingConstants", "ParameterPath", "Picture", "Preferences", "Progress", "Projections", "Tempering"]

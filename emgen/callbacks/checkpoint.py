@@ -1,0 +1,130 @@
+"""Checkpoints that survive a crash, and interruptions that lose nothing."""
+
+__all__ = ["AtomicCheckpointIO", "Checkpoint", "Interrupted"]
+
+import math
+import os
+import signal
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as lightning
+import torch
+from lightning_fabric.plugins import CheckpointIO
+from pytorch_lightning.callbacks import Checkpoint as LightningCheckpoint
+
+
+class Interrupted(Exception):
+    """Training was stopped by a signal after its state was saved; `signum` says which."""
+
+    def __init__(self, signum: int, path: Path):
+        super().__init__(f"stopped by {signal.Signals(signum).name}; everything up to here is in {path}")
+        self.signum, self.path = signum, path
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes beside the target, flushes to the disk and renames, keeping the checkpoint before as `*.previous`.
+
+    A reader therefore sees the old file or the new one, never half of one. Loading verifies the archive's own CRC-32
+    sums and unpickles nothing but tensors and plain containers (`weights_only=True`).
+
+    Raises:
+        OSError: the folder cannot be written.
+        ValueError: a checkpoint that is loaded is damaged.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if target.exists():
+                previous = target.with_name(f"{target.name}.previous")
+                previous.unlink(missing_ok=True)
+                os.link(target, previous)
+            os.replace(temporary, target)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+        except zipfile.BadZipFile as error:
+            damaged = str(error)
+        if damaged:
+            raise ValueError(f"the checkpoint {path} is damaged ({damaged}): the one before it is {path}.previous; copy that "
+                             "over it to go on from there.")
+        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+class Checkpoint(LightningCheckpoint):
+    """Keeps `checkpoints/last.ckpt` and `checkpoints/best.ckpt`; on SIGTERM or Ctrl-C saves and raises `Interrupted`.
+
+    A second signal is not held back.
+
+    Args:
+        every_n_epochs: how often `last.ckpt` is written; the end of training always writes it.
+        monitor: the tag, larger is better, whose record makes `best.ckpt`; a run without that tag keeps no best.
+    """
+
+    def __init__(self, every_n_epochs: int = 1, monitor: str = "val/log_likelihood"):
+        if every_n_epochs < 1:
+            raise ValueError(f"every_n_epochs={every_n_epochs}: checkpoints are written every 1, 2, ... epochs.")
+        self.every_n_epochs, self.monitor = every_n_epochs, monitor
+        self.best = -math.inf
+        self._signum: int | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self._handlers = {s: signal.signal(s, self._remember) for s in (signal.SIGTERM, signal.SIGINT)}
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any) -> None:
+        # at the end of an epoch the hooks that close it come first, then the signal is heard
+        if self._signum is not None and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._stop(trainer)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        value = pl_module.row.get(self.monitor)
+        if value is not None and value > self.best:
+            self.best = value
+            trainer.save_checkpoint(_path(trainer, "best"))
+        if self._signum is not None:
+            self._stop(trainer)
+        done = trainer.current_epoch + 1
+        if done % self.every_n_epochs == 0 or done == trainer.max_epochs or trainer.should_stop:
+            trainer.save_checkpoint(_path(trainer, "last"))
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
+        for signum, handler in self._handlers.items():
+            signal.signal(signum, handler)
+        self._handlers = {}
+
+    def _remember(self, signum: int, frame: Any) -> None:
+        self._signum = signum
+        for caught, handler in self._handlers.items():
+            signal.signal(caught, handler)
+
+    def _stop(self, trainer: lightning.Trainer) -> None:
+        path = _path(trainer, "last")
+        trainer.save_checkpoint(path)
+        raise Interrupted(self._signum or signal.SIGTERM, path)
+
+
+def _path(trainer: lightning.Trainer, name: str) -> Path:
+    return Path(trainer.default_root_dir) / "checkpoints" / f"{name}.ckpt"

@@ -1,0 +1,264 @@
+"""The command line: compose a configuration, build its parts, run them. The only file that imports Hydra.
+
+    emgen [train] trainer=vae model=dense data=digits ...    emgen -m trainer=vae,wake_sleep,gan,fgan
+    emgen evaluate run=DIR      emgen sample run=DIR n=64      emgen compare RUN ...      emgen export run=DIR
+"""
+
+__all__ = ["build", "instantiate", "main", "train", "trainer_named"]
+
+import contextlib
+import inspect
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from emgen import asking
+from emgen.asking import UserError
+from emgen.callbacks.checkpoint import Interrupted
+from emgen.running import RunFolder, finish, fit_run
+
+COMMANDS = ("train", "evaluate", "sample", "compare", "export")
+CONFIGS = "emgen.configs"
+_failures: list[int] = []
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command and exit: 0 done, 1 failed, 2 badly asked, 130 and 143 interrupted by Ctrl-C and SIGTERM."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    sys.path.insert(0, os.getcwd())  # so that `_target_: mymod.Net` finds a user's module beside them
+    quiet()
+    command = arguments.pop(0) if arguments and arguments[0] in COMMANDS else "train"
+    if {"-h", "--help"} & set(arguments):
+        print(asking.help_text())
+        sys.exit(0)
+    try:
+        if command == "train":
+            _train_command(arguments)
+        else:
+            _other_command(command, arguments)
+    except (UserError, FileNotFoundError, ValueError, TypeError) as error:
+        print(f"emgen: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("emgen: interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(max(_failures, default=0))
+
+
+def build(cfg: DictConfig) -> tuple[Any, Any]:
+    """The data and the trainer (which holds the model and the critic) of a composed configuration.
+
+    Who meets whom is here: a model builder that takes `event_shape` is given the data's, a trainer that takes `critic`
+    is given one.
+
+    Raises:
+        UserError: a part refuses its arguments; the sentence names the part.
+    """
+    data = instantiate(cfg.data, "data")
+    torch.manual_seed(cfg.seed)
+    model = instantiate(cfg.model, "model", event_shape=tuple(data.event_shape))
+    target = hydra.utils.get_object(cfg.trainer._target_)
+    players = {"model": model}
+    if "critic" in inspect.signature(target).parameters:
+        players["critic"] = instantiate(cfg.critic, "critic", event_shape=tuple(data.event_shape))
+    trainer = instantiate(cfg.trainer, "trainer", **players)
+    trainer.seed = cfg.seed
+    with asking.naming("trainer"):
+        trainer.configure_optimizers()  # so that a bad rate is refused before anything starts
+    return data, trainer
+
+
+def instantiate(node: Any, where: str, **given: Any) -> Any:
+    """Build a `_target_` node, handing over those of the given objects that its constructor takes."""
+    with asking.naming(where):
+        try:
+            make = hydra.utils.instantiate(node, _partial_=True, _convert_="all")
+            accepted = inspect.signature(make.func).parameters
+            return make(**{name: value for name, value in given.items() if name in accepted})
+        except InstantiationException as error:
+            raise (error.__cause__ or error) from None
+
+
+def train(cfg: DictConfig, run_dir: str | Path, choices: dict[str, str] | None = None) -> dict[str, float]:
+    """Build, fit, score and record one run; returns its metrics.
+
+    Args:
+        cfg: a composed `train.yaml`.
+        run_dir: the run folder; a checkpoint in it is continued if `cfg.resume` is set.
+        choices: names of the trainer, model and data options, for tables.
+    """
+    folder = RunFolder(Path(run_dir))
+    names = {name: (choices or {}).get(name) or cfg[name]._target_.rpartition(".")[2] for name in ("trainer", "model", "data")}
+    checkpoint = folder.checkpoint("last") if cfg.resume else None
+    if checkpoint is None:
+        folder.refuse_if_used()
+    asking.check_ranges(cfg)
+    folder.write_config({**OmegaConf.to_container(cfg, resolve=True), "choices": names})
+    data, module = build(cfg)
+    callbacks = [instantiate(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
+    logger = instantiate(cfg.logger, "logger", save_dir=str(run_dir)) if cfg.logger else None
+    lightning = instantiate(
+        cfg.lightning, "lightning", default_root_dir=str(run_dir), callbacks=callbacks, logger=logger or False,
+        plugins=[folder.checkpoint_io], enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
+        num_sanity_val_steps=0, use_distributed_sampler=False,
+    )
+    fit_run(lightning, module, data, checkpoint)
+    return finish(folder, lightning, module, data, names, cfg.seed, cfg.evaluation.samples, cfg.evaluation.rows)
+
+
+def trainer_named(name: str, model: Any, arguments: dict[str, Any]) -> Any:
+    """The trainer of an option of `configs/trainer`, over a model; `arguments` stand in for the option's.
+
+    Raises:
+        UserError: no such option, or an argument that its constructor does not take.
+    """
+    with _composer([]) as compose:
+        node = _checked([f"trainer={name}"], compose).trainer
+    accepted = list(inspect.signature(hydra.utils.get_object(node._target_)).parameters)
+    unknown = [argument for argument in arguments if argument not in accepted]
+    if unknown:
+        raise UserError(f"trainer {name!r} takes no argument {unknown[0]!r}; it takes {', '.join(accepted)}.")
+    if "critic" in accepted and arguments.get("critic") is None:
+        raise UserError(f"trainer {name!r} needs critic=..., a network whose output is a log density ratio, such as "
+                        "emgen.models.dense_critic(event_shape).")
+    return instantiate(node, "trainer", model=model, **arguments)
+
+
+def quiet() -> None:
+    """Keep what libraries say about themselves out of a user's terminal; warnings of consequence stay."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|hydra|torch.utils.tensorboard|tensorboard")
+
+
+def _train_command(arguments: list[str]) -> None:
+    flags = [a for a in arguments if a.startswith("-") or "=" not in a]
+    if any(flag in flags for flag in ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc")):
+        return _hydra(arguments)  # questions about the configuration are Hydra's to answer
+    arguments = asking.expand(arguments)
+    with _composer(asking.config_dirs(arguments)) as compose:
+        cfg = _checked(arguments, compose)
+        if not {"-m", "--multirun"} & set(arguments):
+            run, before = asking.resumable(arguments, Path(str(cfg.paths.run_dir)))
+            if run is not None:
+                arguments = [*before, *(a for a in arguments if not a.startswith("paths.run_dir=")), f"paths.run_dir={run}"]
+                _checked(arguments, compose)
+                print(f"emgen: continuing {run}", file=sys.stderr)
+    _hydra(arguments)
+
+
+def _hydra(arguments: list[str]) -> None:
+    program = sys.argv[0]
+    sys.argv = [program, *arguments]
+    hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGS}", config_name="train")(_job)()
+
+
+def _job(cfg: DictConfig) -> float | None:
+    """One run under Hydra: whatever ends it is written to status.json and becomes an exit code."""
+    settings = HydraConfig.get()
+    several = settings.mode == RunMode.MULTIRUN
+    folder = RunFolder(Path(settings.runtime.output_dir))
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        if several and str(cfg.lightning.strategy).startswith("ddp") and "spawn" not in cfg.lightning.strategy:
+            raise UserError("strategy=ddp starts further processes of this command and cannot run under -m: give each run its "
+                            "own command, or use lightning.strategy=ddp_spawn.")
+        metrics = train(cfg, folder.path, dict(settings.runtime.choices))
+        score = metrics.get("test/log_likelihood")
+        shown = "" if score is None else f"test log-likelihood {score:.2f} ± {metrics['test/log_likelihood_error']:.2f} nats; "
+        print(f"{shown}everything is in {folder.path}")
+        return metrics.get(cfg.optimized_metric)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
+        folder.write_status("interrupted", str(stop) or "stopped by Ctrl-C")
+        print(f"emgen: {stop or 'stopped by Ctrl-C'}; continue with: emgen resume={folder.path}", file=sys.stderr)
+        sys.exit(128 + signum)
+    except (UserError, OSError, ValueError, TypeError, ArithmeticError, RuntimeError) as error:
+        code = 2 if isinstance(error, UserError) else 1
+        if code == 2:
+            folder.discard()
+        else:
+            folder.write_status("failed", str(error))
+        print(f"emgen: {error}", file=sys.stderr)
+        if os.environ.get("EMGEN_DEBUG"):
+            raise
+        if not several:
+            sys.exit(code)
+        _failures.append(code)
+        return None
+
+
+def _terminated(signum: int, frame: Any) -> None:
+    raise Interrupted(signum, Path("checkpoints/last.ckpt"))
+
+
+def _other_command(command: str, arguments: list[str]) -> None:
+    from emgen import commands
+
+    paths = [a for a in arguments if "=" not in a and not a.startswith("-")]
+    overrides = [a for a in arguments if "=" in a]
+    if command != "compare" and paths:
+        raise UserError(f"{paths[0]!r} is not of the form key=value; the run folder is named by run={paths[0]}.")
+    with _composer([]) as compose:
+        cfg = _checked(overrides, compose, command)
+    missing = [key for key in cfg if OmegaConf.is_missing(cfg, key)]
+    if missing:
+        raise UserError(f"emgen {command} needs {missing[0]}=...: name a run folder, as printed at the end of training.")
+    if paths:
+        cfg.runs = paths
+    getattr(commands, command)(cfg)
+
+
+def _checked(arguments: Sequence[str], compose: Any, name: str = "train") -> DictConfig:
+    """The configuration that is asked for (of a sweep: its first), every choice of it tried."""
+    cfg = None
+    for request in asking.single_choices(arguments):
+        try:
+            composed = compose(name, request)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(asking.explain(error, [key for key, _ in asking.flat(compose(name, []))])) from None
+        missing = sorted(OmegaConf.missing_keys(composed)) if name == "train" else []
+        if missing:
+            raise UserError(f"{missing[0]} has no value: give it as {missing[0]}=...")
+        cfg = composed if cfg is None else cfg
+    return cfg
+
+
+@contextlib.contextmanager
+def _composer(config_dirs: Sequence[str]) -> Any:
+    """A function (config name, overrides) → configuration over our options and the user's folders."""
+    GlobalHydra.instance().clear()
+    search = [f"hydra.searchpath=[{','.join('file://' + os.path.abspath(d) for d in config_dirs)}]"] if config_dirs else []
+
+    def compose(name: str, overrides: Sequence[str]) -> DictConfig:
+        cfg = hydra.compose(name, [*overrides, *search], return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        if "paths" in cfg:
+            OmegaConf.resolve(cfg.paths)
+        OmegaConf.set_struct(cfg, False)
+        del cfg["hydra"]
+        return cfg
+
+    try:
+        with hydra.initialize_config_module(CONFIGS, version_base="1.3"):
+            yield compose
+    finally:
+        GlobalHydra.instance().clear()
+
+
+if __name__ == "__main__":
+    main()

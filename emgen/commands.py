@@ -1,0 +1,130 @@
+"""What is asked of a run after training: score it, draw from it, export it, compare it with others."""
+
+__all__ = ["compare", "evaluate", "export", "load_run", "sample"]
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from emgen.asking import UserError, flat, naming
+from emgen.callbacks.checkpoint import AtomicCheckpointIO
+from emgen.evaluation.likelihood import evaluating
+from emgen.evaluation.samples import sample_scores
+from emgen.evaluation.scores import scores
+from emgen.running import RunFolder
+
+# a configuration that is read back from a file may build these and nothing else
+TRUSTED = ("emgen.", "torch.nn.", "torch.optim.", "torch.distributions.")
+
+
+def load_run(run: str | Path, checkpoint: str = "best", trust: Any = ()) -> tuple[Any, Any, dict[str, Any]]:
+    """The trained model, the data and the configuration of a run.
+
+    Args:
+        run: the run folder.
+        checkpoint: best or last; where there is no best, last.
+        trust: import prefixes of your own modules that the run's configuration may build.
+
+    Raises:
+        UserError: no run there, no checkpoint, or a configuration that asks for an untrusted import.
+    """
+    from emgen.cli import instantiate
+
+    folder = RunFolder(Path(run))
+    if checkpoint not in ("best", "last"):
+        raise UserError(f"checkpoint={checkpoint} is neither best nor last.")
+    if not (folder.path / "config.yaml").exists():
+        raise UserError(f"run={run} is not a run folder (it has no config.yaml): name one such as runs/vae-dense-digits/<time>.")
+    path = folder.checkpoint(checkpoint) or folder.checkpoint("last")
+    if path is None:
+        raise UserError(f"run={run} has no checkpoint yet: wait for its first epoch, or train it again.")
+    cfg = OmegaConf.load(folder.path / "config.yaml")
+    for key, target in ((k, v) for node in ("data", "model") for k, v in flat(cfg[node], f"{node}.") if k.endswith("_target_")):
+        if not str(target).startswith((*TRUSTED, *trust)):
+            raise UserError(f"{key} of {run} is {target}, outside {', '.join(TRUSTED)}: if you trust it, add "
+                            f"trust=[{str(target).split('.')[0]}].")
+    data = instantiate(cfg.data, "data")
+    model = instantiate(cfg.model, "model", event_shape=tuple(data.event_shape))
+    state = AtomicCheckpointIO().load_checkpoint(path)["state_dict"]
+    with naming(str(path)):
+        model.load_state_dict({name.removeprefix("model."): v for name, v in state.items() if name.startswith("model.")})
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return model.eval().to(device), data.to(device), OmegaConf.to_container(cfg, resolve=True)
+
+
+def evaluate(cfg: Any) -> None:
+    """Print the scores of a run and of its samples, and write them to `evaluation.json` in its folder."""
+    from emgen.callbacks.figures import samples_of
+
+    if cfg.draws is not None and (not isinstance(cfg.draws, int) or cfg.draws < 2):
+        raise UserError(f"draws={cfg.draws}: draw at least two samples, or null for none.")
+    model, data, config = load_run(cfg.run, cfg.checkpoint, cfg.trust)
+    if cfg.split not in data.rows:
+        raise UserError(f"split={cfg.split} does not exist in these data; choose one of {', '.join(data.rows)}.")
+    x = data.observed(cfg.split)[: cfg.rows]
+    found = scores(model, x, cfg.samples, cfg.seed)
+    with evaluating(model, cfg.seed):
+        drawn = samples_of(model, cfg.draws) if cfg.draws else None
+    if drawn is not None and drawn.shape[1:] == x.shape[1:]:
+        found |= sample_scores(drawn, data.split(cfg.split), data.split("train"), data.density, cfg.seed)
+    if not found:
+        raise UserError(f"the model of {cfg.run} has no likelihood to score; look at its samples instead: emgen sample run={cfg.run}.")
+    table = Table("quantity", "value", "error", "method", title=f"{cfg.run}, {len(x):,} {cfg.split} rows",
+                  caption="likelihoods in nats per datum")
+    record = {}
+    for name, estimate in found.items():
+        error = None if math.isnan(estimate.error) else estimate.error
+        table.add_row(name, f"{estimate.value:.4f}", "" if error is None else f"{error:.4f}", estimate.method)
+        record[f"{cfg.split}/{name}"] = {"value": estimate.value, "error": error, "method": estimate.method}
+    Console().print(table)
+    content = {"rows": len(x), "binarise": config["data"].get("binarise", "none"), "seed": cfg.seed, "metrics": record}
+    (Path(cfg.run) / "evaluation.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def sample(cfg: Any) -> None:
+    """Write `n` draws of a run's model as samples.npy, and as a picture where they are images or points."""
+    from emgen.callbacks.figures import draw, samples_of
+
+    if not isinstance(cfg.n, int) or cfg.n < 1:
+        raise UserError(f"n={cfg.n}: draw at least one sample.")
+    model, data, _ = load_run(cfg.run, cfg.checkpoint, cfg.trust)
+    torch.manual_seed(cfg.seed)
+    with torch.no_grad():
+        drawn = samples_of(model, cfg.n)
+    if drawn is None:
+        raise UserError(f"{type(model).__name__} of {cfg.run} has neither prior and likelihood, nor rsample, nor sample to draw from.")
+    draws = drawn.cpu()
+    target = Path(cfg.output or Path(cfg.run) / "samples")
+    target.mkdir(parents=True, exist_ok=True)
+    np.save(target / "samples.npy", draws.numpy())
+    print(target / "samples.npy")
+    picture = draw(draws, data.split("train").cpu(), target / "samples.png")
+    if picture:
+        print(picture)
+
+
+def export(cfg: Any) -> None:
+    """Write the model's weights as safetensors, with the configuration that builds it beside them."""
+    from safetensors.torch import save_model
+
+    model, _, _ = load_run(cfg.run, cfg.checkpoint, cfg.trust)
+    target = Path(cfg.output or Path(cfg.run) / "export")
+    target.mkdir(parents=True, exist_ok=True)
+    save_model(model, str(target / "model.safetensors"))
+    shutil.copy(Path(cfg.run) / "config.yaml", target / "config.yaml")
+    print(target / "model.safetensors")
+
+
+def compare(cfg: Any) -> None:
+    """Print the table of many runs and write one page of their curves and pictures."""
+    from emgen.evaluation.compare import compare as compare_runs
+
+    print(compare_runs(list(cfg.runs), cfg.output))

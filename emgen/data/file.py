@@ -1,0 +1,108 @@
+"""The user's own arrays, from a `.npy` or `.npz` file."""
+
+__all__ = ["file"]
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emgen.data.base import Data
+
+SPLITS = ("train", "validation", "test")
+
+
+def file(
+    path: str,
+    validation: float = 0.1,
+    test: float = 0.1,
+    scale: float = 1.0,
+    dtype: str = "float32",
+    batch_size: int | None = 128,
+    binarise: str = "none",
+    shuffle: bool = True,
+    drop_last: bool = False,
+    seed: int = 0,
+) -> Data:
+    """Rows of a NumPy file: one array (N, *event), or an `.npz` with `train` and, if you like, `validation` and `test`.
+
+    Images are best stored as (N, channels, height, width). A single array (in an `.npz` it is called `x`) is split
+    by the seed; splits that the file brings itself stay as they are. An array (N,) becomes (N, 1).
+
+    Args:
+        path: the `.npy` or `.npz` file.
+        validation, test: shares of a single array that are set aside, in [0, 1).
+        scale: what values are divided by, such as 255 for images of bytes.
+        dtype: `float32`, `float64` or `int64`, to which the values are converted.
+        batch_size, binarise, shuffle, drop_last, seed: as in `emgen.data.Data`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not a NumPy file, unknown arrays in it, no rows, values that are not finite real numbers.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/x.npy", np.random.rand(100, 3))
+    ...     data = file(f"{folder}/x.npy")
+    >>> {split: tuple(data.split(split).shape) for split in SPLITS}
+    {'train': (80, 3), 'validation': (10, 3), 'test': (10, 3)}
+    """
+    if dtype not in ("float32", "float64", "int64"):
+        raise ValueError(f"data.dtype={dtype!r}: expected float32, float64 or int64.")
+    if not scale > 0 or (scale != 1 and dtype == "int64"):
+        raise ValueError(f"data.scale={scale}: expected a positive number, such as 255 for images of bytes; 1 with int64.")
+    if min(validation, test) < 0 or validation + test >= 1:
+        raise ValueError(f"data.validation={validation}, data.test={test}: expected shares >= 0 with a sum below 1.")
+    arrays = _read(Path(path).expanduser())
+    rows = {name: _checked(array, f"{path}, array {name}", dtype) for name, array in arrays.items()}
+    if scale != 1:
+        rows = {name: values / scale for name, values in rows.items()}
+    if "x" in rows:
+        rows = _shares(rows["x"], validation, test, seed)
+    return Data(rows["train"], rows.get("validation"), rows.get("test"), batch_size=batch_size, binarise=binarise,
+                shuffle=shuffle, drop_last=drop_last, seed=seed, name=Path(path).stem)
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise FileNotFoundError(f"data.path={path}: there is no such file; give a .npy or .npz file.")
+    try:
+        content = np.load(path, allow_pickle=False)
+        arrays = {"x": content} if isinstance(content, np.ndarray) else {name: content[name] for name in content.files}
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(
+            f"data.path={path} is not a NumPy file of plain numbers ({error}): write it by np.save or np.savez."
+        ) from error
+    if not (set(arrays) == {"x"} or ("train" in arrays and set(arrays) <= set(SPLITS))):
+        raise ValueError(
+            f"data.path={path} holds the arrays {', '.join(sorted(arrays)) or 'none'}: expected x alone, or train with "
+            "validation and test if you have them."
+        )
+    return arrays
+
+
+def _checked(array: np.ndarray, where: str, dtype: str) -> Tensor:
+    if array.ndim == 0 or array.size == 0:
+        raise ValueError(f"{where} has shape {array.shape}, so it holds no rows: expected (N, *event) with N >= 1.")
+    if array.dtype.kind not in "buif":
+        raise ValueError(f"{where} has dtype {array.dtype}: expected real numbers (bool, integers or floats).")
+    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is found below
+        values = array.astype(dtype)
+    whole = values.reshape(len(array), -1)
+    bad = ~np.isfinite(whole).all(axis=1) if dtype != "int64" else (whole != array.reshape(len(array), -1)).any(axis=1)
+    if bad.any():
+        raise ValueError(f"{where} has values that are no finite {dtype} numbers in {bad.sum()} of its {len(array)} rows, "
+                         f"first in row {int(bad.argmax())}: clean them, drop the rows or choose another data.dtype.")
+    return torch.from_numpy(values[:, None] if array.ndim == 1 else values)
+
+
+def _shares(x: Tensor, validation: float, test: float, seed: int) -> dict[str, Tensor]:
+    sizes = {"validation": round(len(x) * validation), "test": round(len(x) * test)}
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    rows = {}
+    for name, size in sizes.items():
+        if size:
+            rows[name] = x[order[:size]]
+        order = order[size:]
+    return {"train": x[order.sort().values], **rows}

@@ -1,0 +1,185 @@
+"""The value of an f-divergence between two given distributions, by the best way there is."""
+
+from __future__ import annotations
+
+__all__ = ["Estimate", "between", "log_affinity", "torch_kl"]
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    MultivariateNormal,
+    Normal,
+    constraints,
+    kl_divergence,
+)
+
+from emgen.divergences.quadrature import integrate
+
+if TYPE_CHECKING:
+    from emgen.divergences.base import FDivergence
+
+_SPREAD = (-8.0, -3.0, -1.0, 0.0, 1.0, 3.0, 8.0)  # standard deviations about a mean where panels of quadrature begin
+
+
+class Estimate(NamedTuple):
+    """A value in nats, its numerical or standard error, and how it was found.
+
+    >>> float(Estimate(torch.tensor(0.5), torch.tensor(0.0), "closed form"))
+    0.5
+    """
+
+    value: Tensor
+    error: Tensor
+    method: str
+
+    def __float__(self) -> float:
+        return float(self.value.detach())
+
+
+def between(divergence: FDivergence, p: Distribution, q: Distribution, samples: int | None) -> Estimate:
+    """D_f(p‖q): see `FDivergence.of`."""
+    if p.event_shape != q.event_shape:
+        raise ValueError(f"p has events of shape {tuple(p.event_shape)} and q of {tuple(q.event_shape)}: a divergence "
+                         "compares distributions over one space; give both the same event shape.")  # fmt: skip
+    if samples is not None:
+        return _monte_carlo(divergence, p, q, samples)
+    closed = divergence.exact(p, q)
+    if closed is not None:
+        return Estimate(closed.clamp_min(0), torch.zeros_like(closed), "closed form")
+    if p.has_enumerate_support and q.has_enumerate_support:
+        return _enumerate(divergence, p, q)
+    if p.event_shape.numel() == 1 and not any(getattr(_support(d), "is_discrete", False) for d in (p, q)):
+        return _quadrature(divergence, p, q)
+    return _monte_carlo(divergence, p, q, 20_000)
+
+
+def torch_kl(p: Distribution, q: Distribution) -> Tensor | None:
+    """KL(p‖q) where torch knows it, else None."""
+    try:
+        return kl_divergence(p, q)
+    except NotImplementedError:
+        return None
+
+
+def log_affinity(p: Distribution, q: Distribution, alpha: float) -> Tensor | None:
+    """log ∫ pᵅ q¹⁻ᵅ between Gaussians (+∞ where it diverges), else None.
+
+    With precisions Λ and d = μ_p − μ_q, Λ_α = α Λ_p + (1−α) Λ_q is the precision of the normalised pᵅ q¹⁻ᵅ and
+
+        log ∫ pᵅ q¹⁻ᵅ = ½ (α log|Λ_p| + (1−α) log|Λ_q| − log|Λ_α| − α (1−α) dᵀ Λ_p Λ_α⁻¹ Λ_q d).
+    """
+    if isinstance(p, Independent) and isinstance(q, Independent):
+        inner = log_affinity(p.base_dist, q.base_dist, alpha)
+        dims = p.reinterpreted_batch_ndims
+        same = dims == q.reinterpreted_batch_ndims
+        return None if inner is None or not same else inner.sum(list(range(-dims, 0))) if dims else inner
+    d = p.mean - q.mean
+    if isinstance(p, Normal) and isinstance(q, Normal):
+        a, b = p.scale.pow(-2), q.scale.pow(-2)
+        mixed = alpha * a + (1 - alpha) * b
+        exists, mixed = mixed > 0, torch.where(mixed > 0, mixed, 1.0)
+        quadratic = a * b / mixed * d.square()
+        logs = alpha * a.log() + (1 - alpha) * b.log() - mixed.log()
+    elif isinstance(p, MultivariateNormal) and isinstance(q, MultivariateNormal):
+        a, b = p.precision_matrix, q.precision_matrix
+        factor, info = torch.linalg.cholesky_ex(alpha * a + (1 - alpha) * b)
+        exists = info == 0
+        factor = torch.where(exists[..., None, None], factor, torch.eye(d.shape[-1], dtype=d.dtype, device=d.device))
+        left, right = (m @ d[..., None] for m in (a, b))
+        quadratic = (left * torch.cholesky_solve(right, factor)).sum((-2, -1))
+        logs = alpha * a.logdet() + (1 - alpha) * b.logdet() - 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    else:
+        return None
+    return torch.where(exists, (logs - alpha * (1 - alpha) * quadratic) / 2, torch.inf)
+
+
+def _enumerate(divergence: FDivergence, p: Distribution, q: Distribution) -> Estimate:
+    letters, others = p.enumerate_support(expand=False), q.enumerate_support(expand=False)
+    if len(letters) != len(others):
+        raise ValueError(f"p has {len(letters)} outcomes and q {len(others)}: give both the same alphabet.")
+    value = _finite(divergence.perspective(_log_mass(p, letters), _log_mass(q, letters)).sum(0))
+    return Estimate(value, torch.zeros_like(value), "enumeration")
+
+
+def _quadrature(divergence: FDivergence, p: Distribution, q: Distribution) -> Estimate:
+    def integrand(x: Tensor) -> Tensor:
+        points = x.reshape(-1, *([1] * max(len(p.batch_shape), len(q.batch_shape))), *p.event_shape)
+        return divergence.perspective(_log_density(p, points), _log_density(q, points))
+
+    (low_p, high_p), (low_q, high_q) = _interval(p), _interval(q)
+    marks = torch.cat([_marks(p), _marks(q)])
+    value, error = integrate(integrand, marks, (min(low_p, low_q), max(high_p, high_q)))
+    return Estimate(_finite(value), error, "quadrature")
+
+
+def _monte_carlo(divergence: FDivergence, p: Distribution, q: Distribution, samples: int) -> Estimate:
+    """Stratified draws from m = (p+q)/2: E_m of the perspective of p/m and q/m, each term non-negative and tame."""
+    if samples < 4:
+        raise ValueError(f"samples={samples}: the Monte Carlo estimate needs two draws from each side; give 4 or more.")
+    mean, variance = torch.zeros(()), torch.zeros(())
+    for side in (p, q):
+        x = side.sample((samples // 2,))
+        log_p, log_q = _log_density(p, x), _log_density(q, x)
+        log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+        terms = divergence.perspective((log_p - log_m).clamp_min(-1e300), (log_q - log_m).clamp_min(-1e300))
+        mean, variance = mean.to(terms) + terms.mean(0) / 2, variance.to(terms) + terms.var(0) / len(terms) / 4
+    return Estimate(_finite(mean), variance.sqrt(), "Monte Carlo")
+
+
+def _log_density(distribution: Distribution, x: Tensor) -> Tensor:
+    """log density in float64, −1e300 (a zero that still subtracts) outside the support."""
+    support = _support(distribution)
+    if support is None:
+        return distribution.log_prob(x).double()
+    inside = support.check(x)
+    event = inside.reshape(inside.shape + (1,) * (x.dim() - inside.dim()))
+    legal = torch.where(event, x, distribution.mean.nan_to_num())
+    return torch.where(inside, distribution.log_prob(legal).double(), -1e300).clamp_min(-1e300)
+
+
+def _log_mass(distribution: Distribution, letters: Tensor) -> Tensor:
+    """log probabilities of an alphabet; torch clamps those of zero probability to about 1e-7, which would hide an ∞."""
+    if isinstance(distribution, Categorical):
+        return distribution.probs.movedim(-1, 0).double().log().clamp_min(-1e300)
+    return _log_density(distribution, letters)
+
+
+def _finite(value: Tensor) -> Tensor:
+    """+∞ for what a zero of one side has made as good as infinite."""
+    return torch.where(value > 1e100, torch.inf, value)
+
+
+def _support(distribution: Distribution) -> Any:
+    """The declared support; None of a distribution that declares none, such as a joint over a tuple of layers."""
+    try:
+        return distribution.support
+    except NotImplementedError:
+        return None
+
+
+def _interval(distribution: Distribution) -> tuple[float, float]:
+    """The ends of a one-dimensional support; the line when it declares none."""
+    support = _support(distribution)
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    low, high = (getattr(support, name, default) for name, default in
+                 (("lower_bound", -math.inf), ("upper_bound", math.inf)))  # fmt: skip
+    return float(torch.as_tensor(low).min()), float(torch.as_tensor(high).max())
+
+
+def _marks(distribution: Distribution) -> Tensor:
+    """Where the mass lies: means ± some standard deviations, of every component of a mixture."""
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    part = getattr(distribution, "component_distribution", distribution)
+    mean, sd = part.mean, part.variance.sqrt()
+    if not (mean.isfinite().all() and sd.isfinite().all()):  # Cauchy and the like
+        mean, sd = (getattr(part, name, torch.full_like(mean, default)) for name, default in (("loc", 0.0), ("scale", 1.0)))
+    spread = torch.tensor(_SPREAD, dtype=mean.dtype, device=mean.device)
+    return (mean[..., None] + sd[..., None] * spread).flatten()

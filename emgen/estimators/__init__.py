@@ -1,0 +1,1 @@
+"""Estimators: beliefs over latents and parameters, Monte Carlo and chain estimates."""

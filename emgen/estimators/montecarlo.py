@@ -1,0 +1,65 @@
+"""Monte Carlo means of weights kept as logarithms, with their errors."""
+
+__all__ = ["LogMean", "log_mean_exp"]
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LogMean:
+    """The logarithm of a mean of positive weights, log 1/n Σ w_i, with what is needed to judge it.
+
+    Args:
+        value: log of the mean, in nats, of any shape.
+        error: standard error of `value` by the delta rule, sd(w) / (√n mean(w)); it is honest while `ess` is large.
+        ess: effective sample size (Σw)² / Σw², from 1 (one weight holds all the mass) to n (all alike).
+
+    >>> print(LogMean(torch.tensor(23.2581), torch.tensor(0.0123), torch.tensor(812.)))
+    23.258 ± 0.012 (ESS 812)
+    """
+
+    value: Tensor
+    error: Tensor
+    ess: Tensor
+
+    def __str__(self) -> str:
+        if self.value.dim():
+            return f"LogMean of shape {tuple(self.value.shape)}, mean {self.value.mean():.4f}, least ESS {self.ess.min():.1f}"
+        digits = 3 if not 0 < self.error < 1 else max(1 - math.floor(math.log10(float(self.error))), 2)
+        return f"{self.value:.{digits}f} ± {self.error:.{digits}f} (ESS {self.ess:.0f})"
+
+    def plus(self, constant: Tensor | float) -> "LogMean":
+        """The same estimate with its weights multiplied by exp(constant)."""
+        return LogMean(self.value + constant, self.error, self.ess)
+
+    def reciprocal(self) -> "LogMean":
+        """The logarithm of one over the mean."""
+        return LogMean(-self.value, self.error, self.ess)
+
+
+def log_mean_exp(log_w: Float[Tensor, "n *batch"]) -> LogMean:
+    """log 1/n Σ exp(log_w_i) over the first dimension, with its error and effective sample size.
+
+    The delta rule gives Var(log w̄) ≈ Var(w) / (n w̄²) = (n / ESS − 1) / (n − 1).
+
+    Raises:
+        ValueError: no weights, or all of them zero (log_w = −∞).
+
+    >>> log_mean_exp(torch.tensor([0., math.log(3.)])).value.exp()
+    tensor(2.)
+    """
+    n = len(log_w)
+    if n == 0:
+        raise ValueError("log_mean_exp of no weights: expected a tensor of at least one along its first dimension.")
+    total = log_w.logsumexp(0)
+    if not bool((total > -torch.inf).all()):
+        raise ValueError("all weights are zero (log_w = -inf), or one is not a number: the draws never meet the target; "
+                         "choose a base with the target's support.")
+    ess = (2 * total - (2 * log_w).logsumexp(0)).exp()
+    error = ((n / ess - 1).clamp(min=0) / (n - 1)).sqrt() if n > 1 else torch.full_like(ess, torch.nan)
+    return LogMean(total - math.log(n), error, ess)

@@ -1,0 +1,1 @@
+"""What a trained model is worth: likelihoods, samples, and many runs side by side."""

@@ -1,0 +1,54 @@
+"""The figures that every trainer is judged by, under the same names, whatever it was trained with."""
+
+__all__ = ["scores"]
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emgen.distributions import Dirac
+from emgen.estimators.montecarlo import log_mean_exp
+from emgen.evaluation.inference import boltzmann
+from emgen.evaluation.likelihood import Estimate, evaluating, log_likelihood, log_weights
+from emgen.roles import Latent, Recognition, serves
+
+
+def scores(model: Any, x: Tensor, samples: int, seed: int = 0) -> dict[str, Estimate]:
+    """`log_likelihood`, and for a latent model with an encoder `elbo`, `gap` and `ess`, from the same draws.
+
+    The gap is log p̂_K(x) − ELBO, an estimate of KL(q(z|x) ‖ p(z|x)) that grows towards it with K. An implicit model
+    (no likelihood) has no scores here and gets an empty dictionary.
+
+    Args:
+        model: the model; the likelihood is exact where it has `log_prob`.
+        x: data, (N, *event).
+        samples: K, draws of z per datum.
+        seed: of the draws.
+    """
+    encoded = serves(model, Latent) and serves(model, Recognition)
+    if hasattr(model, "log_prob") and not encoded:
+        return {"log_likelihood": log_likelihood(model, x, samples, seed=seed)}
+    if hasattr(model, "log_partition"):  # a Boltzmann machine; where its energy is a bound, so is the score
+        return {"elbo" if hasattr(model, "mean_field") else "log_likelihood": boltzmann(model, x, seed=seed)}
+    if not encoded or isinstance(_likelihood(model), Dirac):
+        return {}
+    log_w = log_weights(model, x, samples, seed=seed).double()
+    mean, bound = log_mean_exp(log_w), log_w.mean(0)
+    if hasattr(model, "log_prob"):  # few enough states to sum over: the gap is exact but for the draws of the ELBO
+        with evaluating(model, seed):
+            log_p = torch.cat([model.log_prob(block) for block in x.split(1024)])
+        return {"log_likelihood": Estimate.over(log_p, "exact"), "elbo": Estimate.over(bound, f"ELBO, K={samples}"),
+                "gap": Estimate.over(log_p - bound, f"exact, less the ELBO, K={samples}")}
+    weighted = f"importance-weighted, K={samples}"
+    return {
+        "log_likelihood": Estimate.over(mean.value, weighted, mean.ess),
+        "elbo": Estimate.over(bound, f"ELBO, K={samples}"),
+        "gap": Estimate.over(mean.value - bound, f"{weighted}, less the ELBO"),
+        "ess": Estimate.over(mean.ess, f"effective sample size of K={samples}"),
+    }
+
+
+def _likelihood(model: Any) -> Any:
+    with torch.no_grad():
+        return model.likelihood(model.prior().sample((1,)))

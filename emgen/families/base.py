@@ -1,0 +1,178 @@
+"""What a conjugate model asks of a family: one class is prior, posterior, point and draw."""
+
+__all__ = ["Family", "complete", "masked", "observed", "part", "per_component", "prefixed", "remembered", "share"]
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from copy import copy
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+
+def remembered(method: Callable) -> Callable:
+    """Remember what a method of a family computed until one of its buffers, or its regulariser, changes."""
+
+    @wraps(method)
+    def recall(self):
+        memory = self.__dict__.setdefault("_memory", {})
+        buffers = [b for b in self._buffers.values() if b is not None]
+        key = [(b, None if b.is_inference() else b._version) for b in buffers]
+        key.append((self.reg_covar, None))
+        known = memory.get(method.__name__)
+        if known is None or any((a is not b if isinstance(a, Tensor) else a != b) or v != w for (a, v), (b, w) in zip(known[0], key, strict=True)):
+            memory[method.__name__] = known = key, method(self)
+        return known[1]
+
+    return recall
+
+
+class Family(nn.Module, ABC):
+    """A belief about the parameters of K members of a family: what a conjugate model asks of it.
+
+    One class is prior, posterior, point and draw. Its buffers hold a centre and a concentration that counts data:
+
+        c = ∞  a point or a draw        0 < c < ∞  a distribution        c = 0  the flat prior
+
+    and a *fixed* parameter is nothing but a prior with c = ∞.
+    """
+
+    reg_covar: float = 0.0  # ε, which Gaussian families add to their variances and to the objective
+
+    @abstractmethod
+    def expected_log_prob(self, x: Tensor) -> Tensor:
+        """E_θ log p(x|θ_k), (N, K), with all constants."""
+
+    @abstractmethod
+    def statistics(self, x: Tensor, r: Tensor) -> dict[str, Tensor]:
+        """Sufficient statistics of the rows with weights r (N, K): named sums over rows, which add."""
+
+    @abstractmethod
+    def expected_fit(self, s: dict[str, Tensor]) -> Tensor:
+        """Σ_i r_ik E_θ log p(x_i|θ_k), one value a component, linear in the statistics that this belief took."""
+
+    @abstractmethod
+    def update(self, s: dict[str, Tensor], about: "Family | None" = None) -> "Family":
+        """The conjugate posterior of this prior, given statistics that the belief `about` took (default: this one).
+
+        A component with neither data nor a prior stays where `about` has it.
+        """
+
+    @abstractmethod
+    def mode(self) -> "Family":
+        """The most probable parameters, as a point."""
+
+    @abstractmethod
+    def sample(self) -> "Family":
+        """One draw of the parameters, as a point."""
+
+    def ascend(self, posterior: "Family", steps: int, lr: float) -> "Family":
+        """The point reached from this one by natural-gradient steps on log posterior(θ)."""
+        raise TypeError(f"{type(self).__name__} has no gradient M-step; use parameters=Point(), its closed form")
+
+    @abstractmethod
+    def kl(self, prior: "Family") -> Tensor:
+        """KL(q(θ_k) ‖ p(θ_k)), one value a component; of a point −log p(θ_k); a flat prior counts as p = 1."""
+
+    @abstractmethod
+    def likelihood(self) -> Distribution:
+        """p(x|θ_k) at the centre, batch K, event D."""
+
+    @property
+    @abstractmethod
+    def is_flat(self) -> bool:
+        """Whether some parameter has no prior, so that the belief cannot be drawn from."""
+
+    @property
+    def holds_one_row(self) -> bool:
+        """Whether a component with a single row has a finite optimum."""
+        return True
+
+    @abstractmethod
+    def weak(self, x: Tensor) -> "Family":
+        """This prior with its flat parts replaced by a proper one, worth one datum and centred on the data."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x|θ_k) at the centre, (N, K)."""
+        point = self.mode()
+        point.reg_covar = 0.0  # a regulariser belongs to the objective, not to the density
+        return point.expected_log_prob(x)
+
+    def given(self, **values: Any) -> "Family":
+        """The same belief with some buffers given, each broadcast to its shape.
+
+        Raises:
+            ValueError: a name that is no buffer of this family, or a shape that does not fit.
+        """
+        for name, value in values.items():
+            if name not in self._buffers:
+                raise ValueError(f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(self._buffers)}")
+            old = self._buffers[name]
+            value = torch.as_tensor(value, dtype=old.dtype, device=old.device)
+            try:
+                values[name] = value.broadcast_to(old.shape).clone()
+            except RuntimeError:
+                raise ValueError(f"{name} of shape {tuple(value.shape)} does not fit {tuple(old.shape)}") from None
+        return self.replace(**values)
+
+    def distance(self, x: Tensor, seeds: Tensor) -> Tensor:
+        """How far rows (N, D) lie from seeds (R, D), (N, R), for a start: squared Euclidean distance."""
+        return torch.cdist(x, seeds, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+    def rebase(self, s: dict[str, Tensor], about: "Family") -> dict[str, Tensor]:
+        """The statistics taken by `about` as this belief would have taken them; only centred moments change."""
+        return s
+
+    def replace(self, **buffers: Tensor) -> "Family":
+        """The same family with other buffers."""
+        new = copy(self)
+        new.__dict__["_buffers"] = {**self._buffers, **buffers}
+        new.__dict__.pop("_memory", None)
+        return new
+
+
+def observed(x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Rows with features flattened, missing ones (NaN) at zero, and the mask of what was seen, None if all was."""
+    x = x.reshape(len(x), -1)
+    if not x.is_floating_point() or x.sum().isfinite():  # one pass finds that nothing is missing
+        return x, None
+    seen = ~x.isnan()
+    return (x, None) if seen.all() else (x.masked_fill(~seen, 0.0), seen)
+
+
+def complete(x: Tensor) -> Tensor:
+    """Rows with features flattened, none of them missing."""
+    x, seen = observed(x)
+    if seen is not None:
+        raise ValueError(f"{int((~seen).sum())} values are NaN: full covariances need complete rows; use covariance='diagonal' "
+                         "or 'spherical', which leave missing values out exactly")
+    return x
+
+
+def masked(values: Tensor, seen: Tensor) -> Tensor:
+    """Values of missing features at zero."""
+    return torch.where(seen[(...,) + (None,) * (values.ndim - seen.ndim)], values, 0.0)
+
+
+def share(part: Tensor, whole: Tensor) -> Tensor:
+    """part / whole, and 0 where there is no mass; of c = ∞ every finite part is 0, so what is fixed stays."""
+    tiny = torch.finfo(whole.dtype).tiny
+    return torch.where(whole > tiny, part / whole.clamp(min=tiny), 0.0)
+
+
+def per_component(values: Tensor) -> Tensor:
+    """Sum over everything but the components."""
+    return values.flatten(1).sum(1) if values.ndim > 1 else values
+
+
+def prefixed(name: str, s: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Statistics of one part under flat keys, `name.key`."""
+    return {f"{name}.{key}": value for key, value in s.items()}
+
+
+def part(s: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The statistics of one part again."""
+    return {key[len(name) + 1 :]: value for key, value in s.items() if key.startswith(f"{name}.")}

@@ -1,0 +1,301 @@
+"""Gaussians with full or tied covariance and their Normal-Wishart beliefs."""
+
+__all__ = ["Gaussian"]
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, MultivariateNormal
+
+from emgen.families.base import Family, complete, remembered, share
+from emgen.families.quadratic import ACCURACY, ROWS, expand, moments, packed, unpacked
+
+
+class Gaussian(Family):
+    """K Gaussians N(x|μ_k, Λ_g⁻¹), belief μ_k|Λ ~ N(m_k, (κ_k Λ)⁻¹), Λ_g ~ Wishart with E[Λ_g] = C_g⁻¹ and ν_g degrees.
+
+    Full covariance is G = K, tied covariance G = 1; K/G components share each Λ_g. κ and ν count data: ∞ makes a point, 0 a
+    flat prior. Modes are taken with respect to the measure that affine maps leave invariant, so the mode is (m, C⁻¹) and
+    under a flat prior it is the maximum-likelihood estimate. With `reg_covar` = ε the log density of a row carries
+    −(ε/2) tr Λ: S_k + εI is then the exact M-step and the bound stays monotone.
+
+    Args:
+        mean: m, (K, D).
+        covariance: C, (G, D, D).
+        kappa: (K,) data that the belief about the means is worth.
+        nu: (G,) data that the belief about the covariance is worth; a proper one has ν > D − 1.
+        reg_covar: ε, in squared units of x.
+
+    Raises:
+        ValueError: if a covariance is not positive definite; the message names the component and its mass.
+
+    References:
+        Bishop (2006), Pattern recognition and machine learning, section 10.2.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    kappa: Tensor
+    nu: Tensor
+
+    def __init__(self, mean: Tensor, covariance: Tensor, kappa: Tensor | float = torch.inf,
+                 nu: Tensor | float = torch.inf, reg_covar: float = 0.0):
+        super().__init__()
+        if len(mean) % len(covariance):
+            raise ValueError(f"{len(covariance)} covariances cannot be shared evenly by {len(mean)} components")
+        if not reg_covar >= 0:
+            raise ValueError(f"reg_covar={reg_covar} must be 0 or more, in squared units of the data")
+        self.register_buffer("mean", mean)
+        self.register_buffer("covariance", covariance)
+        self.register_buffer("kappa", torch.as_tensor(kappa, dtype=mean.dtype, device=mean.device).expand(len(mean)).clone())
+        self.register_buffer("nu", torch.as_tensor(nu, dtype=mean.dtype, device=mean.device).expand(len(covariance)).clone())
+        self.reg_covar = reg_covar
+
+    @classmethod
+    def flat(cls, components: int, features: int, *, tied: bool = False, reg_covar: float = 0.0,
+             dtype: torch.dtype = torch.float64) -> "Gaussian":
+        """The flat prior over K means and K (tied: one) covariances."""
+        covariance = torch.eye(features, dtype=dtype).repeat(1 if tied else components, 1, 1)
+        return cls(torch.zeros(components, features, dtype=dtype), covariance, 0.0, 0.0, reg_covar)
+
+    # --- data under the belief ----------------------------------------------------------------------------------------
+
+    def expected_log_prob(self, x: Tensor) -> Tensor:
+        """E log N(x|μ_k, Λ⁻¹) = log N(x|m_k, C) + ½(E log|Λ| + log|C|) − D/2κ_k − (ε/2) tr C⁻¹, (N, K)."""
+        x = complete(x)
+        out = x.new_empty(len(self.mean), len(x))
+        if self._expands(x.dtype):
+            coefficients = self._quadratics()[1].to(x.dtype)
+            for block, features in self._features(x):
+                torch.mm(coefficients, features, out=out[:, block])
+            return out.T
+        whiten, shift, constant = (c.to(x.dtype) for c in self._whitening())
+        for start in range(0, len(x), ROWS):
+            block = slice(start, start + ROWS)
+            y = torch.addmm(shift[:, None], whiten, x[block].T)  # all components in one product
+            out[:, block] = y.view(len(self.mean), -1, y.shape[1]).square_().sum(1)
+        return out.mul_(-0.5).add_(constant[:, None]).T
+
+    def statistics(self, x: Tensor, r: Tensor) -> dict[str, Tensor]:
+        """Moments about the current means, (x − m_k): count, sum and scatter (with ε a datum on its diagonal)."""
+        x = complete(x)
+        exact = self._expands(x.dtype)
+        if exact:
+            sums = self.mean.new_zeros(len(self.mean), 1 + x.shape[1] + x.shape[1] * (x.shape[1] + 1) // 2)
+            for block, features in self._features(x, reuse=True):
+                sums += (features @ r[block].to(x.dtype)).T
+            count, total, scatter = unpacked(sums, x.shape[1])
+            shift = self.mean - self._quadratics()[0]
+            cross = _outer(shift, total)
+            raw = scatter.diagonal(dim1=1, dim2=2)
+            lost = raw * torch.finfo(x.dtype).eps > ACCURACY.get(x.dtype, 1e-3) * (raw - total * share(total, count[:, None]))
+            exact = not (lost & (count > 0)[:, None]).any()  # else more cancels than the current covariances foretold
+            scatter = scatter - cross - cross.mT + count[:, None, None] * _outer(shift, shift)
+            total = total - count[:, None] * shift
+        if not exact:
+            count = r.sum(0, dtype=self.mean.dtype)
+            total, scatter = moments(x, r, self.mean)
+        scatter.diagonal(dim1=1, dim2=2).add_(self.reg_covar * count[:, None])
+        return {"count": count, "sum": total, "scatter": scatter}
+
+    def expected_fit(self, s: dict[str, Tensor]) -> Tensor:
+        log_det, inverse = self._shared(self.expected_log_det()), self._shared(self.precision())
+        fit = self.mean.shape[1] * (math.log(2 * math.pi) + 1 / self.kappa) - log_det
+        return -0.5 * (s["count"] * fit + (inverse * s["scatter"]).sum((1, 2)))
+
+    # --- the belief itself --------------------------------------------------------------------------------------------
+
+    def update(self, s: dict[str, Tensor], about: Family | None = None) -> "Gaussian":
+        about, count = self if about is None else about, s["count"]
+        held = self._pooled(count)
+        kappa, nu = self.kappa + count, self.nu + held
+        offset = share(s["sum"], count[:, None])
+        data, scatter = about.mean + offset, s["scatter"] - _outer(offset, s["sum"])
+        prior = torch.where(self.kappa[:, None] > 0, self.mean, about.mean)
+        moved = share(count, kappa)
+        between = torch.where(self.kappa.isinf(), count, torch.where(self.kappa > 0, self.kappa * moved, 0.0))
+        observed = share(self._pooled(scatter + between[:, None, None] * _outer(data - prior, data - prior)), held[:, None, None])
+        expected = torch.where(self.nu[:, None, None] > 0, self.covariance, about.covariance)
+        covariance = torch.lerp(expected, observed, share(held, nu)[:, None, None].expand_as(expected))
+        mean = torch.lerp(prior, data, moved[:, None].expand_as(prior))
+        posterior = self.replace(mean=mean, covariance=covariance, kappa=kappa, nu=nu)
+        failed = torch.linalg.cholesky_ex(covariance).info > 0
+        if failed.any():
+            raise _not_positive(posterior, g := int(failed.nonzero()[0]), float(held[g]))
+        return posterior
+
+    def rebase(self, s: dict[str, Tensor], about: Family) -> dict[str, Tensor]:
+        shift = about.mean - self.mean
+        cross = _outer(shift, s["sum"])
+        scatter = s["scatter"] + cross + cross.mT + s["count"][:, None, None] * _outer(shift, shift)
+        return {"count": s["count"], "sum": s["sum"] + s["count"][:, None] * shift, "scatter": scatter}
+
+    def mode(self) -> "Gaussian":
+        return self.replace(kappa=torch.full_like(self.kappa, torch.inf), nu=torch.full_like(self.nu, torch.inf))
+
+    def sample(self) -> "Gaussian":
+        features = self.mean.shape[1]
+        if (self.kappa == 0).any() or (self.nu <= features - 1).any():
+            raise ValueError(f"cannot draw Gaussian parameters from an improper belief: it needs kappa > 0 and nu > {features - 1}")
+        root = self.factor()
+        nu = torch.where(self.nu.isinf(), features, self.nu)
+        # Bartlett: Λ = L⁻ᵀ A Aᵀ L⁻¹ / ν, so Σ = ν MᵀM with M = A⁻¹ Lᵀ
+        degrees = nu[:, None] - torch.arange(features, dtype=nu.dtype, device=nu.device)
+        bartlett = torch.randn_like(root).tril(-1) + torch.diag_embed((2 * torch._standard_gamma(degrees / 2)).sqrt())
+        drawn = torch.linalg.solve_triangular(bartlett, root.mT, upper=False) * nu.sqrt()[:, None, None]
+        drawn = torch.where(self.nu.isinf()[:, None, None], root.mT, drawn)
+        noise = torch.randn_like(self.mean) / self.kappa.sqrt()[:, None]
+        mean = self.mean + torch.einsum("kd,kde->ke", noise, self._shared(drawn))
+        return self.replace(mean=mean, covariance=drawn.mT @ drawn).mode()
+
+    def ascend(self, posterior: "Gaussian", steps: int, lr: float) -> "Gaussian":
+        mean, covariance = self.mean, self.covariance
+        tie = torch.where(posterior.kappa > 0, posterior.kappa / posterior._shared(posterior.nu), 0.0).nan_to_num(0.0)
+        for _ in range(steps):  # in turn: each block's conditional optimum is a share of the way off
+            mean = torch.lerp(mean, posterior.mean, lr)
+            away = _outer(away := mean - posterior.mean, away)
+            covariance = torch.lerp(covariance, posterior.covariance + self._pooled(tie[:, None, None] * away), lr)
+        return self.replace(mean=mean, covariance=covariance).mode()
+
+    def kl(self, prior: "Gaussian") -> Tensor:
+        """KL(q‖p) of Normal-Wisharts; shared covariances count in equal shares for their components."""
+        covariances = prior._wishart_cross(self) - self._wishart_cross(self)
+        return prior._normal_cross(self) - self._normal_cross(self) + self._shared(covariances) * len(covariances) / len(self.mean)
+
+    def likelihood(self) -> Distribution:
+        return MultivariateNormal(self.mean, scale_tril=self._shared(self.factor()))
+
+    def given(self, **values: Any) -> "Gaussian":
+        """The same belief with some buffers given; a covariance may be a scalar, (D,) or a matrix."""
+        if "covariance" in values:
+            covariance = torch.as_tensor(values["covariance"], dtype=self.mean.dtype, device=self.mean.device)
+            if covariance.ndim < 2:
+                values["covariance"] = torch.diag_embed(covariance.broadcast_to(self.mean.shape[1:]))
+        return super().given(**values)
+
+    @property
+    def is_flat(self) -> bool:
+        return bool((self.kappa == 0).any() or (self.nu == 0).any())
+
+    @property
+    def holds_one_row(self) -> bool:
+        return bool((self.nu > 0).all()) or self.reg_covar > 0 or len(self.covariance) < len(self.mean)
+
+    def weak(self, x: Tensor) -> "Gaussian":
+        """Where flat, κ = 1 at the data's mean and ν = D at their covariance."""
+        x = complete(x).to(self.mean.dtype)
+        centred = x - (mean := x.mean(0))
+        features = x.shape[1]
+        covariance = centred.mT @ centred / len(x) + self.reg_covar * torch.eye(features, dtype=x.dtype, device=x.device)
+        return self.replace(mean=torch.where(self.kappa[:, None] == 0, mean, self.mean),
+                            covariance=torch.where(self.nu[:, None, None] == 0, covariance, self.covariance),
+                            kappa=torch.where(self.kappa == 0, 1.0, self.kappa), nu=torch.where(self.nu == 0, features, self.nu))
+
+    # --- determinants and traces --------------------------------------------------------------------------------------
+
+    @remembered
+    def factor(self) -> Tensor:
+        """L with C = LLᵀ, (G, D, D)."""
+        root, info = torch.linalg.cholesky_ex(self.covariance)
+        if (info > 0).any():
+            raise _not_positive(self, int((info > 0).nonzero()[0]))
+        return root
+
+    @remembered
+    def precision(self) -> Tensor:
+        """E[Λ] = C⁻¹, (G, D, D)."""
+        return torch.cholesky_inverse(self.factor())
+
+    @remembered
+    def expected_log_det(self) -> Tensor:
+        """E log|Λ| = Σ_i ψ((ν+1−i)/2) − D log(ν/2) − log|C|, (G,)."""
+        features = self.mean.shape[1]
+        nu = torch.where(self.nu.isinf(), 2.0 * features, self.nu)[:, None]
+        spread = ((nu - torch.arange(features, dtype=nu.dtype, device=nu.device)) / 2).digamma() - (nu / 2).log()
+        return torch.where(self.nu.isinf(), 0.0, spread.sum(1)) - 2 * self.factor().diagonal(dim1=1, dim2=2).log().sum(1)
+
+    @remembered
+    def _whitening(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Whitening matrices L⁻¹ stacked to (K·D, D), the whitened means (K·D), and what does not depend on x (K)."""
+        features = self.mean.shape[1]
+        eye = torch.eye(features, dtype=self.mean.dtype, device=self.mean.device)
+        whiten = self._shared(torch.linalg.solve_triangular(self.factor(), eye, upper=False))
+        shift = -torch.einsum("kde,ke->kd", whiten, self.mean)
+        trace = self.reg_covar * whiten.square().sum((1, 2))
+        constant = self._shared(self.expected_log_det()) - features * (math.log(2 * math.pi) + 1 / self.kappa) - trace
+        return whiten.flatten(0, 1), shift.flatten(), 0.5 * constant
+
+    @remembered
+    def _quadratics(self) -> tuple[Tensor, Tensor, float]:
+        """A common centre (D), the scores as quadratics about it (K, F), and how much expanding them cancels."""
+        centre = self.mean.mean(0)
+        shift, precision = self.mean - centre, self._shared(self.precision())
+        linear = torch.einsum("kde,ke->kd", precision, shift)
+        constant = self._whitening()[2] - 0.5 * (linear * shift).sum(1)
+        reach = shift.abs() + 3 * self._shared(self.covariance.diagonal(dim1=1, dim2=2).sqrt())
+        cancelled = torch.einsum("kd,kde,ke->k", reach, precision.abs(), reach).max()
+        return centre, packed(constant, linear, -0.5 * precision), float(cancelled)
+
+    def _expands(self, dtype: torch.dtype) -> bool:
+        """Whether products about a common centre are exact enough."""
+        return self.mean.shape[1] <= 64 and self._quadratics()[2] * torch.finfo(dtype).eps < ACCURACY.get(dtype, 1e-3)
+
+    def _features(self, x: Tensor, reuse: bool = False) -> Iterator[tuple[slice, Tensor]]:
+        """The rows expanded block by block; those of a short E-step are kept for the statistics that follow it."""
+        memory = self.__dict__.setdefault("_memory", {})
+        rows, known = memory.pop("features", (None, []))
+        if reuse and rows is not None and (rows.data_ptr(), rows.shape, rows.stride()) == (x.data_ptr(), x.shape, x.stride()):
+            yield from known
+            return
+        centre, kept = self._quadratics()[0].to(x.dtype), []
+        if len(x) <= 4 * ROWS:
+            memory["features"] = x, kept
+        for start in range(0, len(x), ROWS):
+            block = slice(start, start + ROWS)
+            kept.append((block, expand((x[block] - centre).T.contiguous())))
+            yield kept[-1] if len(x) <= 4 * ROWS else kept.pop()
+
+    def _normal_cross(self, belief: "Gaussian") -> Tensor:
+        """−E log N(μ|m, (κΛ)⁻¹) with respect to |Λ|^½ dμ under `belief`, (K,)."""
+        proper = (self.kappa > 0) & self.kappa.isfinite()
+        kappa = torch.where(proper, self.kappa, 1.0)
+        shift = belief.mean - self.mean
+        quadratic = torch.einsum("kd,kde,ke->k", shift, belief._shared(belief.precision()), shift)
+        features = self.mean.shape[1]
+        value = 0.5 * (features * ((2 * math.pi / kappa).log() + kappa / belief.kappa) + kappa * quadratic)
+        return torch.where(proper, value, 0.0)
+
+    def _wishart_cross(self, belief: "Gaussian") -> Tensor:
+        """−E log Wishart(Λ|C, ν) with respect to |Λ|^{−(D+1)/2} dΛ under `belief`, (G,); improper constants left out."""
+        features = self.mean.shape[1]
+        held, proper = (self.nu > 0) & self.nu.isfinite(), (self.nu > features - 1) & self.nu.isfinite()
+        nu = torch.where(held, self.nu, 1.0)
+        trace = (self.covariance * belief.precision()).sum((1, 2))
+        value = 0.5 * nu * (trace - belief.expected_log_det())
+        safe = torch.where(proper, self.nu, features)
+        log_det = 2 * self.factor().diagonal(dim1=1, dim2=2).log().sum(1) + features * (safe / 2).log()
+        constant = torch.special.multigammaln(safe / 2, features) - 0.5 * safe * log_det
+        return torch.where(held, value, 0.0) + torch.where(proper, constant, 0.0)
+
+    def _shared(self, per_group: Tensor) -> Tensor:
+        """One value a component from one value a covariance."""
+        return per_group.repeat_interleave(len(self.mean) // len(self.covariance), 0)
+
+    def _pooled(self, per_component: Tensor) -> Tensor:
+        """One value a covariance, the sum over the components that share it."""
+        return per_component.view(len(self.covariance), -1, *per_component.shape[1:]).sum(1)
+
+
+def _outer(a: Tensor, b: Tensor) -> Tensor:
+    return a[:, :, None] * b[:, None, :]
+
+
+def _not_positive(belief: Gaussian, g: int, mass: float | None = None) -> ValueError:
+    which = "the shared covariance" if len(belief.covariance) == 1 else f"the covariance of component {g}"
+    held = "" if mass is None else f"mass {mass:.4g}, "
+    return ValueError(f"{which} is not positive definite ({held}smallest eigenvalue "
+                      f"{torch.linalg.eigvalsh(belief.covariance[g])[0]:.3g}): too few or identical rows fell to it; try "
+                      "reg_covar=1e-6 or more, fewer components, a prior, or covariance='diagonal'")

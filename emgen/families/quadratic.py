@@ -1,0 +1,49 @@
+"""Quadratic forms over rows, two ways: expanded products (fast) and explicit differences (safe)."""
+
+__all__ = ["ACCURACY", "ROWS", "expand", "moments", "packed", "unpacked"]
+
+import torch
+from torch import Tensor
+
+ACCURACY = {torch.float64: 1e-10, torch.float32: 1e-3}  # nats that expanding a quadratic form may cost
+ROWS = 2048  # rows a block, so that what is computed from a block stays in cache
+
+
+def expand(y: Tensor) -> Tensor:
+    """The features (1, y_i, y_i y_j for i ≤ j) of each column of y (D, B), as (1 + D + D(D+1)/2, B)."""
+    features, rows = y.shape
+    out = y.new_empty(1 + features + features * (features + 1) // 2, rows)
+    out[0] = 1
+    out[1 : features + 1] = y
+    at = features + 1
+    for i in range(features):
+        torch.mul(y[i], y[i:], out=out[at : at + features - i])
+        at += features - i
+    return out
+
+
+def packed(constant: Tensor, linear: Tensor, symmetric: Tensor) -> Tensor:
+    """Coefficients (K, F) of the quadratics constant + ⟨linear, y⟩ + yᵀ symmetric y on `expand`'s features."""
+    i, j = torch.triu_indices(*symmetric.shape[1:], device=symmetric.device)
+    return torch.cat([constant[:, None], linear, symmetric[:, i, j] * torch.where(i == j, 1.0, 2.0).to(symmetric)], 1)
+
+
+def unpacked(sums: Tensor, features: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Σ1 (K), Σy (K, D) and Σyyᵀ (K, D, D) from sums (K, F) of `expand`'s features."""
+    i, j = torch.triu_indices(features, features, device=sums.device)
+    place = torch.empty(features, features, dtype=torch.long, device=sums.device)
+    place[i, j] = place[j, i] = torch.arange(features + 1, sums.shape[1], device=sums.device)
+    square = sums.index_select(1, place.flatten()).view(len(sums), features, features)
+    return sums[:, 0], sums[:, 1 : features + 1], square
+
+
+def moments(x: Tensor, r: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ r (x − m_k) (K, D) and Σ r (x − m_k)(x − m_k)ᵀ (K, D, D) by explicit differences, in the precision of the means."""
+    total, scatter = torch.zeros_like(mean), mean.new_zeros(*mean.shape, mean.shape[1])
+    rows = max(1, ROWS // len(mean))
+    for start in range(0, len(x), rows):
+        y = x[start : start + rows].to(mean.dtype).T - mean[:, :, None]  # (K, D, rows)
+        weighted = y * r[start : start + rows].to(mean.dtype).T[:, None]
+        total += weighted.sum(-1)
+        scatter += weighted @ y.mT
+    return total, scatter

@@ -1,0 +1,126 @@
+"""Heads: the last layer of an encoder or decoder, features in, a `torch.distributions.Distribution` out."""
+
+__all__ = ["Bernoulli", "Categorical", "Dirac", "Gaussian", "OneHot"]
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, distributions, nn
+
+from emgen.distributions import Dirac as PointMass
+from emgen.distributions import IndependentBernoulli
+from emgen.distributions import OneHot as OneHotDistribution
+
+
+class Bernoulli(nn.Module):
+    """Binary events, p(x|h) = Π_d Bernoulli(x_d; σ(ℓ_d)), ℓ = W h + b.
+
+    Args:
+        features: size of h.
+        event_shape: shape of x.
+    """
+
+    def __init__(self, features: int, event_shape: Sequence[int]):
+        super().__init__()
+        self.event_shape = torch.Size(event_shape)
+        self.logits = nn.Linear(features, self.event_shape.numel())
+
+    def forward(self, features: Tensor) -> distributions.Distribution:
+        return IndependentBernoulli(shaped(self.logits(features), self.event_shape), len(self.event_shape))
+
+
+class Gaussian(nn.Module):
+    """Real events with their own variances, p(x|h) = N(x; μ(h), diag σ²(h)).
+
+    Args:
+        features: size of h.
+        event_shape: shape of x.
+        scale: a fixed σ; None learns σ(h) = softplus(·) + min_scale.
+        min_scale: the smallest learnt σ, which keeps a density from running off to infinity on a single point.
+    """
+
+    def __init__(self, features: int, event_shape: Sequence[int], scale: float | None = None, min_scale: float = 1e-3):
+        super().__init__()
+        if scale is not None and not scale > 0:
+            raise ValueError(f"scale={scale}: a standard deviation is positive; give one, or null to learn it.")
+        if not min_scale >= 0:
+            raise ValueError(f"min_scale={min_scale}: the smallest standard deviation cannot be negative.")
+        self.event_shape = torch.Size(event_shape)
+        self.scale, self.min_scale = scale, min_scale
+        self.mean = nn.Linear(features, self.event_shape.numel())
+        self.raw_scale = nn.Linear(features, self.event_shape.numel()) if scale is None else None
+        if self.raw_scale is not None:  # start at σ = 1
+            nn.init.constant_(self.raw_scale.bias, math.log(math.expm1(1.0)))
+
+    def forward(self, features: Tensor) -> distributions.Distribution:
+        mean = self.mean(features)
+        if self.raw_scale is None:
+            scale = torch.full_like(mean, self.scale)
+        else:
+            scale = nn.functional.softplus(self.raw_scale(features)) + self.min_scale
+        mean, scale = shaped(mean, self.event_shape), shaped(scale, self.event_shape)
+        return distributions.Independent(distributions.Normal(mean, scale, validate_args=False), len(self.event_shape))
+
+
+class Categorical(nn.Module):
+    """Integer events with `classes` values each, p(x|h) = Π_d Categorical(x_d; softmax(ℓ_d)).
+
+    Args:
+        features: size of h.
+        event_shape: shape of x, whose entries are the integers 0 … classes − 1.
+        classes: values an entry can take.
+    """
+
+    def __init__(self, features: int, event_shape: Sequence[int], classes: int = 256):
+        super().__init__()
+        if classes < 2:
+            raise ValueError(f"classes={classes}: a categorical entry takes at least two values.")
+        self.event_shape, self.classes = torch.Size(event_shape), classes
+        self.logits = nn.Linear(features, self.event_shape.numel() * classes)
+
+    def forward(self, features: Tensor) -> distributions.Distribution:
+        logits = shaped(self.logits(features), torch.Size((*self.event_shape, self.classes)))
+        return distributions.Independent(distributions.Categorical(logits=logits, validate_args=False), len(self.event_shape))
+
+
+class Dirac(nn.Module):
+    """A point and nothing around it, p(x|h) = δ(x − g(h)): an implicit model, for adversarial trainers alone.
+
+    Args:
+        features: size of h.
+        event_shape: shape of x.
+        squash: whether the point is passed through a sigmoid, for values in [0, 1].
+    """
+
+    def __init__(self, features: int, event_shape: Sequence[int], squash: bool = False):
+        super().__init__()
+        self.event_shape, self.squash = torch.Size(event_shape), squash
+        self.point = nn.Linear(features, self.event_shape.numel())
+
+    def forward(self, features: Tensor) -> distributions.Distribution:
+        point = shaped(self.point(features), self.event_shape)
+        return PointMass(point.sigmoid() if self.squash else point, len(self.event_shape))
+
+
+class OneHot(nn.Module):
+    """Categorical units as one-hot vectors, p(z|h) = Π_d OneHot(z_d; softmax(ℓ_d)): discrete latents a network can read.
+
+    Args:
+        features: size of h.
+        event_shape: shape of z, whose last dimension is the one-hot vector.
+    """
+
+    def __init__(self, features: int, event_shape: Sequence[int]):
+        super().__init__()
+        self.event_shape = torch.Size(event_shape)
+        self.logits = nn.Linear(features, self.event_shape.numel())
+
+    def forward(self, features: Tensor) -> distributions.Distribution:
+        logits = shaped(self.logits(features), self.event_shape)
+        return distributions.Independent(OneHotDistribution(logits=logits, validate_args=False), len(self.event_shape) - 1)
+
+
+def shaped(flat: Tensor, shape: torch.Size) -> Tensor:
+    """The last dimension of `flat` as an event of this shape; a vector is one already."""
+    return flat if len(shape) == 1 else flat.view(flat.shape[:-1] + shape)

@@ -1,0 +1,280 @@
+"""Hidden Markov model: a Markov chain of states, each with a member of any exponential family as its emission."""
+
+__all__ = ["ChainPosterior", "Factorised", "HiddenMarkovModel", "Paths"]
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from emgen.families import Categorical, Family, prefixed
+from emgen.models.conjugate import ConjugateModel
+from emgen.models.recursions import Packing, factorised, forward_backward, frames, sample_paths, viterbi
+from emgen.models.starts import START_NAMES, partition
+
+Sequences = Float[Tensor, "sequences time *event"] | tuple[Tensor, Tensor]
+
+
+class HiddenMarkovModel(ConjugateModel):
+    """p(x, z) = π(z_1) Π_t A(z_{t−1}, z_t) Π_t p(x_t|z_t), over ragged sequences.
+
+    A row of data is a sequence x (T, *event). Frames whose values are all NaN are missing; at the end of a row they are
+    padding and the sequence is that much shorter; else give the pair (x, lengths). Probabilities that start at 0 stay 0.
+
+    Args:
+        emission: prior over the K members of a family, for frames of shape event.
+        initial: prior over the (K,) state probabilities at the first frame; default flat.
+        transition: prior over the (K, K) probabilities of the next state; default flat.
+        start: `kmeans++`, `rows`, `random` (a partition of the frames), or explicit values by name: `initial`,
+            `transition` and the buffers of the emission.
+
+    References:
+        Rabiner (1989), "A tutorial on hidden Markov models"; MacKay (1997), "Ensemble learning for hidden Markov
+        models"; Scott (2002), "Bayesian methods for hidden Markov models".
+
+    Example:
+        >>> activity = Categorical(torch.tensor([[[.1, .4, .5]], [[.6, .3, .1]]]))  # rainy, sunny: walk, shop, clean
+        >>> moves = Categorical(torch.tensor([[.7, .3], [.4, .6]]))
+        >>> weather = HiddenMarkovModel(activity, Categorical(torch.tensor([.6, .4])), moves)
+        >>> weather.log_prob(torch.tensor([[0, 1, 2]])).exp()
+        tensor([0.0336])
+    """
+
+    def __init__(
+        self,
+        emission: Family,
+        initial: Categorical | None = None,
+        transition: Categorical | None = None,
+        start: str | Mapping[str, Any] = "kmeans++",
+    ) -> None:
+        states, dtype = len(emission.mean), emission.mean.dtype
+        initial = Categorical.flat(symbols=states, dtype=dtype) if initial is None else initial
+        transition = Categorical.flat(states, symbols=states, dtype=dtype) if transition is None else transition
+        if initial.mean.shape != (states,) or transition.mean.shape != (states, states):
+            raise ValueError(
+                f"{states} emissions need initial ({states},) and transition ({states}, {states}), "
+                f"not {tuple(initial.mean.shape)} and {tuple(transition.mean.shape)}"
+            )
+        super().__init__({"initial": initial, "transition": transition, "emission": emission})
+        if isinstance(start, str) and start not in START_NAMES:
+            raise ValueError(f"start={start!r} is not one of {', '.join(START_NAMES)}, nor a mapping of values by name")
+        self.how = start if isinstance(start, str) else "explicit"
+        if not isinstance(start, str):
+            self.put(**start)
+
+    def posterior(self, x: Sequences) -> "ChainPosterior":
+        """q(z) ∝ exp E_q(θ) log p(x, z|θ), by forward-backward."""
+        return self._posterior(x, self.theta())
+
+    def _posterior(self, x: Sequences, theta: dict[str, Any]) -> "ChainPosterior":
+        packing, rows, seen = frames(x)
+        log_b = theta["emission"].expected_log_prob(rows if seen is None else rows[seen])
+        if seen is not None:
+            log_b = log_b.new_zeros(len(rows), log_b.shape[1]).index_put((seen,), log_b)
+        initial, transition = (theta[name].expected_natural.to(log_b.dtype) for name in ("initial", "transition"))
+        return ChainPosterior(initial, transition, log_b, packing)
+
+    def statistics(
+        self, x: Sequences, z: "ChainPosterior | Paths", weight: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Expected counts of first states, moves and emissions; `weight` counts sequences."""
+        _, rows, seen = frames(x)
+        marginals, weights = z.marginals, None
+        if weight is not None:
+            weights = weight.to(marginals.dtype)[z.packing.sequence]
+            marginals = marginals * weights[:, None]
+        wide = self.initial.mean.dtype
+        first = marginals[: z.packing.sizes[0]].sum(0, dtype=wide)
+        moves = z.transitions(weights).to(wide)
+        emitted = (rows, marginals) if seen is None else (rows[seen], marginals[seen])
+        evidence = z.log_evidence if weight is None else z.log_evidence * weight
+        return {
+            **prefixed("initial", {"count": first.sum(-1), "sum": first}),
+            **prefixed("transition", {"count": moves.sum(-1), "sum": moves}),
+            **prefixed("emission", self.emission.statistics(*emitted)),
+            "n": evidence.new_tensor(float(len(evidence))) if weight is None else weight.sum().to(evidence),
+            "entropy": z.entropy(weights),
+            "evidence": evidence.sum(),
+        }
+
+    def start(self, x: Sequences, parameters: Callable[..., Family]) -> None:
+        """θ from a partition of the frames; moves start half-way between its own and indifferent ones."""
+        packing, rows, seen = frames(x)
+        known = rows if seen is None else rows[seen]
+        kinds, kind = torch.unique(known, dim=0, return_inverse=True)
+        if self.how == "random" and len(kinds) >= len(self.initial.mean):  # equal frames start alike, or all averages out
+            r = partition(kinds, len(self.initial.mean), how=self.how).squeeze(1)[kind]
+        else:
+            r = partition(known, len(self.initial.mean), how=self.how).squeeze(1)
+        if seen is not None:
+            r = r.new_full((len(rows), r.shape[1]), 1 / r.shape[1]).index_put((seen,), r)
+        self.emission = self.priors["emission"].weak(rows).mode()
+        s = self.statistics(x, Factorised(packing, r, r.new_zeros(len(packing.lengths))))
+        for name in ("initial", "transition"):
+            counts = s[f"{name}.sum"]
+            counts = torch.where(self.priors[name].mean > 0, counts + counts.sum(-1, keepdim=True).clamp(min=1) / len(r.T), 0.0)
+            s |= prefixed(name, {"count": counts.sum(-1), "sum": counts})
+        self.m_step(s, parameters)
+        self.started.fill_(True)
+
+    def put(self, *, initial: Any = None, transition: Any = None, **emission: Any) -> None:
+        """Start from explicit parameters: `initial` (K,), `transition` (K, K) and any buffers of the emission."""
+        for name, mean in (("initial", initial), ("transition", transition)):
+            if mean is not None:
+                setattr(self, name, self.priors[name].given(mean=mean).mode())
+        self.emission = self.priors["emission"].given(**emission).mode()
+        self.started.fill_(True)
+
+    def make_proper(self, x: Sequences) -> None:
+        _, rows, seen = frames(x)
+        super().make_proper(rows if seen is None else rows[seen])
+
+    def log_prob(self, x: Sequences) -> Float[Tensor, "sequences"]:
+        """log p(x) of each sequence, summed over all paths, at the centre of the belief."""
+        return self._posterior(x, {name: belief.mode() for name, belief in self.theta().items()}).log_evidence
+
+    def viterbi(self, x: Sequences) -> Int[Tensor, "sequences time"]:
+        """The most probable path of each sequence, −1 at padding."""
+        mode = self.posterior(x).mode()
+        return mode.packing.unpack(mode.path, fill=-1)
+
+    def sample(self, n: int, length: int = 100) -> Float[Tensor, "n length *event"]:
+        """n sequences drawn from the model."""
+        return self.sample_with_states(n, length)[0]
+
+    def sample_with_states(self, n: int, length: int = 100) -> tuple[Tensor, Int[Tensor, "n length"]]:
+        """n sequences drawn from the model, and the paths that they came from."""
+        state = self.initial.mean.expand(n, -1).multinomial(1)
+        states = [state]
+        for _ in range(length - 1):
+            state = self.transition.mean[state.squeeze(1)].multinomial(1)
+            states.append(state)
+        z = torch.cat(states, 1)
+        x = self.emission.likelihood().sample((n, length))  # (n, length, K, *event): all states', of which one is kept
+        index = z[(...,) + (None,) * (x.ndim - 2)].expand(n, length, 1, *x.shape[3:])
+        return x.gather(2, index).squeeze(2), z
+
+
+class ChainPosterior:
+    """The distribution over paths q(z) ∝ π(z_1) b_1(z_1) Π_t A(z_{t−1}, z_t) b_t(z_t).
+
+    Args:
+        log_initial, log_transition, log_likelihood: log π, log A and log b (packed rows); need not be normalised.
+        packing: the sequences that the rows belong to.
+        log_evidence: log normaliser of the exact posterior where this is another distribution; default its own.
+    """
+
+    def __init__(
+        self, log_initial: Tensor, log_transition: Tensor, log_likelihood: Tensor, packing: Packing, log_evidence=None
+    ) -> None:
+        self.potentials = log_initial, log_transition, log_likelihood
+        self.packing = packing
+        self.messages = forward_backward(*self.potentials, packing)
+        self.log_evidence = self.messages.log_normaliser if log_evidence is None else log_evidence
+
+    @property
+    def marginals(self) -> Float[Tensor, "rows states"]:
+        """q(z_t), packed rows."""
+        return self.messages.marginals
+
+    def transitions(self, weight: Tensor | None = None) -> Float[Tensor, "states states"]:
+        """Expected numbers of moves, each arrival counted by its row's weight."""
+        return self.messages.transitions(weight)
+
+    def entropy(self, weight: Tensor | None = None) -> Tensor:
+        """H(q) = log normaliser − E_q[log potentials], summed over sequences."""
+        log_initial, log_transition, log_b = self.potentials
+        marginals = self.marginals if weight is None else self.marginals * weight[:, None]
+        first = self.packing.sizes[0]
+        log_z = self.messages.log_normaliser
+        total = log_z.sum() if weight is None else _first_of_each(self.packing, weight) @ log_z
+        energy = _inner(marginals[:first].sum(0), log_initial) + _inner(self.transitions(weight), log_transition)
+        return total - energy - _inner(marginals, log_b)
+
+    @property
+    def configurations(self) -> list[int]:
+        """How many states each frame's latent has, for enumeration."""
+        return [self.marginals.shape[1]] * len(self.marginals)
+
+    def mode(self) -> "Paths":
+        """The most probable path (Viterbi)."""
+        return self.at(self.viterbi()[0])
+
+    def viterbi(self) -> tuple[Int[Tensor, "rows"], Float[Tensor, "sequences"]]:
+        """The most probable path and the log of its joint probability."""
+        return viterbi(*self.potentials, self.packing)
+
+    def sample(self) -> "Paths":
+        """One path drawn from the posterior (forward filtering, backward sampling)."""
+        return self.at(sample_paths(self.messages))
+
+    def at(self, path: Int[Tensor, "rows"]) -> "Paths":
+        """Certainty about one path."""
+        return Paths(self.packing, path, self.marginals.shape[-1], self.log_evidence)
+
+    def mean_field(self, sweeps: int) -> "Factorised":
+        """The best q(z) = Π_t q(z_t) that `sweeps` of coordinate ascent find from the posterior's own marginals."""
+        return Factorised(self.packing, factorised(*self.potentials, self.packing, self.marginals, sweeps), self.log_evidence)
+
+    def structured(self, sweeps: int) -> "ChainPosterior":
+        """Itself: a single chain kept whole is the posterior."""
+        return self
+
+    def tempered(self, beta: float) -> "ChainPosterior":
+        """q^β, normalised: its potentials to the power β."""
+        log_initial, log_transition, log_b = (potential * beta for potential in self.potentials)
+        return ChainPosterior(log_initial, log_transition, log_b, self.packing, self.log_evidence)
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Certainty about one path a sequence: a Dirac at `path`, packed rows."""
+
+    packing: Packing
+    path: Int[Tensor, "rows"]
+    states: int
+    log_evidence: Float[Tensor, "sequences"]
+
+    @property
+    def marginals(self) -> Float[Tensor, "rows states"]:
+        return torch.nn.functional.one_hot(self.path, self.states).to(self.log_evidence.dtype)
+
+    def transitions(self, weight: Tensor | None = None) -> Float[Tensor, "states states"]:
+        pairs = self.packing.before(self.path) * self.states + self.packing.after(self.path)
+        counts = torch.ones_like(pairs, dtype=self.log_evidence.dtype) if weight is None else self.packing.after(weight)
+        total = counts.new_zeros(self.states**2).index_add(0, pairs, counts)
+        return total.view(self.states, self.states)
+
+    def entropy(self, weight: Tensor | None = None) -> Tensor:
+        return self.log_evidence.new_zeros(())
+
+
+@dataclass(frozen=True)
+class Factorised:
+    """q(z) = Π_t q(z_t): every frame on its own, packed rows."""
+
+    packing: Packing
+    marginals: Float[Tensor, "rows states"]
+    log_evidence: Float[Tensor, "sequences"]
+
+    def transitions(self, weight: Tensor | None = None) -> Float[Tensor, "states states"]:
+        after = self.packing.after(self.marginals if weight is None else self.marginals * weight[:, None])
+        return self.packing.before(self.marginals).T @ after
+
+    def entropy(self, weight: Tensor | None = None) -> Tensor:
+        each = -torch.xlogy(self.marginals, self.marginals).sum(-1)
+        return each.sum() if weight is None else each @ weight
+
+
+def _first_of_each(packing: Packing, weight: Tensor) -> Tensor:
+    """The weight of each sequence, from the weights of rows."""
+    first = weight[: packing.sizes[0]]
+    return torch.empty_like(first).index_copy(0, packing.order, first)
+
+
+def _inner(expectation: Tensor, log_potential: Tensor) -> Tensor:
+    """Σ p log f with 0 · (−∞) = 0."""
+    return expectation.flatten() @ log_potential.clamp(min=torch.finfo(log_potential.dtype).min).flatten()

@@ -1,0 +1,217 @@
+"""Mixtures of any exponential family."""
+
+__all__ = ["Mixture", "Responsibilities"]
+
+import math
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Categorical as CategoricalDistribution
+from torch.distributions import Distribution, MixtureSameFamily
+
+from emgen.families import Family, prefixed
+from emgen.models.conjugate import ConjugateModel
+from emgen.models.relocation import Relocation
+from emgen.models.starts import START_NAMES, partition
+
+
+class Mixture(ConjugateModel):
+    """p(x) = Σ_k π_k p(x|θ_k) for any family of components.
+
+    Restarts are a tensor dimension: R of them are R·K components whose responsibilities are normalised in groups of K, and
+    `select` keeps the best at the end.
+
+    Args:
+        weights: prior over π; with concentration ∞ the weights are fixed.
+        components: prior over the K components' parameters.
+        start: `kmeans++`, `rows`, `random`, or explicit values by name: `weights` and the buffers of the components.
+        n_init: R, how many starts are run side by side.
+
+    Raises:
+        ValueError: an unknown start, or n_init < 1.
+    """
+
+    rows = 4096
+
+    def __init__(self, weights: Family, components: Family, start: str | Mapping[str, Any] = "kmeans++", n_init: int = 1):
+        if isinstance(start, str) and start not in START_NAMES:
+            raise ValueError(f"start={start!r} is not one of {', '.join(START_NAMES)}, nor a mapping of values by name")
+        if n_init < 1:
+            raise ValueError(f"n_init={n_init}: at least one start is needed")
+        if n_init > 1:
+            weights = _each(weights, lambda v: v.expand(n_init, *v.shape).clone())
+            components = _each(components, lambda v: v.repeat(n_init, *[1] * (v.ndim - 1)))
+        super().__init__({"weights": weights, "components": components})
+        self.n_init = n_init
+        self.how = start if isinstance(start, str) else "explicit"
+        self.register_buffer("best", torch.tensor(0))
+        self.relocation = self._relocation() if components.is_flat and components.holds_one_row else None
+        if not isinstance(start, str):
+            self.put(**start)
+
+    # --- the three verbs ----------------------------------------------------------------------------------------------
+
+    def posterior(self, x: Tensor) -> "Responsibilities":
+        return Responsibilities(self._scores(x))
+
+    def statistics(self, x: Tensor, z: "Responsibilities", weight: Tensor | None = None) -> dict[str, Tensor]:
+        dtype = self.weights.mean.dtype
+        weight = None if weight is None else weight.to(z.probs.dtype)
+        r = z.probs if weight is None else z.probs * weight.view(-1, *[1] * (z.probs.ndim - 1))
+        if self.relocation is not None and z.is_mode:
+            self.relocation.note(x, z.scores, z.probs, weight)
+        components = self.components.statistics(x, r.flatten(1))
+        counts = r.sum(0, dtype=dtype)
+        return {**prefixed("weights", {"count": counts.sum(-1), "sum": counts}), **prefixed("components", components),
+                "n": counts.new_tensor(len(x)) if weight is None else weight.sum(dtype=dtype),
+                "entropy": _weighted(z.entropy, weight, dtype), "evidence": _weighted(z.log_normaliser, weight, dtype)}
+
+    def start(self, x: Tensor, parameters: Callable[..., Family], r: Tensor | None = None) -> None:
+        """Put θ inside the belief about it, from a partition of the rows or from responsibilities r (N, [R,] K)."""
+        r = partition(x, self.weights.mean.shape[-1], self.n_init, self.how, self.components.distance) if r is None else r
+        for name, prior in self.priors.items():  # moments are taken about the data's mean while there is no better
+            setattr(self, name, prior.weak(x).mode())
+        r = r.view(len(x), *self.weights.mean.shape)
+        self.m_step(self.statistics(x, Responsibilities(r.log(), r)), parameters)
+        self.started.fill_(True)
+
+    def m_step(self, s: dict[str, Tensor], parameters: Callable[..., Family]) -> dict[str, Tensor]:
+        moved = None if self.relocation is None else self.relocation.moved(s, self.components)
+        before, bound = self.theta(), None if moved is None else super().free_energy(s)["elbo"]
+        done = super().m_step(s if moved is None else moved, parameters)
+        if bound is not None and (super().free_energy(done)["elbo"] < bound).any():  # not worth it: leave them empty
+            for name, belief in before.items():
+                setattr(self, name, belief)
+            done = super().m_step(s, parameters)
+        if self.relocation is not None:
+            self.relocation.forget()
+        return done
+
+    def free_energy(self, s: dict[str, Tensor], temperature: float = 1.0) -> dict[str, Tensor]:
+        """F of the best restart and its terms, in nats per datum."""
+        parts = super().free_energy(s, temperature)
+        if self.n_init == 1:
+            return parts
+        self.best.copy_(parts["bound"].argmax())
+        return {name: value[self.best] for name, value in parts.items()}
+
+    def select(self) -> None:
+        """Keep the best restart alone."""
+        weights, components = self._best()
+        self.weights, self.components = weights, components
+        self.priors["weights"] = _each(self.priors["weights"], lambda v: v[0]) if self.n_init > 1 else self.priors["weights"]
+        self.priors["components"] = _each(self.priors["components"], lambda v: v[: len(v) // self.n_init])
+        self.n_init = 1
+        self.best.fill_(0)
+        self.relocation = None if self.relocation is None else self._relocation()
+
+    def put(self, weights: Any = None, **values: Any) -> None:
+        """Start from explicit points: `weights` (K,) and buffers of the components such as `mean`, broadcast to shape."""
+        if weights is not None:
+            self.weights = self.priors["weights"].given(mean=weights).mode()
+        self.components = self.priors["components"].given(**values).mode()
+        self.started.fill_(True)
+
+    # --- the density --------------------------------------------------------------------------------------------------
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x) at the centre of the belief, (N,)."""
+        weights, components = self._best()
+        return (components.log_prob(x) + weights.mean.log()).logsumexp(-1)
+
+    def prior(self) -> Distribution:
+        """p(z), the weights."""
+        return CategoricalDistribution(probs=self._best()[0].mean)
+
+    def distribution(self) -> Distribution:
+        """p(x) as a torch distribution."""
+        return MixtureSameFamily(self.prior(), self._best()[1].likelihood())
+
+    def sample(self, n: int) -> Tensor:
+        """n rows drawn from the model, (n, D)."""
+        return self.distribution().sample((n,))
+
+    def _relocation(self) -> Relocation:
+        return Relocation(self.weights.mean.shape[-1], self.components.mean.shape[1], self.n_init, self.components.mean.dtype)
+
+    def _best(self) -> tuple[Family, Family]:
+        if self.n_init == 1:
+            return self.weights, self.components
+        def keep(v: Tensor) -> Tensor:
+            return v.view(self.n_init, -1, *v.shape[1:])[self.best]
+        return _each(self.weights, lambda v: v[self.best]), _each(self.components, keep)
+
+    def _scores(self, x: Tensor) -> Tensor:
+        """E_q(θ) log p(x, z=k|θ), (N, [R,] K)."""
+        scores = self.components.expected_log_prob(x)
+        log_weights = self.weights.expected_natural.clamp(min=torch.finfo(scores.dtype).min / 4).to(scores.dtype)
+        return scores.view(len(x), *log_weights.shape).add_(log_weights)
+
+    def _total(self, per_component: Tensor) -> Tensor:
+        return per_component.reshape(self.n_init, -1).sum(1) if self.n_init > 1 else per_component.sum()
+
+
+class Responsibilities:
+    """A belief about which component each row came from, exp(β score_k) normalised, or a one-hot choice.
+
+    Args:
+        scores: E log p(x, z=k|θ), (N, [R,] K).
+        probs: q, where it is not the full posterior.
+        is_mode: whether it is the mode.
+    """
+
+    def __init__(self, scores: Tensor, probs: Tensor | None = None, is_mode: bool = False):
+        self.scores, self.is_mode = scores, is_mode
+        top = scores.amax(-1, keepdim=True)
+        # what would be denormal is 0: it changes no sum and would slow every product down
+        below = 0.9 * math.log(torch.finfo(scores.dtype).tiny)
+        odds = torch.nn.functional.threshold_(scores - top, below, -torch.inf).exp_()
+        mass = odds.sum(-1, keepdim=True)
+        self.log_normaliser = (top + mass.log()).squeeze(-1)
+        self.probs = odds.div_(mass) if probs is None else probs
+        self.exact = probs is None
+
+    @property
+    def entropy(self) -> Tensor:
+        """H(q), (N, [R])."""
+        if self.exact:
+            return self.log_normaliser - (self.probs * self.scores).sum(-1)
+        return -torch.xlogy(self.probs, self.probs).sum(-1)
+
+    def mode(self) -> "Responsibilities":
+        return Responsibilities(self.scores, self._one_hot(self.scores.argmax(-1)), is_mode=True)
+
+    def sample(self) -> "Responsibilities":
+        drawn = torch.multinomial(self.probs.flatten(0, -2), 1)
+        return Responsibilities(self.scores, self._one_hot(drawn.view(self.probs.shape[:-1])))
+
+    @property
+    def configurations(self) -> list[int]:
+        """How many components each row may come from, for enumeration."""
+        return [self.scores.shape[-1]] * len(self.scores)
+
+    def at(self, labels: Tensor) -> "Responsibilities":
+        """Certainty about the component of every row."""
+        return Responsibilities(self.scores, self._one_hot(labels))
+
+    def tempered(self, beta: float) -> "Responsibilities":
+        return Responsibilities(self.scores, (beta * self.scores).softmax(-1))
+
+    def _one_hot(self, labels: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(labels, self.scores.shape[-1]).to(self.scores.dtype)
+
+
+def _each(family: Family, change: Callable[[Tensor], Tensor]) -> Family:
+    """The family with every buffer changed, those of its parts too."""
+    family = deepcopy(family)
+    for module in family.modules():
+        module._buffers = {name: change(value) for name, value in module._buffers.items()}
+    return family
+
+
+def _weighted(values: Tensor, weight: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Σ_i w_i v_i, added up in the precision of the parameters."""
+    return (values if weight is None else values * weight.view(-1, *[1] * (values.ndim - 1))).sum(0, dtype=dtype)

@@ -1,0 +1,120 @@
+"""Feature networks: everything between an event and a head."""
+
+__all__ = ["MLP", "ConvolutionalDecoder", "ConvolutionalEncoder", "activation_named"]
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+_ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "leaky_relu": lambda: nn.LeakyReLU(0.2), "silu": nn.SiLU,
+                "softplus": nn.Softplus, "gelu": nn.GELU}
+
+
+class MLP(nn.Module):
+    """A fully connected network over flattened events, (*batch, *event) → (*batch, features).
+
+    Args:
+        event_shape: shape of one input.
+        hidden: widths of the hidden layers; the last is the number of features. Empty passes the flat event on.
+        activation: relu, tanh, leaky_relu, silu, softplus or gelu.
+        spectral_norm: divide each weight by its largest singular value (Miyato et al., 2018, "Spectral normalization
+            for generative adversarial networks").
+    """
+
+    def __init__(self, event_shape: Sequence[int], hidden: Sequence[int] = (200, 200), activation: str = "tanh",
+                 spectral_norm: bool = False):
+        super().__init__()
+        self.event_dims = len(tuple(event_shape))
+        widths = [torch.Size(event_shape).numel(), *check_widths(hidden)]
+        layers: list[nn.Module] = []
+        for inputs, outputs in zip(widths, widths[1:]):
+            linear = nn.Linear(inputs, outputs)
+            layers += [nn.utils.parametrizations.spectral_norm(linear) if spectral_norm else linear, activation_named(activation)]
+        self.layers, self.features = nn.Sequential(*layers), widths[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x.flatten(-self.event_dims) if self.event_dims > 1 else x)
+
+
+class ConvolutionalEncoder(nn.Module):
+    """Strided 4×4 convolutions, each halving the image, (*batch, C, H, W) → (*batch, features).
+
+    Args:
+        event_shape: (C, H, W); H and W are zero-padded up to a multiple of 2^len(channels).
+        channels: output channels of each convolution.
+        activation: relu, tanh, leaky_relu, silu, softplus or gelu.
+        spectral_norm: divide each weight by its largest singular value (Miyato et al., 2018).
+    """
+
+    def __init__(self, event_shape: Sequence[int], channels: Sequence[int] = (32, 64), activation: str = "leaky_relu",
+                 spectral_norm: bool = False):
+        super().__init__()
+        shape, padded = image_shape(event_shape, len(tuple(channels)))
+        widths = [shape[0], *check_widths(channels)]
+        layers: list[nn.Module] = []
+        for inputs, outputs in zip(widths, widths[1:]):
+            convolution = nn.Conv2d(inputs, outputs, 4, stride=2, padding=1)
+            layers += [nn.utils.parametrizations.spectral_norm(convolution) if spectral_norm else convolution,
+                       activation_named(activation)]
+        scale = 2 ** len(tuple(channels))
+        self.pad = (0, padded[1] - shape[2], 0, padded[0] - shape[1])
+        self.layers = nn.Sequential(*layers, nn.Flatten())
+        self.features = widths[-1] * (padded[0] // scale) * (padded[1] // scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = x.shape[:-3]
+        return self.layers(nn.functional.pad(x.reshape(-1, *x.shape[-3:]), self.pad)).unflatten(0, batch)
+
+
+class ConvolutionalDecoder(nn.Module):
+    """Strided 4×4 transposed convolutions, each doubling the image, (*batch, latent) → (*batch, features).
+
+    The features are the flat image of the last convolution, to which a head adds its own map.
+
+    Args:
+        latent: size of z.
+        event_shape: (C, H, W) of the image that the head emits.
+        channels: input channels of each transposed convolution.
+        activation: relu, tanh, leaky_relu, silu, softplus or gelu.
+    """
+
+    def __init__(self, latent: int, event_shape: Sequence[int], channels: Sequence[int] = (64, 32), activation: str = "relu"):
+        super().__init__()
+        shape, padded = image_shape(event_shape, len(tuple(channels)))
+        scale = 2 ** len(tuple(channels))
+        self.shape, self.base = shape, (check_widths(channels)[0], padded[0] // scale, padded[1] // scale)
+        self.lift = nn.Linear(latent, torch.Size(self.base).numel())
+        widths = [*channels, shape[0]]
+        layers: list[nn.Module] = []
+        for inputs, outputs in zip(widths, widths[1:]):
+            layers += [activation_named(activation), nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)]
+        self.layers, self.features = nn.Sequential(*layers), torch.Size(shape).numel()
+
+    def forward(self, z: Tensor) -> Tensor:
+        image = self.layers(self.lift(z).reshape(-1, *self.base))[..., : self.shape[1], : self.shape[2]]
+        return image.reshape(*z.shape[:-1], self.features)
+
+
+def activation_named(name: str) -> nn.Module:
+    """The module of an activation's name."""
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"activation={name!r} is not one of {', '.join(_ACTIVATIONS)}.")
+    return _ACTIVATIONS[name]()
+
+
+def check_widths(widths: Sequence[int]) -> list[int]:
+    """The widths of layers as a list, all positive."""
+    if any(width < 1 for width in widths):
+        raise ValueError(f"layer widths {list(widths)} must all be positive integers.")
+    return list(widths)
+
+
+def image_shape(event_shape: Sequence[int], halvings: int) -> tuple[tuple[int, int, int], tuple[int, int]]:
+    """(C, H, W) and the height and width rounded up to a multiple of 2^halvings."""
+    if len(tuple(event_shape)) != 3:
+        raise ValueError(f"a convolutional network needs images of shape (channels, height, width), not {tuple(event_shape)}: "
+                         "use model=dense for other data.")
+    channels, height, width = event_shape
+    multiple = 2**halvings
+    return (channels, height, width), (-(-height // multiple) * multiple, -(-width // multiple) * multiple)

@@ -1,0 +1,105 @@
+"""One run: fit under Lightning, score on the test rows, and leave everything in the run folder."""
+
+__all__ = ["RunFolder", "finish", "fit_run"]
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as lightning
+import torch
+import yaml
+
+from emgen.asking import UserError
+from emgen.callbacks.checkpoint import AtomicCheckpointIO
+from emgen.evaluation.scores import scores
+
+# every trainer's hyper-parameter table in TensorBoard has these columns
+SCORES = ("test/log_likelihood", "test/elbo", "test/gap", "test/ess")
+
+
+class RunFolder:
+    """The folder of a run: `config.yaml`, `checkpoints/`, `metrics.csv`, `summary.json`, `status.json`, `figures/`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.checkpoint_io = AtomicCheckpointIO()
+
+    @property
+    def used(self) -> bool:
+        """Whether a run has been here."""
+        return (self.path / "checkpoints").exists() or (self.path / "summary.json").exists()
+
+    def refuse_if_used(self) -> None:
+        if self.used:
+            raise UserError(f"{self.path} already holds a run: add resume=auto to continue it, or choose another paths.run_dir.")
+
+    def checkpoint(self, name: str) -> Path | None:
+        """`checkpoints/<name>.ckpt`, or None if the run wrote none."""
+        path = self.path / "checkpoints" / f"{name}.ckpt"
+        return path if path.exists() else None
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """The resolved configuration and a status of `running`."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        _write(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        self.write_status("running")
+
+    def write_status(self, status: str, message: str = "") -> None:
+        """running, finished, failed or interrupted, with a sentence for the last two."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        content = {"status": status, "message": message, "pid": os.getpid(), "time": time.strftime("%Y-%m-%d %H:%M:%S")}
+        _write(self.path / "status.json", json.dumps(content, indent=2))
+
+    def discard(self) -> None:
+        """Remove what a refused request left, so that no table lists a run that never was."""
+        if not self.used:
+            shutil.rmtree(self.path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self.path.parent.rmdir()
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        _write(self.path / "summary.json", json.dumps(summary, indent=2))
+
+
+def fit_run(trainer: lightning.Trainer, module: Any, data: Any, checkpoint: Path | None = None) -> None:
+    """Fit, from a checkpoint if one is given; progress that was saved in it is not run again."""
+    trainer.fit(module, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint), weights_only=True)
+
+
+def finish(folder: RunFolder, trainer: lightning.Trainer, module: Any, data: Any, names: dict[str, str], seed: int,
+           samples: int, rows: int | None) -> dict[str, float]:
+    """Score the test rows, write `summary.json`, the hyper-parameter table and `status.json`; returns the metrics."""
+    x = data.observed("test")[:rows]
+    module.model.to(x.device)
+    metrics: dict[str, float] = {tag: value for tag, value in module.row.items() if "/" in tag}
+    methods: dict[str, str] = {}
+    for name, estimate in scores(module.model, x, samples, seed).items():
+        metrics[f"test/{name}"], methods[f"test/{name}"] = estimate.value, estimate.method
+        metrics[f"test/{name}_error"] = estimate.error
+    seconds = float(module.row.get("seconds", 0.0))
+    summary = {
+        **names, "seed": seed, "epochs": trainer.current_epoch, "seconds": seconds,
+        "examples_per_second": module.examples / seconds if seconds else None,
+        "parameters": sum(p.numel() for p in module.parameters()), "binarise": getattr(data, "binarise", "none"),
+        "rows": len(x), "metrics": metrics, "methods": methods, "torch": torch.__version__,
+    }
+    folder.write_summary(summary)
+    for logger in trainer.loggers:
+        table = {**names, "seed": seed, "epochs": trainer.current_epoch, "parameters": summary["parameters"]}
+        if isinstance(logger, lightning.loggers.TensorBoardLogger):
+            logger.log_hyperparams(table, {tag: metrics.get(tag, float("nan")) for tag in SCORES})
+            logger.finalize("success")
+            logger.experiment.close()
+    folder.write_status("finished")
+    return metrics
+
+
+def _write(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(text + "\n", encoding="utf-8")
+    os.replace(beside, path)

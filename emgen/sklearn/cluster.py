@@ -1,0 +1,140 @@
+"""scikit-learn's k-means: hard EM of spheres of one size, over the EM trainer."""
+
+__all__ = ["KMeans"]
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
+from sklearn.cluster import kmeans_plusplus
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from torch import Tensor
+
+from emgen.data.base import Batch
+from emgen.estimators.beliefs import Point
+from emgen.families import Categorical, DiagonalGaussian
+from emgen.models.mixture import Mixture
+from emgen.trainers.em import EM
+
+
+class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
+    """k-means as `sklearn.cluster.KMeans`: hard EM of a Gaussian mixture with equal weights and one fixed variance.
+
+    Args:
+        n_clusters: K.
+        init: k-means++, random, (K, D) centres, or a function of (X, K, random_state).
+        n_init: starts; `auto` is 1 for k-means++ and given centres, else 10.
+        max_iter: iterations at the most.
+        tol: stop when the centres' squared shift is below this share of the mean variance of the features.
+        verbose: print the inertia of every start.
+        random_state: seed of all draws.
+        copy_x: X is never written to, whichever is asked.
+        algorithm: lloyd or elkan, which are two ways to the same iterates.
+
+    >>> X = np.array([[1, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+    >>> sorted(KMeans(n_clusters=2, random_state=0, n_init="auto").fit(X).cluster_centers_.tolist())
+    [[1.0, 2.0], [10.0, 2.0]]
+    """
+
+    def __init__(self, n_clusters: int = 8, *, init: Any = "k-means++", n_init: Any = "auto", max_iter: int = 300,
+                 tol: float = 1e-4, verbose: int = 0, random_state: Any = None, copy_x: bool = True, algorithm: str = "lloyd"):
+        self.n_clusters, self.init, self.n_init, self.max_iter, self.tol = n_clusters, init, n_init, max_iter, tol
+        self.verbose, self.random_state, self.copy_x, self.algorithm = verbose, random_state, copy_x, algorithm
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "KMeans":
+        """Fit to X (n_samples, n_features), each row counted `sample_weight` times; y is ignored."""
+        X = validate_data(self, X, dtype=[np.float64, np.float32])
+        self._check(len(X))
+        weight = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=X.dtype)
+        rng, mean = check_random_state(self.random_state), X.mean(0)
+        self._tol, best = self.tol * X.var(0).mean(), None
+        for _ in range(self._starts()):
+            centred = X - mean
+            centres = self._seeds(centred, weight, rng, mean)
+            labels, inertia, centres, n_iter = self._lloyd(torch.as_tensor(centred), weight, centres)
+            if self.verbose:
+                print(f"inertia {inertia:.6g} after {n_iter} iterations")
+            if best is None or inertia < best[1]:
+                best = labels, inertia, centres + mean, n_iter
+        self.labels_, self.inertia_, self.cluster_centers_, self.n_iter_ = best
+        found = len(np.unique(self.labels_))
+        if found < self.n_clusters:
+            warnings.warn(f"only {found} of {self.n_clusters} clusters hold a row: there may be duplicate rows", ConvergenceWarning,
+                          stacklevel=2)
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The nearest centre of each row, (n_samples,)."""
+        return self.transform(X).argmin(1).astype(np.int32)
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
+        """Fit, and give the cluster of each row."""
+        return self.fit(X, sample_weight=sample_weight).labels_
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Distances (n_samples, n_clusters) to the centres."""
+        check_is_fitted(self)
+        return euclidean_distances(validate_data(self, X, dtype=[np.float64, np.float32], reset=False), self.cluster_centers_)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Minus the inertia of X, larger is better."""
+        square = self.transform(X).min(1) ** 2
+        return -float(square @ (np.ones(len(square)) if sample_weight is None else np.asarray(sample_weight)))
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_clusters
+
+    def _lloyd(self, x: Tensor, weight: np.ndarray | None, centres: np.ndarray) -> tuple[np.ndarray, float, np.ndarray, int]:
+        """Hard EM from given centres; labels, inertia, centres and iterations."""
+        k, d = self.n_clusters, x.shape[1]
+        scale = float(x.var()) or 1.0
+        spheres = DiagonalGaussian.flat(k, d, spherical=True).given(variance=scale, nu=torch.inf)
+        model = Mixture(Categorical.flat(symbols=k).mode(), spheres, start={"mean": centres, "variance": scale})
+        trainer = EM(model, latents=Point(), tol=None)
+        batch = Batch(x, x, x, None if weight is None else torch.as_tensor(weight))
+        for n_iter in range(1, self.max_iter + 1):
+            before = model.components.mean
+            trainer.training_step(batch, 0)
+            shift = float((model.components.mean - before).square().sum())
+            if shift <= max(self._tol, (torch.finfo(x.dtype).eps ** 2) * scale):
+                break
+        labels = model.posterior(x).scores.argmax(-1)
+        square = (x - model.components.mean[labels]).square().sum(1)
+        inertia = square.sum() if weight is None else square @ torch.as_tensor(weight, dtype=square.dtype)
+        return labels.to(torch.int32).numpy(), float(inertia), model.components.mean.numpy().astype(x.numpy().dtype), n_iter
+
+    def _seeds(self, X: np.ndarray, weight: np.ndarray | None, rng: np.random.RandomState, mean: np.ndarray) -> np.ndarray:
+        """scikit-learn's starting centres, from the same random numbers."""
+        if callable(self.init):
+            return np.asarray(self.init(X, self.n_clusters, random_state=rng))
+        if not isinstance(self.init, str):
+            return np.asarray(self.init, dtype=X.dtype) - mean
+        weight = np.ones(len(X), dtype=X.dtype) if weight is None else weight
+        if self.init == "k-means++":
+            return kmeans_plusplus(X, self.n_clusters, sample_weight=weight, random_state=rng)[0]
+        return X[rng.choice(len(X), size=self.n_clusters, replace=False, p=weight / weight.sum())]
+
+    def _starts(self) -> int:
+        if not (isinstance(self.init, str) or callable(self.init)):
+            return 1
+        return self.n_init if self.n_init != "auto" else 1 if self.init == "k-means++" else 10
+
+    def _check(self, rows: int) -> None:
+        if rows < self.n_clusters:
+            raise ValueError(f"n_samples={rows} should be >= n_clusters={self.n_clusters}")
+        if self.n_clusters < 1 or self.max_iter < 1:
+            raise ValueError(f"n_clusters={self.n_clusters} and max_iter={self.max_iter} must be 1 or more")
+        if self.n_init != "auto" and self.n_init < 1:
+            raise ValueError(f"n_init={self.n_init!r} must be auto, or 1 or more")
+        if not self.tol >= 0:
+            raise ValueError(f"tol={self.tol} must be 0 or more")
+        if isinstance(self.init, str) and self.init not in ("k-means++", "random"):
+            raise ValueError(f"init={self.init!r} is neither k-means++ nor random, nor an array of centres, nor a function")
+        if self.algorithm not in ("lloyd", "elkan"):
+            raise ValueError(f"algorithm={self.algorithm!r} is neither lloyd nor elkan")

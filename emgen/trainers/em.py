@@ -1,0 +1,98 @@
+"""Expectation-maximisation in all nine cells of the belief square."""
+
+__all__ = ["EM"]
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from emgen.data.base import Batch, Data
+from emgen.estimators.beliefs import Distribution, Draw, Point
+from emgen.optim import ClosedForm
+from emgen.roles import Conjugate, Statistics
+from emgen.trainers.base import Trainer
+
+
+class EM(Trainer):
+    """Alternating projection: the belief about the latents given θ, then the belief about θ given the latents.
+
+        E   z = latents(model.posterior(x));   s = model.statistics(x, z)
+        M   model.θ = parameters(prior.update(s))
+
+    | latents ＼ parameters | Point         | Distribution             | Draw                                |
+    |-----------------------|---------------|--------------------------|-------------------------------------|
+    | Distribution          | EM            | VBEM                     | Rao-Blackwellised data augmentation |
+    | Point                 | hard EM       | maximisation-expectation | a draw around hard labels           |
+    | Draw                  | stochastic EM | Monte Carlo VB           | Gibbs sampling                      |
+
+    Args:
+        model: serves `Conjugate`.
+        latents, parameters: what is kept of each posterior; `Gradient` is a partial M-step (generalised EM).
+        every: when the M-step comes: once a `sweep`; after each `batch`, averaged over time by `lr` and `decay` (online EM);
+            or after each batch from a `memo` of every batch's latest statistics (incremental EM, with batches that stay).
+        lr, decay: step size of the M-step, ρ_t = lr · t^−decay; 1 and 0 are the ordinary M-step.
+        tol: stop when the bound per datum moves by less than this in an epoch; None never stops.
+
+    References: Dempster, Laird, Rubin (1977), "Maximum likelihood from incomplete data via the EM algorithm"; Neal, Hinton
+    (1998), "A view of the EM algorithm that justifies incremental, sparse, and other variants". """
+
+    requires = (Conjugate,)
+
+    def __init__(self, model: nn.Module, latents: Any = Distribution(), parameters: Any = Point(), every: str = "sweep",
+                 lr: float = 1.0, decay: float = 0.0, tol: float | None = 1e-6):
+        if every not in ("sweep", "batch", "memo"):
+            raise ValueError(f"every={every!r}: the M-step comes once a 'sweep', after each 'batch', or from a 'memo'")
+        super().__init__(model, optimizers={"model": partial(ClosedForm, m_step=self.maximise, lr=lr, decay=decay)})
+        self.latents, self.belief, self.every, self.tol, self.mass = latents, parameters, every, tol, 0.0
+        exact = latents.monotone and parameters.monotone and every != "batch" and (lr, decay) == (1, 0)
+        gibbs = latents == parameters == Draw()  # KL(law of the chain ‖ posterior) never rises
+        self.guarantee = "monotone" if exact else "monotone in expectation" if gibbs else "none"
+
+    def training_step(self, batch: Any, index: int) -> None:
+        batch = batch if isinstance(batch, Batch) else Batch(*[self.observe(batch)] * 3)
+        self.number, self.precision = index, torch.float32 if batch.x.dtype == torch.float32 else torch.float64
+        if not self.mass:
+            self.start(batch)
+        for piece in batch.split(self.model.rows or len(batch)):  # rows that stay in cache
+            z = self.latents(self.model.posterior(x := piece.x if piece.length is None else (piece.x, piece.length)))
+            s = self.model.statistics(x, z, piece.weight)
+            self.assign("model", s, now=piece.last and (self.sweep_ends or self.every != "sweep"))
+
+    def maximise(self, s: Statistics) -> Statistics:
+        """The M-step, with F recorded on both sides of it; returns the statistics as the new θ would have taken them."""
+        memo = self._statistics
+        if self.every == "memo":
+            self.bounds = self.bounds if f"batch {self.number}" in memo else []  # more data: another bound
+            memo[f"batch {self.number}"] = s
+            s = {name: sum(one[name] for one in memo.values()) for name in s}
+        share = s["n"] / self.mass if self.every == "batch" else 1.0  # a batch stands for all rows
+        s = {name: value / share for name, value in s.items()}
+        self.score(s, "E-step")
+        before = self.model.theta()
+        s = self.model.m_step(s, self.belief)
+        memo.update({number: self.model.rebase(one, before) for number, one in memo.items()})
+        self.score(s, "M-step")
+        return {name: value * share for name, value in s.items()}
+
+    def score(self, s: Statistics, half_step: str) -> None:
+        """Record F and its terms on one side of the M-step."""
+        parts = self.model.free_energy(s, self.latents.temperature)
+        parts.pop("gap" if half_step == "M-step" else "", None)  # after it the posterior is not known yet
+        self.record({**parts, "bound": parts["bound"].to(self.precision)}, half_step if self.comparable else "")
+        self.comparable = True
+
+    def start(self, batch: Batch) -> None:
+        """Proper priors where the belief asks for them, and a start inside the belief, from all rows if they are at hand."""
+        data = getattr(self._trainer, "datamodule", None)
+        if self.every == "memo" and getattr(data, "shuffle", False):
+            raise ValueError("every='memo' remembers batches, which must stay the same: set data.shuffle=false")
+        whole, x = (data, data.observed("train")) if isinstance(data, Data) else (batch, batch.x)
+        self.mass = float(len(x) if whole.weight is None else whole.weight.sum())
+        x = x if whole.length is None else (x, whole.length)
+        if self.belief.needs_prior:
+            self.model.make_proper(x)
+        self.comparable = not (self.model.started and self.belief.needs_prior)  # a given point is no distribution
+        if not self.model.started:
+            self.model.start(x, self.belief)

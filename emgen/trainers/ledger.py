@@ -1,0 +1,36 @@
+"""The ledger: what each half-step reported, kept as tensors on the device until somebody reads it."""
+
+__all__ = ["Ledger"]
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+
+class Ledger:
+    """Running means over an epoch of every named quantity; nothing is synchronised before `means` is asked for."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def record(self, parts: Mapping[str, Tensor], count: int = 1) -> None:
+        """Add the sum of `count` observations of each named scalar."""
+        for name, value in parts.items():
+            seen = self.sums.get(name)
+            self.sums[name] = value if seen is None else seen + value
+            self.counts[name] = self.counts.get(name, 0) + count
+
+    def means(self) -> dict[str, float]:
+        """The mean of each quantity since the ledger was last cleared."""
+        return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+
+    def clear(self) -> None:
+        self.sums, self.counts = {}, {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": dict(self.sums), "counts": dict(self.counts)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])

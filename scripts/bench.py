@@ -1,0 +1,178 @@
+"""Speed against peers: both sides in turn in one process, the same work on each, ratios and never absolute times.
+
+    python scripts/bench.py            every benchmark whose peer is installed
+    python scripts/bench.py vae gmm    these alone;  --rounds 5  --threads 2
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Callable
+from datetime import date
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("names", nargs="*", help="which benchmarks; none runs all")
+parser.add_argument("--rounds", type=int, default=5, help="how often each side runs")
+parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads for both sides")
+ARGUMENTS = parser.parse_args()
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[variable] = str(ARGUMENTS.threads)
+
+import numpy as np  # noqa: E402 - the number of threads is read when these are imported
+import torch  # noqa: E402
+
+Side = Callable[[], float]
+
+
+def alternate(name: str, ours: Side, theirs: Side, aim: float) -> None:
+    """Run both sides in turn; each returns its seconds. Prints the median of theirs/ours and the spread of the rounds."""
+    ours(), theirs()  # warm up
+    ratios = []
+    for _ in range(ARGUMENTS.rounds):
+        mine = ours()
+        ratios.append(theirs() / mine)
+    ratios.sort()
+    verdict = "met" if statistics.median(ratios) >= aim else "missed"
+    print(f"{name:<62} {statistics.median(ratios):6.2f}x   [{ratios[0]:.2f}, {ratios[-1]:.2f}]   aim {aim:g}x: {verdict}", flush=True)
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def vae() -> None:
+    """VAE 784-200-200-50, batch 128: the package with logging and progress bar on, against a bare loop of the same network."""
+    import pytorch_lightning as lightning
+    from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+
+    from emgen.callbacks import Metrics, Progress
+    from emgen.cli import quiet
+    from emgen.data import Data
+    from emgen.models import dense
+    from emgen.trainers import VAE
+
+    quiet()
+    x, size, epochs = torch.rand(12_800, 1, 28, 28), 128, 5
+
+    def ours() -> float:
+        torch.manual_seed(0)
+        with tempfile.TemporaryDirectory() as folder:
+            metrics = Metrics(every_n_epochs=1_000_000, samples=1, rows=1)
+            runner = lightning.Trainer(
+                max_epochs=epochs, accelerator="cpu", devices=1, callbacks=[metrics, Progress()], default_root_dir=folder,
+                logger=lightning.loggers.TensorBoardLogger(folder), enable_checkpointing=False, enable_progress_bar=False,
+                enable_model_summary=False, limit_val_batches=0, num_sanity_val_steps=0,
+            )
+            runner.fit(VAE(dense((1, 28, 28))), datamodule=Data(x, batch_size=size, binarise="dynamic"))
+        return metrics.seconds
+
+    def bare(fused: bool) -> float:
+        torch.manual_seed(0)
+        model = dense((1, 28, 28))
+        encoder, decoder = model.recognition, model.decoder
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=fused)
+
+        def work() -> None:
+            for _ in range(epochs):
+                order = torch.randperm(len(x))
+                for i in range(0, len(x), size):
+                    grey = x[order[i : i + size]]
+                    batch = (torch.rand_like(grey) < grey).float()
+                    h = encoder.network(batch)
+                    mean, scale = encoder.head.mean(h), softplus(encoder.head.raw_scale(h)) + 1e-3
+                    z = mean + scale * torch.randn_like(scale)
+                    logits = decoder.head.logits(decoder.network(z))
+                    nll = binary_cross_entropy_with_logits(logits, batch.flatten(1), reduction="sum")
+                    kl = 0.5 * (mean**2 + scale**2 - 1 - 2 * scale.log()).sum()
+                    loss = (nll + kl) / len(batch)
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+
+        return timed(work)
+
+    alternate("VAE step / bare loop, Adam as torch sets it", ours, lambda: bare(False), 0.95)
+    alternate("VAE step / bare loop, fused Adam as ours is", ours, lambda: bare(True), 0.95)
+
+
+def estimators(name: str, aim: float, make: Callable[[object], object], x: object, same: Callable[[object, object], float]) -> None:
+    """The same scikit-learn estimator of both packages on the same rows from the same start; results are compared first."""
+    import warnings
+
+    import sklearn.cluster
+    import sklearn.mixture
+    import sklearn.neural_network
+
+    import emgen.sklearn
+
+    warnings.filterwarnings("ignore")
+    peers = types.SimpleNamespace(**{n: getattr(m, n) for m in (sklearn.mixture, sklearn.cluster, sklearn.neural_network)
+                                     for n in dir(m) if n[0].isupper()})
+    difference = same(make(emgen.sklearn).fit(x), make(peers).fit(x))
+    alternate(f"{name} (results differ by {difference:.0e})", lambda: timed(lambda: make(emgen.sklearn).fit(x)),
+              lambda: timed(lambda: make(peers).fit(x)), aim)
+
+
+def blobs(n: int, d: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """n rows around k centres in d dimensions, and the centres."""
+    rng = np.random.default_rng(0)
+    centres = 4 * rng.standard_normal((k, d))
+    return centres[rng.integers(k, size=n)] + rng.standard_normal((n, d)), centres
+
+
+def gmm() -> None:
+    """Gaussian mixture, full covariances, N=200,000 D=16 K=32, float64, 5 iterations from the same means."""
+    x, centres = blobs(200_000, 16, 32)
+    arguments = {"n_components": 32, "max_iter": 5, "tol": 0.0, "reg_covar": 1e-6, "init_params": "random_from_data",
+                 "means_init": centres + 0.5, "weights_init": np.full(32, 1 / 32), "precisions_init": np.stack([np.eye(16)] * 32)}
+    estimators("Gaussian mixture / scikit-learn", 8, lambda m: m.GaussianMixture(**arguments), x,
+               lambda a, b: np.abs(a.means_ - b.means_).max())
+
+
+def vbgmm() -> None:
+    """Variational Gaussian mixture, full covariances, N=200,000 D=16 K=32, float64, 5 iterations from the same start."""
+    x, _ = blobs(200_000, 16, 32)
+    arguments = {"n_components": 32, "max_iter": 5, "tol": 0.0, "reg_covar": 1e-6, "init_params": "random_from_data",
+                 "random_state": 0, "weight_concentration_prior_type": "dirichlet_distribution"}
+    estimators("variational mixture / scikit-learn", 8, lambda m: m.BayesianGaussianMixture(**arguments), x,
+               lambda a, b: np.abs(a.means_ - b.means_).max())
+
+
+def kmeans() -> None:
+    """k-means, N=200,000 D=16 K=32, float64, 10 Lloyd iterations from the same centres."""
+    x, centres = blobs(200_000, 16, 32)
+    arguments = {"n_clusters": 32, "init": centres + 0.5, "n_init": 1, "max_iter": 10, "tol": 0.0}
+    estimators("k-means / scikit-learn", 1, lambda m: m.KMeans(**arguments), x,
+               lambda a, b: np.abs(a.cluster_centers_ - b.cluster_centers_).max())
+
+
+def rbm() -> None:
+    """Boltzmann machine 784-256, persistent chains, batches of 100, one sweep over 6,000 binary rows."""
+    x = (np.random.default_rng(0).random((6_000, 784)) < 0.2).astype(np.float32)
+    arguments = {"n_components": 256, "batch_size": 100, "n_iter": 1, "learning_rate": 0.05, "random_state": 0}
+    estimators("Boltzmann machine / scikit-learn", 3, lambda m: m.BernoulliRBM(**arguments), x,
+               lambda a, b: abs(a.components_.mean() - b.components_.mean()))
+
+
+BENCHMARKS: dict[str, Callable[[], None]] = {"vae": vae, "gmm": gmm, "vbgmm": vbgmm, "kmeans": kmeans, "rbm": rbm}
+
+
+def main() -> None:
+    unknown = [name for name in ARGUMENTS.names if name not in BENCHMARKS]
+    if unknown:
+        sys.exit(f"bench.py: there is no benchmark {unknown[0]!r}; choose of {', '.join(BENCHMARKS)}.")
+    print(f"{date.today()}  {platform.processor() or platform.machine()}, {ARGUMENTS.threads} threads, torch {torch.__version__}; "
+          f"median of {ARGUMENTS.rounds} rounds, peer's time / ours")
+    for name in ARGUMENTS.names or BENCHMARKS:
+        BENCHMARKS[name]()
+
+
+if __name__ == "__main__":
+    main()

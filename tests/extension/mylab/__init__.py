@@ -1,0 +1,1 @@
+"""A user's own package: parts that emgen has never heard of."""

@@ -1,0 +1,375 @@
+"""Boltzmann machines: enumeration is the oracle of energies, kernels, gradients and tempering."""
+
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.distributions import Independent, Normal
+from torch.optim import SGD
+
+from emgen.data import Data
+from emgen.models import BoltzmannMachine, DeepBoltzmannMachine
+from emgen.models.boltzmann import binary_states
+from emgen.models.units import Binary, Gaussian, Multinomial
+from emgen.objectives import ContrastiveDivergence
+from emgen.testing import geweke
+from emgen.trainers import CD
+
+
+def random_machine(visible=4, hidden=3, seed=0, scale=1.0, **kwargs):
+    torch.manual_seed(seed)
+    machine = BoltzmannMachine((visible,), hidden, **kwargs).double()
+    with torch.no_grad():
+        for parameter in machine.parameters():
+            parameter.normal_(std=scale)
+    return machine
+
+
+def states(n):
+    return binary_states(n, torch.zeros((), dtype=torch.float64))
+
+
+def probabilities(machine, v):
+    return (-machine.energy(v)).detach().softmax(0)
+
+
+def transition_matrix(machine):
+    """T[v, v'] = Σ_h p(h|v) p(v'|h), of one Gibbs sweep."""
+    v, h = states(len(machine.visible_bias)), states(len(machine.hidden_bias))
+    up = torch.distributions.Bernoulli(machine.hidden_mean(v)).log_prob(h.unsqueeze(1)).sum(-1).exp()  # (h, v)
+    down = machine.likelihood(h).log_prob(v.unsqueeze(1)).exp()  # (v', h)
+    return (down @ up).T.detach()
+
+
+# ---- the model -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_the_free_energy_sums_the_hidden_units_out(centred):
+    machine = random_machine(centred=centred)
+    machine.centre_at(torch.rand(4))
+    v, h = states(4), states(3)
+    b, c = machine.biases()
+    joint = v @ b + (h @ c).unsqueeze(1) + h @ machine.weight.T @ v.T
+    torch.testing.assert_close(-machine.energy(v), joint.logsumexp(0))
+
+
+def test_moving_the_centre_moves_nothing_else():
+    machine, v = random_machine(), states(4)
+    before, matrix = machine.energy(v) + machine.log_partition(), transition_matrix(machine)
+    machine.centre_at(torch.rand(4))
+    torch.testing.assert_close(machine.energy(v) + machine.log_partition(), before)
+    torch.testing.assert_close(transition_matrix(machine), matrix)
+
+
+def test_parameters_of_the_energy_can_be_set_wherever_the_centre_is():
+    source, target = random_machine(seed=0, centred=False), random_machine(seed=1)
+    target.centre_at(torch.rand(4))
+    target.assign(source.weight, *source.biases())
+    torch.testing.assert_close(target.energy(states(4)), source.energy(states(4)))
+
+
+def test_one_sweep_leaves_p_invariant_and_is_reversible():
+    machine = random_machine()
+    matrix, p = transition_matrix(machine), probabilities(machine, states(4))
+    torch.testing.assert_close(p @ matrix, p)
+    torch.testing.assert_close(p[:, None] * matrix, (p[:, None] * matrix).T)
+
+
+@pytest.mark.parametrize("bias", [0.0, 0.3])
+def test_the_sampler_passes_geweke_and_a_biased_one_does_not(bias):
+    machine = random_machine(scale=2.0)
+    v, p = states(4), probabilities(machine, states(4))
+
+    def kernel(state):
+        with torch.no_grad():
+            machine.hidden_bias += bias
+            state = machine.gibbs(state)
+            machine.hidden_bias -= bias
+        return state
+
+    def check():
+        geweke(lambda n: v[torch.multinomial(p, n, replacement=True)], kernel,
+               lambda s: torch.cat([s, s[:, :-1] * s[:, 1:]], 1), chains=20_000)
+
+    if bias:
+        with pytest.raises(AssertionError, match="does not leave the joint invariant"):
+            check()
+    else:
+        check()
+
+
+def test_gaussian_units_are_a_mixture_of_gaussians():
+    """p(v) = Σ_h p(h) N(v; σ(b + W h), σ²), with exact log Z: compare densities, and the units' own conditional."""
+    machine = random_machine(units=Gaussian(0.5), scale=0.6)
+    v, h = torch.randn(7, 4, dtype=torch.float64), states(3)
+    b, c = machine.biases()
+    log_p_h = h @ c + (h @ machine.weight.T + b).square().sum(-1) / 2
+    given = Independent(Normal(0.5 * (h @ machine.weight.T + b), 0.5), 1)
+    mixture = (log_p_h.log_softmax(0) + given.log_prob(v.unsqueeze(1))).logsumexp(-1)
+    torch.testing.assert_close(-machine.energy(v) - machine.log_partition(), mixture)
+    torch.testing.assert_close(machine.likelihood(h).log_prob(v.unsqueeze(1)), given.log_prob(v.unsqueeze(1)))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_multinomial_units_sum_to_one_over_all_counts(count):
+    machine = BoltzmannMachine((2, 3), 2, units=Multinomial(3, count)).double()
+    with torch.no_grad():
+        machine.weight.normal_()
+    group = [torch.tensor(c, dtype=torch.float64) for c in torch.cartesian_prod(*[torch.arange(count + 1)] * 3).tolist()
+             if sum(c) == count]
+    v = torch.stack([torch.stack([a, b]) for a in group for b in group])
+    assert (-machine.energy(v) - machine.log_partition()).logsumexp(0).item() == pytest.approx(0, abs=1e-12)
+    assert torch.equal(machine.gibbs(v).sum(-1), torch.full((len(v), 2), float(count), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("units", [Gaussian(2.0), Multinomial(3, 2)])
+def test_samplers_of_other_units_pass_geweke(units):
+    machine = BoltzmannMachine((2, 3), 3, units=units).double()
+    with torch.no_grad():
+        for parameter in machine.parameters():
+            parameter.normal_(std=0.7)
+    h = states(3)
+    b, c = machine.biases()
+    p = (h @ c + units.log_partition(h @ machine.weight.T + b)).detach().softmax(0)
+    geweke(lambda n: machine.likelihood(h[torch.multinomial(p, n, replacement=True)]).sample(), machine.gibbs,
+           lambda v: torch.cat([v.flatten(1), v.flatten(1) ** 2], 1))
+
+
+def test_the_base_has_the_mean_it_was_given():
+    for machine in (BoltzmannMachine((4,), 3), DeepBoltzmannMachine((4,), (3, 2))):
+        mean = torch.tensor([0.1, 0.4, 0.5, 0.9])
+        machine.centre_at(mean)
+        torch.manual_seed(0)
+        draws = machine.start(40_000)[:, :4]
+        assert (draws.mean(0) - mean).abs().max() < 4 * 0.5 / 200
+
+
+# ---- deep machines ---------------------------------------------------------------------------------------------------
+
+
+def deep_machine(hidden=(3, 4), seed=0, **kwargs):
+    torch.manual_seed(seed)
+    machine = DeepBoltzmannMachine((4,), hidden, **kwargs).double()
+    with torch.no_grad():
+        for parameter in machine.parameters():
+            parameter.normal_(std=0.8)
+    return machine
+
+
+@pytest.mark.parametrize("hidden", [(3,), (3, 4), (3, 2, 4), (2, 3, 2, 2)])
+def test_both_sides_of_a_deep_machine_have_the_same_constant(hidden):
+    machine = deep_machine(hidden)
+    machine.centre_at(torch.rand(4))
+    assert machine.log_partition("odd").item() == pytest.approx(machine.log_partition("even").item(), abs=1e-12)
+
+
+def test_a_deep_machine_of_one_layer_is_a_restricted_one():
+    deep, flat = deep_machine((3,)), random_machine()
+    b, c = (deep._input(level, {0: torch.zeros(4).double(), 1: torch.zeros(3).double()}) for level in (0, 1))
+    flat.assign(deep.weights[0], b, c)
+    torch.testing.assert_close(deep.energy(states(4)), flat.energy(states(4)))
+    assert deep.log_partition().item() == pytest.approx(flat.log_partition().item(), abs=1e-12)
+
+
+def test_mean_field_energy_bounds_the_free_energy_from_above_and_sweeps_tighten_it():
+    v, bounds = states(4), []
+    for sweeps in (1, 2, 5, 50):
+        machine = deep_machine(mean_field_sweeps=sweeps)
+        everything = torch.cat([states(4).repeat(16, 1), states(4).repeat_interleave(16, 0)], 1)
+        exact = -(-machine.energy(everything)).view(16, 16).logsumexp(0)
+        bounds.append((machine.energy(v) - exact).detach())
+    assert (torch.stack(bounds) > 0).all()
+    assert all((later <= earlier + 1e-12).all() for earlier, later in pairwise(bounds))
+
+
+def test_gradient_of_the_mean_field_energy_ignores_how_the_means_were_found():
+    """At convergence the bound is stationary in the means, so its partial gradient is its total one."""
+    machine, v = deep_machine(mean_field_sweeps=500), states(4)[5:6]
+    parameter = machine.weights[1]
+    gradient, = torch.autograd.grad(machine.energy(v).sum(), parameter)
+    step = torch.zeros_like(parameter)
+    step[1, 2] = 1e-5
+    with torch.no_grad():
+        parameter += step
+        above = machine.energy(v)
+        parameter -= 2 * step
+        below = machine.energy(v)
+    assert gradient[1, 2].item() == pytest.approx(((above - below) / 2e-5).item(), rel=1e-6)
+
+
+def test_the_deep_sampler_passes_geweke():
+    machine = deep_machine((3, 2))
+    even = states(6)
+    p = (-machine.energy(even)).detach().softmax(0)
+    geweke(lambda n: even[torch.multinomial(p, n, replacement=True)], machine.gibbs,
+           lambda s: torch.cat([s, s[:, :-1] * s[:, 1:]], 1))
+    assert machine.gibbs(states(4)).shape == (16, 6)  # from data, the hidden layers are drawn first
+
+
+# ---- learning --------------------------------------------------------------------------------------------------------
+
+
+def test_the_gradient_of_contrastive_divergence_tends_to_that_of_the_likelihood():
+    """By the exact transition matrix: data p̂ against p̂ Tᵏ; the error falls as the second eigenvalue to the k."""
+    machine, v = random_machine(scale=2.0), states(4)
+    p_hat = torch.rand(16, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    p_hat = p_hat / p_hat.sum()
+    parameters = list(machine.parameters())
+    log_likelihood = p_hat @ (-machine.energy(v)) - machine.log_partition()
+    exact = torch.cat([g.flatten() for g in torch.autograd.grad(-log_likelihood, parameters)])
+    matrix, errors = transition_matrix(machine), []
+    for k in (1, 5, 25, 100):
+        chain = p_hat @ torch.linalg.matrix_power(matrix, k)
+        loss = p_hat @ machine.energy(v) - chain @ machine.energy(v)
+        errors.append((torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]) - exact).norm().item())
+    assert errors[0] > errors[1] > errors[2] > errors[3]
+    assert errors[0] > 1e-2 and errors[3] < 1e-3 * errors[0]
+    eigenvalue = torch.linalg.eigvals(matrix).abs().sort().values[-2].item()
+    assert errors[2] / errors[1] == pytest.approx(eigenvalue**20, rel=0.5)
+
+
+def test_the_objective_draws_that_gradient():
+    """50,000 rows with one sweep from each: every coordinate within four standard errors of the exact CD-1 gradient."""
+    machine, v, n = random_machine(), states(4), 50_000
+    p_hat = torch.full((16,), 1 / 16, dtype=torch.float64)
+    x = v.repeat(n // 16, 1)
+    loss = p_hat @ machine.energy(v) - p_hat @ transition_matrix(machine) @ machine.energy(v)
+    expected = torch.autograd.grad(loss, list(machine.parameters()))
+    terms = ContrastiveDivergence()(machine, x, machine.gibbs(x))
+    for a, b in zip(torch.autograd.grad(terms.loss, list(machine.parameters())), expected):
+        assert (a - b).abs().max() < 4 * 0.5 / n**0.5
+
+
+@pytest.mark.parametrize("units", [Binary(), Gaussian(0.5)])
+@pytest.mark.parametrize("centred", [False, True])
+def test_statistics_are_the_gradient_of_the_energy(centred, units):
+    machine = random_machine(centred=centred, units=units)
+    machine.centre_at(torch.rand(4))
+    v, weight = states(4)[3:9], torch.randn(6, dtype=torch.float64)
+    expected = torch.autograd.grad(-(weight * machine.energy(v)).sum(), list(machine.parameters()))
+    for got, want in zip(machine.statistics(v, weight).values(), expected, strict=True):
+        torch.testing.assert_close(got, want)
+    x, chain = v[:2], v[2:]
+    exact = torch.autograd.grad(ContrastiveDivergence()(machine, x, chain).loss, list(machine.parameters()))
+    default = torch.autograd.grad(machine.energy(x).mean() - machine.energy(chain).mean(), list(machine.parameters()))
+    for got, want in zip(exact, default):
+        torch.testing.assert_close(got, want)
+
+
+def test_decay_and_sparsity_are_part_of_the_loss():
+    machine, x = random_machine(), states(4)
+    plain = ContrastiveDivergence()(machine, x, x).loss
+    decayed = ContrastiveDivergence(weight_decay=0.2)(machine, x, x).loss
+    assert (decayed - plain).item() == pytest.approx(0.1 * machine.weight.square().sum().item())
+    sparse = ContrastiveDivergence(sparsity=0.5, activity=0.3)(machine, x, x).loss
+    away = (machine.hidden_mean(x).mean(0) - 0.3).square().sum()
+    assert (sparse - plain).item() == pytest.approx(0.25 * away.item())
+
+
+def log_likelihood(machine, x):
+    return (-machine.energy(x).mean() - machine.log_partition()).item()
+
+
+@pytest.mark.parametrize("kwargs", [
+    {"steps": 5}, {"persistent": True}, {"persistent": True, "rungs": 4},
+    {"steps": 5, "contrastive": ContrastiveDivergence(weight_decay=1e-4, sparsity=0.01)},
+])  # fmt: skip
+@pytest.mark.parametrize("deep", [False, True])
+def test_learning_raises_the_exact_likelihood_near_the_entropy_of_the_data(kwargs, deep):
+    if deep and "contrastive" in kwargs:
+        return
+    torch.manual_seed(0)
+    patterns = torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1], [1, 0, 1, 0]], dtype=torch.float64)
+    x = patterns.repeat(34, 1)
+    machine = (DeepBoltzmannMachine((4,), (4, 2)) if deep else BoltzmannMachine((4,), 6)).double()
+    trainer = CD(machine, optimizer=partial(SGD, lr=0.3, momentum=0.5), **kwargs)
+    for index in range(300):
+        trainer.training_step(x, index)
+    if deep:  # exact p(v) by enumeration of h² beside v
+        hidden = states(2)
+        energies = machine.energy(torch.cat([patterns.repeat(4, 1), hidden.repeat_interleave(3, 0)], 1))
+        score = ((-energies).view(4, 3).logsumexp(0).mean() - machine.log_partition()).item()
+    else:
+        score = log_likelihood(machine, patterns)
+    assert -1.6 < score < -torch.log(torch.tensor(3.0))  # uniform over 16 is −2.77, the entropy −1.10
+
+
+def test_the_chain_persists_and_tempering_keeps_one_row_of_chains_a_rung():
+    x = states(4)
+    trainer = CD(random_machine(), persistent=True)
+    trainer.training_step(x, 0)
+    first = trainer.chain.clone()
+    trainer.training_step(x, 1)
+    assert first.shape == x.shape and not torch.equal(first, trainer.chain)
+    assert "chain" in trainer.state_dict()
+    tempered = CD(random_machine(), persistent=True, rungs=5)
+    tempered.training_step(x, 0)
+    assert tempered.chain.shape == (5, 16, 4)
+    plain = CD(random_machine())
+    plain.training_step(x, 0)
+    assert plain.chain is None
+
+
+@pytest.mark.parametrize("rungs", [1, 3])
+def test_a_resumed_chain_walks_on_bit_for_bit(tmp_path, rungs):
+    import pytorch_lightning as lightning
+
+    data = Data(torch.rand(40, 6).round(), batch_size=10)
+
+    def run(epochs, checkpoint=None):
+        torch.manual_seed(0)
+        module = CD(BoltzmannMachine((6,), 4), persistent=True, rungs=rungs)
+        trainer = lightning.Trainer(max_epochs=epochs, logger=False, enable_checkpointing=False, accelerator="cpu",
+                                    enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path)
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        return trainer, module
+
+    _, straight = run(4)
+    trainer, _ = run(2)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    _, resumed = run(4, str(tmp_path / "half.ckpt"))
+    assert straight.state_dict().keys() == resumed.state_dict().keys()
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_a_users_own_energy_model_is_trained_too():
+    """A module with energy(x) and gibbs(x) is all that is asked: a Gaussian with unknown mean, by exact draws."""
+
+    class Mean(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mean = torch.nn.Parameter(torch.zeros(2))
+
+        def energy(self, x):
+            return (x - self.mean).square().sum(-1) / 2
+
+        def gibbs(self, x):
+            return self.mean + torch.randn_like(x)
+
+    torch.manual_seed(0)
+    model, x = Mean(), torch.randn(500, 2) + torch.tensor([1.0, -2.0])
+    trainer = CD(model)
+    for index in range(200):
+        trainer.training_step(x, index)
+    assert (model.mean - x.mean(0)).abs().max() < 0.05
+
+
+def test_what_machines_and_their_trainer_refuse():
+    for make, message in (
+        (lambda: BoltzmannMachine((4,), 0), "hidden=0"),
+        (lambda: DeepBoltzmannMachine((4,), ()), "at least one layer"),
+        (lambda: BoltzmannMachine((4,), 30).log_partition(), "too many to enumerate"),
+        (lambda: random_machine(units=Gaussian()).log_partition("visible"), "enumerate 'hidden'"),
+        (lambda: Gaussian(0.0), "scale=0.0"),
+        (lambda: Multinomial(1), "two outcomes"),
+        (lambda: CD(random_machine(), steps=0), "steps=0"),
+        (lambda: CD(random_machine(), rungs=3), "persistent=true"),
+        (lambda: ContrastiveDivergence(weight_decay=-1.0), "cannot be negative"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+    with pytest.raises(TypeError, match="Energy"):
+        CD(torch.nn.Linear(2, 2))

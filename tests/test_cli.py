@@ -1,0 +1,379 @@
+"""The command line: what each command leaves, what each refusal says, and that a run goes on where it was cut."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from emgen import cli
+from emgen.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint
+from emgen.data.base import _Loader
+
+# the smallest run of a pair of networks on images: 24 rows in four batches an epoch
+SMALL = ["model.hidden=[6]", "model.latent=2", "critic.hidden=[6]", "data=file", "data.path=rows.npy", "data.batch_size=6",
+         "data.validation=0.2", "data.test=0.2", "data.binarise=dynamic", "evaluation.samples=3", "callbacks.metrics.samples=2",
+         "callbacks.figures=null", "callbacks.progress=null", "lightning.accelerator=cpu"]
+TRAINERS = {
+    "vae": SMALL, "iwae": SMALL, "wake_sleep": SMALL, "gan": SMALL, "fgan": SMALL,
+    "em": ["model=gaussian_mixture", "data=file", "data.path=points.npy", "data.batch_size=6",
+           "data.validation=0.2", "data.test=0.2",
+           "callbacks.figures=null", "callbacks.progress=null", "lightning.accelerator=cpu"],
+}
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """An empty folder with some rows in it; a command run in-process leaves the interpreter as it was."""
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "rows.npy", rng.random((40, 1, 4, 4)).astype("float32"))
+    points = np.concatenate([rng.normal(0, 1, (20, 2)), rng.normal(4, 1, (20, 2))]).astype("float32")
+    np.save(tmp_path / "points.npy", rng.permutation(points))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", ["emgen"])
+    monkeypatch.setattr(cli, "_failures", [])
+    monkeypatch.setattr(_Loader, "__init__", one_batch_at_a_time)
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    yield tmp_path
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
+
+
+def one_batch_at_a_time(self, data, rank, world, original=_Loader.__init__):
+    """Blocks of one batch, so that a run of four batches can be cut after any of them."""
+    original(self, data, rank, world)
+    self.block = 1
+
+
+def emgen(*arguments):
+    """The exit code of a command run in this process."""
+    with pytest.raises(SystemExit) as exit:
+        cli.main(arguments)
+    return exit.value.code or 0
+
+
+def train(trainer, folder, *arguments):
+    return emgen(f"trainer={trainer}", *TRAINERS[trainer], f"paths.run_dir={folder}", *arguments)
+
+
+def status(folder):
+    return json.loads((Path(folder) / "status.json").read_text())
+
+
+def one_sentence(text):
+    """What is printed of an error: one line, no traceback."""
+    lines = [line for line in text.strip().splitlines() if line.startswith("emgen: ") and "emgen: continuing" not in line]
+    assert len(lines) == 1 and "Traceback" not in text, text
+    return lines[0]
+
+
+# ---- a whole run ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_its_folder_and_what_is_asked_of_it(place, capsys):
+    """One run of each kind: the folder holds what it should, and evaluate, sample, export and compare read it."""
+    full = [a for a in SMALL if a not in ("callbacks.figures=null", "callbacks.progress=null")]
+    assert emgen("trainer=vae", *full, "paths.run_dir=vae", "lightning.max_epochs=2") == 0
+    assert train("em", "em", "lightning.max_epochs=3") == 0
+
+    held = {p.name for p in (place / "vae").iterdir()}
+    events = {name for name in held if name.startswith("events.out.tfevents")}
+    files = {"config.yaml", "metrics.csv", "summary.json", "status.json", "hparams.yaml"}  # the last is TensorBoard's own
+    assert held - events == {".hydra", "checkpoints", "figures"} | files and len(events) == 1
+    assert {p.name for p in (place / "vae" / "checkpoints").iterdir()} >= {"last.ckpt", "best.ckpt"}
+    assert {p.name for p in (place / "vae" / "figures").iterdir()} == {"samples.png", "reconstructions.png"}
+
+    summary = json.loads((place / "vae" / "summary.json").read_text())
+    assert summary["trainer"] == "vae" and summary["model"] == "dense" and summary["data"] == "file"
+    assert summary["epochs"] == 2 and summary["seed"] == 0 and summary["seconds"] > 0 and summary["examples_per_second"] > 0
+    assert summary["parameters"] == sum(v.numel() for v in state("vae")["state_dict"].values())
+    tags = {"test/log_likelihood", "test/elbo", "val/log_likelihood", "val/gap", "train/loss", "train/elbo"}
+    assert tags <= set(summary["metrics"])
+    assert "importance-weighted, K=3" in summary["methods"]["test/log_likelihood"]
+    assert json.loads((place / "em" / "summary.json").read_text())["methods"]["test/log_likelihood"] == "exact"
+    with open(place / "vae" / "metrics.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["examples"] for row in rows] == ["24", "48"] and {"train/loss", "val/elbo", "seconds"} <= set(rows[0])
+    assert status("vae")["status"] == "finished"
+
+    capsys.readouterr()
+    assert emgen("evaluate", "run=vae", "samples=5", "split=validation") == 0
+    assert "log_likelihood" in capsys.readouterr().out
+    scored = json.loads((place / "vae" / "evaluation.json").read_text())
+    assert scored["rows"] == 8 and scored["binarise"] == "dynamic" and scored["metrics"]["validation/log_likelihood"]["error"] > 0
+    for run, shape in (("vae", (7, 1, 4, 4)), ("em", (7, 2))):
+        assert emgen("sample", f"run={run}", "n=7") == 0
+        assert np.load(place / run / "samples" / "samples.npy").shape == shape
+    assert (place / "vae" / "samples" / "samples.png").exists()
+    assert emgen("export", "run=vae") == 0
+    from safetensors.torch import load_file
+
+    weights, trained = load_file(place / "vae" / "export" / "model.safetensors"), state("vae", "best")["state_dict"]
+    assert all(torch.equal(value, trained[f"model.{name}"]) for name, value in weights.items())
+    assert emgen("compare", "vae", "em") == 0
+    printed, page = capsys.readouterr().out, (place / "compare.html").read_text(encoding="utf-8")
+    assert "vae" in printed and "em" in printed and "nats" in printed
+    assert "data:image/png;base64" in page and "http://" not in page.replace("http://www.w3.org", "")
+
+    assert train("vae", "vae", "lightning.max_epochs=1") == 2
+    assert "already holds a run: add resume=auto" in one_sentence(capsys.readouterr().err)
+    assert status("vae")["status"] == "finished"
+
+
+def state(folder, which="last"):
+    return torch.load(Path(folder) / "checkpoints" / f"{which}.ckpt", weights_only=True)
+
+
+# ---- refusals ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["trainer=va"], "there is no trainer=va; nearest: vae"),
+    (["trainer=vae", "model=dence"], "there is no model=dence; nearest: dense"),
+    (["trainer=fgan", "divergence=klx"], "there is no divergence=klx; nearest: kl"),
+    (["trainer.optimiser.lr=1"], "unknown key trainer.optimiser.lr; nearest: trainer.optimizer.lr"),
+    (["trainer.free_energy.sample=2"], "unknown key trainer.free_energy.sample; nearest: trainer.free_energy.samples"),
+    (["lightning.epochs=3"], "unknown key lightning.epochs; nearest: lightning.max_epochs"),
+    (["divergence=kl"], "divergence=... belongs to trainer=fgan"),
+    (["vae"], "'vae' is neither a command"),
+    (["trainer.optimizer.lr=-1"], "trainer.optimizer.lr=-1: a learning rate is a positive, finite number"),
+    (["trainer.optimizer.lr=nan"], "trainer.optimizer.lr=nan is not a number"),
+    (["trainer.optimizer.lr=fast"], "trainer.optimizer.lr=fast: a learning rate"),
+    (["trainer.free_energy.beta=nan"], "trainer.free_energy.beta=nan is not a number"),
+    (["trainer.free_energy.samples=0"], "samples=0: the bound needs at least one draw"),
+    (["trainer.free_energy.beta=-1"], "beta=-1"),
+    (["trainer.clip=0"], "clip=0: the largest gradient norm must be positive"),
+    (["data.batch_size=0"], "batch_size=0: a batch has at least one row"),
+    (["data.binarise=sometimes"], "binarise='sometimes' is not one of none, fixed, dynamic"),
+    (["lightning.max_epochs=0"], "lightning.max_epochs=0: training takes at least one epoch"),
+    (["evaluation.samples=0"], "evaluation.samples=0: the likelihood needs at least one draw"),
+    (["model.latent=0"], "latent=0: z has at least one dimension"),
+    (["model.activation=rulu"], "activation='rulu' is not one of relu"),
+    (["trainer=em"], "EM needs a model that serves Conjugate"),
+    (["model._target_=mymod.Net"], "mymod.Net cannot be imported"),
+    (["resume=nowhere"], "resume=nowhere: there is no checkpoints/last.ckpt in that folder"),
+    (["data=mnist", "paths.data_dir=nowhere"], "nowhere"),
+    (["model=custom"], "model._target_ has no value"),
+    (["--config-dir", "nowhere"], "--config-dir nowhere is not a folder"),
+])
+def test_what_cannot_be_served_is_refused_in_one_sentence_before_anything_starts(place, capsys, arguments, said):
+    base = [] if any(a.startswith("data=") for a in arguments) else ["data=file", "data.path=rows.npy", "data.binarise=dynamic"]
+    assert emgen(*base, "paths.run_dir=run", "callbacks.progress=null", *arguments) == 2
+    assert said in one_sentence(capsys.readouterr().err)
+    assert not (place / "run").exists()
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["evaluate"], "emgen evaluate needs run=..."),
+    (["evaluate", "run=nowhere"], "run=nowhere is not a run folder"),
+    (["evaluate", "runs=x"], "unknown key runs; nearest: run"),
+    (["evaluate", "somewhere"], "'somewhere' is not of the form key=value"),
+    (["sample", "run=nowhere", "n=0"], "n=0: draw at least one sample"),
+])
+def test_other_commands_refuse_in_one_sentence_too(capsys, arguments, said):
+    assert emgen(*arguments) == 2
+    assert said in one_sentence(capsys.readouterr().err)
+
+
+def test_rows_that_cannot_be_read_are_refused(place, capsys):
+    np.save(place / "empty.npy", np.zeros((0, 3), "float32"))
+    (place / "broken.npy").write_bytes(b"not an array")
+    for file, said in (("missing.npy", "missing.npy"), ("empty.npy", "empty"), ("broken.npy", "broken.npy")):
+        assert emgen("data=file", f"data.path={file}", "paths.run_dir=run") == 2
+        assert said in one_sentence(capsys.readouterr().err)
+
+
+def test_help_lists_every_option(capsys):
+    assert emgen("--help") == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("wake_sleep", "gaussian_mixture", "old_faithful", "resume=auto", "emgen compare"))
+
+
+# ---- what goes wrong on the way ------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_fails_with_its_term_and_step_and_keeps_the_last_good_checkpoint(place, capsys):
+    assert train("vae", "run", "lightning.max_epochs=1") == 0
+    good = state("run")
+    capsys.readouterr()
+    code = train("vae", "run", "lightning.max_epochs=9", "resume=auto", "trainer.optimizer.lr=1e30")
+    assert code == 1
+    said = one_sentence(capsys.readouterr().err)
+    assert "the loss of model and recognition became" in said and "at step" in said and "elbo" in said
+    assert status("run")["status"] == "failed" and status("run")["message"] in said
+    assert state("run")["epoch"] == good["epoch"] and equal(state("run")["state_dict"], good["state_dict"])
+
+
+@pytest.fixture
+def cut(monkeypatch):
+    """Have the next runs receive a signal after so many steps; None lets them be."""
+    asked = {"after": None}
+
+    def on_train_batch_end(self, trainer, pl_module, *args, original=Checkpoint.on_train_batch_end):
+        if pl_module.iteration == asked["after"]:
+            os.kill(os.getpid(), asked["signum"])
+        original(self, trainer, pl_module, *args)
+
+    monkeypatch.setattr(Checkpoint, "on_train_batch_end", on_train_batch_end)
+    return lambda after, signum=signal.SIGTERM: asked.update(after=after, signum=signum)
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_run_that_was_cut_in_an_epoch_and_resumed_is_the_whole_run_bit_for_bit(place, capsys, cut, trainer):
+    """Three epochs of four batches, cut by SIGTERM after the sixth, in the middle of the second epoch."""
+    options = ["lightning.max_epochs=3", "seed=5"]
+    assert train(trainer, "whole", *options) == 0
+    cut(6)
+    assert train(trainer, "parts", *options) == 128 + signal.SIGTERM
+    said = one_sentence(capsys.readouterr().err)
+    assert "SIGTERM" in said and "continue with: emgen resume=" in said
+    assert status("parts")["status"] == "interrupted" and state("parts")["emgen"]["iteration"] == 6
+    cut(None)
+    assert emgen(said.rpartition(": emgen ")[2]) == 0  # as it was told
+    assert status("parts")["status"] == "finished"
+    whole, parts = state("whole"), state("parts")
+    for key in ("state_dict", "optimizer_states", "emgen", "lr_schedulers", "epoch", "global_step"):
+        assert equal(whole[key], parts[key]), f"{key} differs after a resumed run"
+    tell = ["train/", "val/", "examples", "epoch"]
+    a, b = ([{k: v for k, v in row.items() if k.startswith(tuple(tell))} for row in table(run)] for run in ("whole", "parts"))
+    assert a == b
+
+
+def table(run):
+    with open(Path(run) / "metrics.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("after", [4, 8], ids=["at the end of an epoch", "twice at an end"])
+def test_a_cut_between_epochs_is_no_different(cut, after):
+    options = ["lightning.max_epochs=3"]
+    assert train("vae", "whole", *options) == 0
+    cut(after, signal.SIGINT)
+    assert train("vae", "parts", *options) == 128 + signal.SIGINT
+    assert status("parts")["status"] == "interrupted"
+    cut(None)
+    assert train("vae", "parts", *options, "resume=auto") == 0
+    for key in ("state_dict", "optimizer_states", "emgen"):
+        assert equal(state("whole")[key], state("parts")[key])
+
+
+def test_more_epochs_are_a_longer_run(place):
+    assert train("vae", "whole", "lightning.max_epochs=3") == 0
+    assert train("vae", "parts", "lightning.max_epochs=1") == 0
+    assert train("vae", "parts", "lightning.max_epochs=3", "resume=auto") == 0
+    assert equal(state("whole")["state_dict"], state("parts")["state_dict"])
+    assert [row["epoch"] for row in table("parts")] == ["1", "2", "3"]
+
+
+def equal(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b) and a.dtype == b.dtype
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def test_a_damaged_checkpoint_is_told_from_a_good_one(place, capsys):
+    assert train("vae", "run", "lightning.max_epochs=2") == 0
+    path = place / "run" / "checkpoints" / "last.ckpt"
+    good = path.read_bytes()
+    for damage in (good[: len(good) // 2], good[:-300] + bytes(300), _flipped(good), b""):
+        path.write_bytes(damage)
+        capsys.readouterr()
+        assert train("vae", "run", "lightning.max_epochs=3", "resume=auto") != 0
+        said = one_sentence(capsys.readouterr().err)
+        assert "last.ckpt is damaged" in said and "last.ckpt.previous" in said, said
+    (path.with_name("last.ckpt.previous")).replace(path)
+    assert train("vae", "run", "lightning.max_epochs=3", "resume=auto") == 0
+
+
+def _flipped(content):
+    """One bit of a tensor turned over: the archive's directory is whole, its sums are not."""
+    middle = len(content) // 3
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def test_a_checkpoint_is_replaced_whole_and_unpickles_no_code(place, monkeypatch):
+    io, path = AtomicCheckpointIO(), place / "a.ckpt"
+    io.save_checkpoint({"x": torch.ones(3)}, path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            io.save_checkpoint({"x": torch.zeros(3)}, path)
+    assert torch.equal(io.load_checkpoint(path)["x"], torch.ones(3)) and {p.name for p in place.glob("*a.ckpt*")} == {"a.ckpt"}
+    io.save_checkpoint({"x": torch.zeros(3)}, path)
+    assert torch.equal(io.load_checkpoint(f"{path}.previous")["x"], torch.ones(3))
+    torch.save({"x": subprocess.Popen}, path)
+    with pytest.raises(Exception, match=r"[Ww]eights"):
+        io.load_checkpoint(path)
+
+
+# ---- parts of one's own --------------------------------------------------------------------------------------------
+
+
+MYMOD = '''
+import torch
+from torch import nn
+from emgen.models import Conditional, DeepLatentModel, MLP, StandardNormal, heads
+
+def net(event_shape, width=5):
+    decoder, encoder = MLP((2,), (width,)), MLP(event_shape, (width,))
+    return DeepLatentModel(StandardNormal(2), Conditional(decoder, heads.Bernoulli(width, event_shape)),
+                           Conditional(encoder, heads.Gaussian(width, (2,))))
+'''
+
+
+def test_a_model_from_the_current_folder_an_option_of_ones_own_and_a_sweep(place, capsys):
+    (place / "mymod.py").write_text(MYMOD)
+    (place / "mine" / "model").mkdir(parents=True)
+    (place / "mine" / "model" / "own.yaml").write_text("_target_: mymod.net\nwidth: 7\n")
+    (place / "mine" / "model" / "dense.yaml").write_text("_target_: mymod.net\n")
+    small = [a for a in SMALL if not a.startswith("model.")]
+    small += ["lightning.max_epochs=1"]
+    assert emgen("--config-dir", "mine", "-m", "trainer=vae,gan", "model=own", *small, "paths.sweep_dir=runs") == 0
+    assert "dense.yaml is not read, for emgen has a model=dense of its own" in capsys.readouterr().err
+    runs = sorted(p.parent for p in place.glob("runs/**/summary.json"))
+    assert [json.loads((run / "summary.json").read_text())["trainer"] for run in runs] == ["gan", "vae"]
+    assert state(runs[0])["state_dict"]["model.decoder.network.layers.0.weight"].shape == (7, 2)
+    assert emgen("model=custom", "model._target_=mymod.net", "+model.width=3", *small, "paths.run_dir=own") == 0
+    assert emgen("evaluate", "run=own") == 2
+    assert "outside emgen." in one_sentence(capsys.readouterr().err)
+    assert emgen("evaluate", "run=own", "trust=[mymod]", "samples=2") == 0
+
+
+def test_a_sweep_goes_on_after_a_failure_and_says_so(place, capsys):
+    arguments = ["-m", "trainer=em,vae", *SMALL, "lightning.max_epochs=1", "paths.sweep_dir=runs"]
+    assert emgen(*arguments) != 0
+    assert "EM needs a model that serves Conjugate" in capsys.readouterr().err
+    assert [json.loads(p.read_text())["trainer"] for p in place.glob("runs/**/summary.json")] == ["vae"]
+
+
+# ---- in a process of its own ---------------------------------------------------------------------------------------
+
+
+def test_signals_and_exit_codes_of_the_real_process(place):
+    """`python -m emgen` in the middle of a long run: SIGTERM gives 143, Ctrl-C 130, both with a checkpoint to go on from."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(cli.__file__).parent.parent)}
+    long = [sys.executable, "-m", "emgen", "trainer=vae", *SMALL, "lightning.max_epochs=1000000"]
+    started = {s: subprocess.Popen([*long, f"paths.run_dir={s.name}"], env=environment, stderr=subprocess.PIPE, text=True)
+               for s in (signal.SIGTERM, signal.SIGINT)}
+    for signum, process in started.items():
+        metrics, deadline = place / signum.name / "metrics.csv", time.monotonic() + 200
+        while not metrics.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signum)
+    for signum, process in started.items():
+        _, said = process.communicate(timeout=200)
+        assert process.returncode == 128 + signum, said
+        assert f"continue with: emgen resume={place / signum.name}" in one_sentence(said) or f"resume={signum.name}" in said
+        assert status(signum.name)["status"] == "interrupted" and state(signum.name)["emgen"]["iteration"] > 0

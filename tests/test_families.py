@@ -1,0 +1,269 @@
+"""Laws of every family: the same belief is prior, posterior, point and draw, and its pieces agree with one another."""
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributions import Beta, Dirichlet, Gamma, MultivariateNormal, Wishart, kl_divergence
+
+from emgen.families import Bernoulli, Binomial, Categorical, DiagonalGaussian, Gaussian, Poisson, StickBreaking
+
+sys.path.insert(0, str(Path(__file__).parent / "extension"))
+from mylab.exponential import Exponential  # noqa: E402
+
+F64 = torch.float64
+K, D, N = 4, 3, 40
+X = torch.randn(N, D, dtype=F64, generator=torch.Generator().manual_seed(1))
+
+
+def beliefs(seed=0):
+    """A proper belief of every family with rows that it can explain."""
+    g = torch.Generator().manual_seed(seed)
+    rand = lambda *shape: torch.rand(shape, dtype=F64, generator=g)  # noqa: E731
+    randn = lambda *shape: torch.randn(shape, dtype=F64, generator=g)  # noqa: E731
+    eye = torch.eye(D, dtype=F64)
+    root = randn(K, D, D) / 2 + eye
+    binary, counts = (rand(N, D) < 0.5).to(F64), (rand(N, D) * 8).floor()
+    return {
+        "bernoulli": (Bernoulli(rand(K, D), 1 + 3 * rand(K, D)), binary),
+        "binomial": (Binomial(8 * rand(K, D), 1 + rand(K, D), trials=8), counts),
+        "poisson": (Poisson(5 * rand(K, D), 1 + rand(K, D)), counts),
+        "categorical": (Categorical.dirichlet(0.2 + rand(K, D, 5)), (rand(N, D) * 5).long()),
+        "full": (Gaussian(randn(K, D), root @ root.mT, 0.3 + rand(K), D + rand(K)), X),
+        "tied": (Gaussian(randn(K, D), (root @ root.mT)[:1], 0.3 + rand(K), D + rand(1)), X),
+        "diagonal": (DiagonalGaussian(randn(K, D), 0.5 + rand(K, D), 0.3 + rand(K, D), 1 + rand(K, D)), X),
+        "spherical": (DiagonalGaussian(randn(K, D), 0.5 + rand(K, 1), 0.3 + rand(K, D), 1 + rand(K, 1)), X),
+        "isotropic": (DiagonalGaussian(randn(K, D), 0.5 + rand(1, 1), 0.3 + rand(K, D), 1 + rand(1, 1)), X),
+        "exponential": (Exponential(0.5 + rand(K, D), 1 + rand(K, D)), X.abs()),
+    }
+
+
+NAMES = list(beliefs())
+each = pytest.mark.parametrize("name", NAMES)
+
+
+def responsibilities(seed=2):
+    r = torch.rand(N, K, dtype=F64, generator=torch.Generator().manual_seed(seed))
+    return r / r.sum(1, keepdim=True)
+
+
+@each
+@pytest.mark.parametrize("form", ["distribution", "point", "draw"])
+def test_the_fit_is_linear_in_the_statistics(name, form):
+    belief, x = beliefs()[name]
+    torch.manual_seed(0)
+    theta = {"distribution": belief, "point": belief.mode(), "draw": belief.sample()}[form]
+    r = responsibilities()
+    s = theta.statistics(x, r)
+    torch.testing.assert_close(theta.expected_fit(s), (r * theta.expected_log_prob(x)).sum(0), rtol=1e-12, atol=1e-10)
+    halves = [theta.statistics(x[i::2], r[i::2]) for i in (0, 1)]  # statistics add
+    for key, value in s.items():
+        torch.testing.assert_close(halves[0][key] + halves[1][key], value, rtol=1e-12, atol=1e-10)
+
+
+@each
+def test_statistics_move_to_another_belief(name):
+    belief, x = beliefs()[name]
+    r = responsibilities()
+    other = belief.update(belief.statistics(x, r), belief)
+    moved, taken = other.rebase(belief.statistics(x, r), belief), other.statistics(x, r)
+    for key in taken:
+        torch.testing.assert_close(moved[key], taken[key], rtol=1e-9, atol=1e-9)
+
+
+@each
+def test_a_point_gives_the_density(name):
+    belief, x = beliefs()[name]
+    point = belief.mode()
+    torch.testing.assert_close(point.expected_log_prob(x), point.likelihood().log_prob(x[:, None]), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(point.log_prob(x), point.expected_log_prob(x))
+
+
+@each
+def test_expectations_are_those_of_draws(name):
+    """E_θ log p(x|θ) against 300 draws, four and a half standard errors; KL against E_q[log q − log p] in the same draws."""
+    belief, x = beliefs()[name]
+    prior = belief
+    q = belief.update(belief.statistics(x, responsibilities()), belief)
+    torch.manual_seed(3)
+    draws = [q.sample() for _ in range(300)]
+    log_p = torch.stack([d.expected_log_prob(x[:5]) for d in draws])
+    error = log_p.std(0) / len(draws) ** 0.5
+    assert ((log_p.mean(0) - q.expected_log_prob(x[:5])).abs() < 4.5 * error).all()
+    ratio = torch.stack([(d.kl(prior) - d.kl(q)).sum() for d in draws])  # −log p(θ) + log q(θ)
+    assert abs(ratio.mean() - q.kl(prior).sum()) < 4.5 * ratio.std() / len(draws) ** 0.5
+    assert (q.kl(q).abs() < 1e-9).all() and q.kl(prior).sum() > 0
+
+
+@each
+def test_bayes_rule_holds_at_every_parameter(name):
+    """log p(θ|x) − log p(θ) − log p(x|θ) is the same constant at all θ: minus the evidence, K = 1 VB is exact."""
+    belief, x = beliefs()[name]
+    r = torch.ones(N, K, dtype=F64)
+    q = belief.update(belief.statistics(x, r), belief)
+    torch.manual_seed(4)
+    constants = torch.stack([(d.kl(belief) - d.kl(q)).sum() - d.expected_log_prob(x).sum() for d in (q.sample() for _ in range(5))])
+    evidence = q.expected_fit(q.rebase(belief.statistics(x, r), belief)).sum() - q.kl(belief).sum()
+    torch.testing.assert_close(-constants, evidence.expand(5), rtol=1e-10, atol=1e-8)
+
+
+@each
+def test_the_mode_is_the_best_point(name):
+    """No draw near the mode has a higher posterior density, and gradient steps climb to it without falling."""
+    belief, x = beliefs()[name]
+    q = belief.update(belief.statistics(x, responsibilities()), belief)
+    best = -q.mode().kl(q).sum()
+    torch.manual_seed(5)
+    assert all(-q.sample().kl(q).sum() < best for _ in range(50))
+    theta, before = belief.mode(), -torch.inf
+    for _ in range(60):
+        theta = theta.ascend(q, 1, 0.3)
+        height = float(-theta.kl(q).sum())
+        assert height >= before - 1e-10 * abs(height)
+        before = height
+    assert before == pytest.approx(float(best), rel=1e-6)
+
+
+@each
+def test_zero_weight_and_no_prior_leave_a_component_where_it_was(name):
+    belief, x = beliefs()[name]
+    theta = belief.mode()
+    s = theta.statistics(x, torch.zeros(N, K, dtype=F64))
+    for key, concentration in (("concentration", 0.0), ("kappa", 0.0), ("nu", 0.0)):
+        if key in belief._buffers:
+            belief = belief.replace(**{key: torch.full_like(belief._buffers[key], concentration)})
+    stayed = belief.update(s, theta).mode()
+    torch.testing.assert_close(stayed.mean, theta.mean)
+    assert belief.is_flat and not belief.weak(x).is_flat
+    with pytest.raises(ValueError, match="cannot draw"):
+        belief.sample()
+
+
+@each
+def test_a_fixed_prior_is_not_moved_by_data(name):
+    belief, x = beliefs()[name]
+    fixed = belief.mode()
+    posterior = fixed.update(fixed.statistics(x, responsibilities()), fixed)
+    for key, value in fixed._buffers.items():
+        torch.testing.assert_close(posterior._buffers[key], value, rtol=0, atol=0)
+    assert (fixed.kl(fixed) == 0).all()
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "binomial", "poisson", "categorical", "diagonal", "spherical", "isotropic", "exponential"])
+def test_missing_values_are_left_out(name):
+    """A NaN changes nothing but its own feature: the sum over features of one-feature fits."""
+    belief, x = beliefs()[name]
+    if not x.is_floating_point():
+        x = x.to(F64)
+    x = x.clone()
+    x[::3, 0], x[1::4, 2] = torch.nan, torch.nan
+    r = responsibilities()
+    torch.testing.assert_close(belief.expected_fit(belief.statistics(x, r)), (r * belief.expected_log_prob(x)).sum(0))
+    for d in range(D):
+        rows = ~x[:, d].isnan()
+        alone = torch.full_like(x, torch.nan)
+        alone[:, d] = x[:, d]
+        seen = torch.zeros(N, K, dtype=F64)
+        seen[rows] = belief.expected_log_prob(alone[rows])
+        assert (belief.expected_log_prob(alone)[~rows] == 0).all() and seen.isfinite().all()
+        x_without = x.clone()
+        x_without[:, d] = torch.nan
+        torch.testing.assert_close(belief.expected_log_prob(x) - belief.expected_log_prob(x_without), seen)
+
+
+def test_full_covariances_refuse_missing_values():
+    belief, x = beliefs()["full"]
+    x = x.clone()
+    x[3, 1] = torch.nan
+    with pytest.raises(ValueError, match="1 values are NaN: full covariances need complete rows"):
+        belief.expected_log_prob(x)
+
+
+@each
+def test_divergence_is_the_best_fit_minus_the_fit(name):
+    belief, x = beliefs()[name]
+    if not hasattr(belief, "divergence"):
+        pytest.skip("a Gaussian's is its Mahalanobis distance")
+    divergence = belief.divergence(x)
+    assert (divergence >= 0).all()
+    scores = belief.mode().expected_log_prob(x)
+    torch.testing.assert_close(divergence[:, 0] - divergence[:, 1], scores[:, 1] - scores[:, 0], rtol=1e-8, atol=1e-8)
+
+
+def test_beliefs_are_the_textbooks():
+    a, b = torch.tensor(2.3, dtype=F64), torch.tensor(0.7, dtype=F64)
+    two = Bernoulli((a / (a + b)).view(1, 1), a + b), Bernoulli(torch.full((1, 1), 0.5, dtype=F64), 2.0)
+    torch.testing.assert_close(two[0].kl(two[1])[0], kl_divergence(Beta(a, b), Beta(torch.ones_like(a), torch.ones_like(a))))
+    two = Poisson((a / b).view(1, 1), b), Poisson(torch.full((1, 1), 2.0, dtype=F64), 1.5)
+    torch.testing.assert_close(two[0].kl(two[1])[0], kl_divergence(Gamma(a, b), Gamma(torch.tensor(3.0, dtype=F64), 1.5)))
+    alpha, uniform = torch.tensor([0.3, 2.0, 1.1], dtype=F64), torch.ones(3, dtype=F64)
+    two = Categorical.dirichlet(alpha), Categorical.dirichlet(uniform)
+    torch.testing.assert_close(two[0].kl(two[1]), kl_divergence(Dirichlet(alpha), Dirichlet(uniform)))
+    q, p = (Gaussian(torch.zeros(1, 2, dtype=F64), torch.tensor(c, dtype=F64)[None], torch.inf, nu)
+            for c, nu in (([[2.0, 0.3], [0.3, 1.0]], 5.0), ([[1.0, 0.0], [0.0, 1.0]], 3.0)))
+    wishart = [Wishart(torch.tensor(f.nu.item(), dtype=F64), precision_matrix=f.nu * f.covariance[0]) for f in (q, p)]
+    torch.testing.assert_close(q.kl(p)[0], kl_divergence(*wishart))
+
+
+def test_exponential_priors_are_gamma():
+    """The user's family against torch: λ ~ Gamma(c + 1, c m)."""
+    c, m = torch.tensor(2.0, dtype=F64), torch.tensor(1.5, dtype=F64)
+    q, p = (Exponential(mean.view(1, 1), count) for mean, count in ((m, c), (2 * m, c / 2)))
+    expected = kl_divergence(Gamma(c + 1, c * m), Gamma(c / 2 + 1, c * m))
+    torch.testing.assert_close(q.kl(p)[0], expected)
+
+
+def test_stick_breaking_weights():
+    belief = StickBreaking.process(4, 1.5)
+    counts = torch.tensor([5.0, 0.0, 2.0, 1.0], dtype=F64)
+    q = belief.update({"count": counts.sum(), "sum": counts})
+    beyond = torch.tensor([3.0, 3.0, 1.0, 0.0], dtype=F64)
+    torch.testing.assert_close(q.sticks.mean * q.sticks.concentration[:, None], torch.stack([1 + counts, 1.5 + beyond], -1))
+    torch.manual_seed(0)
+    draws = torch.stack([q.sample().expected_natural for _ in range(4000)])
+    assert ((draws.mean(0) - q.expected_natural).abs() < 4.5 * draws.std(0) / 4000**0.5).all()
+    sticks = [Beta(1 + n, 1.5 + b) for n, b in zip(counts, beyond, strict=True)]
+    expected = sum(kl_divergence(stick, Beta(torch.ones((), dtype=F64), 1.5)) for stick in sticks)
+    torch.testing.assert_close(q.kl(belief), expected)
+    assert float(q.mean.sum()) == pytest.approx(1.0)
+
+
+def test_structural_zeros_stay():
+    rows = Categorical(torch.tensor([[0.5, 0.5, 0.0]], dtype=F64), 3.0)
+    q = rows.update({"count": torch.tensor([4.0], dtype=F64), "sum": torch.tensor([[3.0, 1.0, 0.0]], dtype=F64)})
+    assert q.mean[0, 2] == 0 and q.expected_natural[0, 2] == -torch.inf
+    assert q.kl(rows).isfinite().all() and q.sample().mean[0, 2] == 0
+
+
+def test_expanded_products_equal_explicit_differences():
+    """The fast and the safe way, near and far from the common centre: where products would cancel, differences are taken."""
+    torch.manual_seed(0)
+    for spread, fast in ((3.0, True), (1e6, False)):
+        mean = torch.randn(K, D, dtype=F64) * spread
+        belief = Gaussian(mean, torch.eye(D, dtype=F64).repeat(K, 1, 1))
+        assert belief._expands(F64) is fast
+        x = mean[torch.arange(N) % K] + torch.randn(N, D, dtype=F64)
+        torch.testing.assert_close(belief.expected_log_prob(x), belief.likelihood().log_prob(x[:, None]), rtol=1e-9, atol=1e-7)
+        point = DiagonalGaussian(mean, torch.ones(K, D, dtype=F64))
+        torch.testing.assert_close(point.expected_log_prob(x), point.likelihood().log_prob(x[:, None]), rtol=1e-9, atol=1e-7)
+        r = torch.nn.functional.one_hot(torch.arange(N) % K, K).to(F64)
+        for theta in (belief, point):
+            s = theta.statistics(x, r)
+            y = x - mean[torch.arange(N) % K]
+            torch.testing.assert_close(s["sum"], r.T @ y, rtol=1e-9, atol=1e-8)
+
+
+def test_bad_values_are_refused_in_one_sentence():
+    with pytest.raises(ValueError, match="must be 0 or more, not -1"):
+        Poisson(torch.ones(1, 1), -1.0)
+    with pytest.raises(ValueError, match="has no parameter 'men'; it has mean, covariance, kappa, nu"):
+        Gaussian.flat(2, 2).given(men=0.0)
+    with pytest.raises(ValueError, match=r"mean of shape \(3,\) does not fit \(2, 2\)"):
+        Gaussian.flat(2, 2).given(mean=[0.0, 1.0, 2.0])
+    with pytest.raises(ValueError, match="cannot be shared evenly"):
+        Gaussian(torch.zeros(3, 2), torch.eye(2).repeat(2, 1, 1))
+    with pytest.raises(ValueError, match="component 0 is not positive definite .*try reg_covar"):
+        Gaussian(torch.zeros(2, 2), torch.zeros(2, 2, 2)).factor()
+    assert math.isinf(float(Bernoulli(torch.ones(1, 1) / 2).concentration))

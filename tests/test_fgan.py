@@ -1,0 +1,105 @@
+"""f-GAN against the exact optimum, margin losses as critics, and the experiments of level 9."""
+
+import csv
+import json
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch.distributions import Normal
+
+import emgen
+from emgen import cli, data, models
+from emgen.callbacks import divergences as pictures
+from emgen.divergences import GAN, KL, FDivergence, HingeLoss, JensenShannon, LogisticLoss, TotalVariation, f_projection
+from emgen.objectives import Adversarial
+
+
+def learn(divergence, rows, surrogate=None, epochs=12, seed=0):
+    torch.manual_seed(seed)
+    model = models.LocationScale((1,), loc=0.5, scale=2.0)
+    critic = models.dense_critic((1,), hidden=(16, 16), activation="tanh", squares=True)
+    falling = partial(torch.optim.lr_scheduler.LinearLR, start_factor=1.0, end_factor=0.02, total_iters=epochs)
+    emgen.fit(model, rows, "fgan", critic=critic, divergence=divergence, surrogate=surrogate, non_saturating=False,
+              penalty=None, optimizer=partial(torch.optim.Adam, lr=0.02, betas=(0.5, 0.99)), scheduler=falling,
+              max_epochs=epochs, seed=seed, device="cpu")  # fmt: skip
+    return model, critic
+
+
+class Own(FDivergence):
+    def generator(self, u):
+        return (u.sqrt() - 1) ** 2
+
+
+@pytest.mark.parametrize(
+    ("divergence", "surrogate"), [(KL(), None), (Own(), None), (TotalVariation(sharpness=3.0), HingeLoss())], ids=repr
+)
+def test_f_gan_finds_the_optimum(divergence, surrogate):
+    rows = data.line(weights=[0.4, 0.6], means=[-1.0, 1.5], sds=[0.6, 1.0], train=16_384, batch_size=512)
+    model, _ = learn(divergence, rows, surrogate)
+    density = rows.density
+    target = torch.distributions.MixtureSameFamily(
+        density.mixture_distribution,
+        Normal(density.component_distribution.mean.squeeze(-1), density.component_distribution.stddev.squeeze(-1)),
+    )
+    best = f_projection(target, divergence)
+    learnt = Normal(model.loc.detach().squeeze().double(), model.log_scale.detach().exp().squeeze().double())
+    assert abs(float(learnt.mean - best.mean)) < 0.04 and abs(float(learnt.stddev / best.stddev) - 1) < 0.04
+    assert float(divergence.of(p=target, q=learnt)) < 1.02 * float(divergence.of(p=target, q=best))
+
+
+def test_a_logistic_critic_plays_the_jensen_shannon_game():
+    torch.manual_seed(0)
+    critic = models.dense_critic((2,), hidden=(8,))
+    x, samples = torch.randn(2, 64, 2)
+    taught = Adversarial(LogisticLoss()).critic(critic, x, samples)
+    torch.testing.assert_close(taught.loss, Adversarial(JensenShannon()).critic(critic, x, samples).loss)
+    torch.testing.assert_close(taught.loss, Adversarial(GAN()).critic(critic, x, samples).loss)
+    both, hinge, kl = Adversarial(KL(), surrogate=HingeLoss()), Adversarial(HingeLoss()), Adversarial(KL())
+    torch.testing.assert_close(both.critic(critic, x, samples).loss, hinge.critic(critic, x, samples).loss)
+    torch.testing.assert_close(both.model(critic, samples).loss, kl.model(critic, samples).loss)
+
+
+def test_the_paper_target_is_stratified():
+    rows = data.line(train=4096)
+    x = rows.split("train").double()
+    assert x.shape == (4096, 1) and rows.split("test").shape == (10_000, 1)
+    assert float(x.mean()) == pytest.approx(1.01, abs=2e-3)
+    assert float(x.var()) == pytest.approx(0.33 * (1 + 0.255**2) + 0.67 * 6 - 1.01**2, abs=2e-2)
+    assert (x < 0).double().mean() == pytest.approx(0.33 + 0.67 * 0.5 * (1 + math.erf(-1)), abs=1e-3)
+    with pytest.raises(ValueError, match="expected as many of each"):
+        data.line(weights=[1.0])
+    with pytest.raises(ValueError, match="standard deviations positive"):
+        data.line(sds=[1.0, 0.0])
+
+
+def test_location_scale_draws_are_stratified_and_differentiable():
+    model = models.LocationScale((2,), loc=1.0, scale=2.0)
+    x = model.rsample(512)
+    assert x.shape == (512, 2)
+    torch.testing.assert_close(x.mean(0), torch.ones(2), atol=5e-3, rtol=0)
+    torch.testing.assert_close(x.std(0), 2 * torch.ones(2), atol=3e-2, rtol=0)
+    assert abs(float(torch.corrcoef(x.detach().T)[0, 1])) < 0.2  # strata are shuffled in each coordinate
+    (slope,) = torch.autograd.grad(x.sum(), model.loc)
+    assert (slope == 512).all()
+    torch.testing.assert_close(model.log_prob(x), Normal(1.0, 2.0).log_prob(x).sum(1))
+    with pytest.raises(ValueError, match="scale=0"):
+        models.LocationScale((1,), scale=0.0)
+
+
+def test_cross_table_of_two_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "JUDGES", ("KL", "ReverseKL"))  # to be quick
+    with cli._composer([]) as compose:
+        for number, divergence in enumerate(("kl", "jensen_shannon")):
+            cfg = compose("train", ["experiment=level9_crosstable", f"divergence@trainer.divergence={divergence}",
+                                    "data.train=512", "data.batch_size=256", "lightning.max_epochs=1",
+                                    "callbacks.figures=null", f"paths.run_dir={tmp_path}/{number}"])  # fmt: skip
+            assert {"preferences", "cross_table"} <= set(cfg.callbacks)
+            cli.train(cfg, tmp_path / str(number))
+    rows = list(csv.reader((tmp_path / "cross_table.csv").open()))
+    assert [row[0] for row in rows[1:]] == ["kl", "jensen_shannon"] and len(rows[0]) == 3
+    assert (tmp_path / "cross_table.png").stat().st_size > 5000
+    assert (tmp_path / "0" / "figures" / "divergences.png").exists()
+    summary = json.loads((tmp_path / "1" / "summary.json").read_text())["metrics"]
+    assert summary["divergences/kl"] == pytest.approx(float(rows[2][1])) and summary["divergences/kl"] > 0.28

@@ -1,0 +1,118 @@
+"""scikit-learn's estimators, iterate for iterate from the same random state."""
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn import cluster, mixture
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.utils.estimator_checks import check_estimator
+
+from emgen.sklearn import BayesianGaussianMixture, GaussianMixture, KMeans
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+TYPES = ("full", "tied", "diag", "spherical")
+
+
+@pytest.fixture(scope="module")
+def X():
+    rng = np.random.RandomState(0)
+    return np.vstack([rng.randn(50, 3) @ (rng.randn(3, 3) + np.eye(3)) + rng.randn(3) * 3 for _ in range(4)])
+
+
+def same(ours, theirs, names, tolerance=1e-8):
+    for name in names:
+        a, b = np.asarray(getattr(ours, name)), np.asarray(getattr(theirs, name))
+        assert a.shape == b.shape, name
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("start", ["kmeans", "random", "k-means++"])
+def test_gaussian_mixture_iterates(X, covariance_type, start):
+    reg = 0 if start == "kmeans" else 1e-6  # from single seeds scikit-learn itself needs a regulariser
+    for sweeps in (1, 2, 3, 5, 9, 20):
+        arguments = {"n_components": 4, "covariance_type": covariance_type, "reg_covar": reg, "max_iter": sweeps, "tol": 0,
+                     "init_params": start, "random_state": 3}
+        ours, theirs = GaussianMixture(**arguments).fit(X), mixture.GaussianMixture(**arguments).fit(X)
+        same(ours, theirs, ("weights_", "means_", "covariances_", "n_iter_"))
+        same(ours, theirs, ("precisions_", "precisions_cholesky_"), 1e-6)
+    np.testing.assert_allclose(ours.score_samples(X), theirs.score_samples(X), rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), rtol=1e-7, atol=1e-9)
+    assert ours.bic(X) == pytest.approx(theirs.bic(X)) and ours.aic(X) == pytest.approx(theirs.aic(X))
+    if reg == 0:
+        assert ours.lower_bound_ == pytest.approx(theirs.lower_bound_)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("weights", ["dirichlet_process", "dirichlet_distribution"])
+def test_bayesian_mixture_iterates(X, covariance_type, weights):
+    for sweeps in (1, 2, 3, 5, 9, 20):
+        arguments = {"n_components": 5, "covariance_type": covariance_type, "reg_covar": 0, "max_iter": sweeps, "tol": 0,
+                     "weight_concentration_prior_type": weights, "random_state": 3, "mean_precision_prior": 0.3,
+                     "degrees_of_freedom_prior": 4.5}
+        ours, theirs = BayesianGaussianMixture(**arguments).fit(X), mixture.BayesianGaussianMixture(**arguments).fit(X)
+        same(ours, theirs, ("weights_", "means_", "covariances_", "mean_precision_", "degrees_of_freedom_", "weight_concentration_",
+                            "covariance_prior_", "mean_prior_", "weight_concentration_prior_"))
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), rtol=1e-7, atol=1e-9)
+    if covariance_type == "full":  # the bound has all its constants, and only they are between us
+        gap = ours.lower_bounds_[-1] - theirs.lower_bounds_[-1]
+        np.testing.assert_allclose(np.array(ours.lower_bounds_) - np.array(theirs.lower_bounds_), gap, rtol=0, atol=1e-8)
+        np.testing.assert_allclose(ours.score_samples(X), theirs.score_samples(X), rtol=1e-8, atol=1e-8)
+
+
+def test_given_starts_and_restarts(X):
+    start = {"weights_init": np.full(3, 1 / 3), "means_init": X[[0, 60, 120]], "precisions_init": np.stack([np.eye(3)] * 3)}
+    for sweeps in (1, 4):
+        arguments = {"n_components": 3, "max_iter": sweeps, "tol": 0, "reg_covar": 0, **start}
+        same(GaussianMixture(**arguments).fit(X), mixture.GaussianMixture(**arguments).fit(X), ("weights_", "means_", "covariances_"))
+    arguments = {"n_components": 4, "n_init": 3, "random_state": 0, "init_params": "random"}
+    same(GaussianMixture(**arguments).fit(X), mixture.GaussianMixture(**arguments).fit(X), ("means_", "n_iter_", "converged_"), 1e-6)
+    warm = GaussianMixture(n_components=4, max_iter=3, tol=0, warm_start=True, random_state=0)
+    whole = GaussianMixture(n_components=4, max_iter=6, tol=0, random_state=0).fit(X)
+    np.testing.assert_allclose(warm.fit(X).fit(X).means_, whole.means_, rtol=1e-10)
+
+
+@pytest.mark.parametrize("init", ["k-means++", "random", "given"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_k_means_iterates(X, init, weighted):
+    weight = np.random.RandomState(1).rand(len(X)) * 3 if weighted else None
+    for sweeps in (1, 2, 3, 6, 300):
+        arguments = {"n_clusters": 6, "init": X[:6] if init == "given" else init, "max_iter": sweeps, "random_state": 5, "n_init": 1}
+        ours = KMeans(**arguments).fit(X, sample_weight=weight)
+        theirs = cluster.KMeans(**arguments).fit(X, sample_weight=weight)
+        same(ours, theirs, ("cluster_centers_", "labels_", "inertia_", "n_iter_"))
+    np.testing.assert_allclose(ours.transform(X), theirs.transform(X), atol=1e-8)
+    assert ours.score(X) == pytest.approx(theirs.score(X)) and (ours.predict(X) == theirs.predict(X)).all()
+
+
+def test_k_means_with_far_clusters_and_restarts():
+    rng = np.random.RandomState(0)
+    X = rng.randn(300, 4) + 1e4 * rng.randn(5, 4)[rng.randint(5, size=300)]
+    ours, theirs = (K(5, n_init=5, random_state=2).fit(X) for K in (KMeans, cluster.KMeans))
+    assert ours.inertia_ == pytest.approx(theirs.inertia_)
+
+
+@pytest.mark.parametrize("estimator", [GaussianMixture(), BayesianGaussianMixture(), KMeans(n_clusters=3)], ids=lambda e: type(e).__name__)
+def test_scikit_learns_own_checks(estimator):
+    """scikit-learn marks the weight check of its own KMeans as expected to fail: seeds are drawn from rows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        failed = {r["check_name"] for r in check_estimator(estimator, on_fail=None) if r["status"] == "failed"}
+    assert failed <= ({"check_sample_weight_equivalence_on_dense_data"} if isinstance(estimator, KMeans) else set())
+
+
+def test_samples_and_errors(X):
+    model = GaussianMixture(3, random_state=0).fit(X)
+    rows, labels = model.sample(4000)
+    assert rows.shape == (4000, 3) and (np.diff(labels) >= 0).all()
+    np.testing.assert_allclose(np.bincount(labels) / 4000, model.weights_, atol=0.04)
+    np.testing.assert_allclose(rows[labels == 0].mean(0), model.means_[0], atol=5 * np.sqrt(model.covariances_[0].max() / 1000))
+    with pytest.raises(NotFittedError):
+        GaussianMixture().predict(X)
+    for arguments, sentence in (({"n_components": 0}, "n_components=0 must be 1 or more"), ({"covariance_type": "fulll"}, "is not one of full"),
+                                ({"init_params": "kmean"}, "is not one of kmeans"), ({"n_components": 500}, "at least as many samples")):
+        with pytest.raises(ValueError, match=sentence):
+            GaussianMixture(**arguments).fit(X)
+    with pytest.warns(ConvergenceWarning, match="still moved by more than tol"):
+        GaussianMixture(4, max_iter=1, random_state=0).fit(X)
