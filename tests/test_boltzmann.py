@@ -9,6 +9,7 @@ from torch.distributions import Independent, Normal
 from torch.optim import SGD
 
 from emgen.data import Data
+from emgen.estimators.chains import walk
 from emgen.models import BoltzmannMachine, DeepBoltzmannMachine
 from emgen.models.boltzmann import binary_states
 from emgen.models.units import Binary, Gaussian, Multinomial
@@ -256,6 +257,56 @@ def test_statistics_are_the_gradient_of_the_energy(centred, units):
     default = torch.autograd.grad(machine.energy(x).mean() - machine.energy(chain).mean(), list(machine.parameters()))
     for got, want in zip(exact, default):
         torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("kind", [BoltzmannMachine, DeepBoltzmannMachine])
+def test_mixed_precision_leaves_the_contrast_its_digits(kind):
+    """Given the chain, the gradient is the one of full precision; only the chain's own products are rounded."""
+    torch.manual_seed(0)
+    x = (torch.rand(200, 30) < 0.3).float()
+    machine = kind((30,), 20 if kind is BoltzmannMachine else (20, 10))
+    chain = walk(machine.gibbs, x, 1)
+    plain = ContrastiveDivergence()(machine, x, chain).loss
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = ContrastiveDivergence()(machine, x, chain).loss
+    parameters = list(machine.parameters())
+    for a, b in zip(torch.autograd.grad(mixed, parameters), torch.autograd.grad(plain, parameters)):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("kind", [BoltzmannMachine, DeepBoltzmannMachine])
+def test_a_step_under_lightnings_mixed_precision_is_near_one_in_full(kind):
+    import pytorch_lightning as lightning
+
+    torch.manual_seed(0)
+    rows = (torch.rand(4000, 30) < torch.linspace(0.02, 0.9, 30)).float()
+    moved = {}
+    for precision in ("32-true", "bf16-mixed"):
+        torch.manual_seed(1)
+        machine = kind((30,), 20 if kind is BoltzmannMachine else (20, 10))
+        before = torch.cat([p.detach().flatten().clone() for p in machine.parameters()])
+        trainer = lightning.Trainer(max_epochs=1, precision=precision, logger=False, enable_checkpointing=False,
+                                    accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
+        trainer.fit(CD(machine, optimizer=partial(SGD, lr=1.0)), Data(rows, batch_size=4000))
+        moved[precision] = torch.cat([p.detach().flatten() for p in machine.parameters()]) - before
+    full, mixed = moved.values()
+    assert mixed.dtype == torch.float32 and full.norm() > 0
+    assert (mixed - full).norm() < 0.02 * full.norm()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [BoltzmannMachine, DeepBoltzmannMachine])
+def test_rare_units_are_drawn_as_often_under_mixed_precision(kind):
+    """σ(−7) = .00091; uniforms of 8 bits would draw such units three times too often."""
+    torch.manual_seed(0)
+    machine = kind((50,), 50 if kind is BoltzmannMachine else (50, 50))
+    for parameter in machine.parameters():
+        parameter.fill_(0.0 if parameter.dim() > 1 else -7.0)
+    n, p = 20_000, torch.tensor(-7.0).sigmoid()
+    with torch.autocast("cpu", torch.bfloat16):
+        state = machine.gibbs(torch.zeros(n, 50))
+    assert state.dtype == torch.float32
+    assert (state.mean() - p).abs() < 4 * (p / (n * state.shape[1])).sqrt()
 
 
 def test_decay_and_sparsity_are_part_of_the_loss():

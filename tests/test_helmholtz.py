@@ -136,6 +136,43 @@ def test_an_adversary_reaches_every_generative_parameter(name):
     assert all(bool((g != 0).any()) for g in gradients)
 
 
+HEADS = [heads.Bernoulli, heads.Gaussian, partial(heads.Gaussian, scale=0.3), partial(heads.Categorical, classes=3), heads.OneHot,
+         heads.Dirac]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_answers_in_full_precision_under_mixed_precision(head):
+    """Its products are rounded to 8 bits and no more: draws, densities and what they sum to are not."""
+    torch.manual_seed(0)
+    built, features = head(5, (8,)), torch.randn(1000, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        d = built(features)
+        draw = d.sample()
+        log_p = d.log_prob(draw)
+    full = built(features)
+    assert log_p.dtype == torch.float32 and draw.dtype in (torch.float32, torch.int64)
+    if head is not heads.Dirac:
+        torch.testing.assert_close(log_p, full.log_prob(draw), rtol=0.01, atol=0.2)
+        assert abs(float(log_p.mean() - full.log_prob(draw).mean())) < 0.01
+
+
+@torch.no_grad()
+def test_rare_units_are_dreamt_as_often_under_mixed_precision():
+    """σ(−7) = .00091; uniforms of 8 bits would draw such units three times too often."""
+    torch.manual_seed(0)
+    model = helmholtz_machine((50,), layers=(50,))
+    for layer in (model.top, model.generative[0]):
+        nn.init.constant_(layer.head.logits.bias, -7.0)
+        nn.init.zeros_(layer.head.logits.weight)
+    n, p = 20_000, torch.tensor(-7.0).sigmoid()
+    with torch.autocast("cpu", torch.bfloat16):
+        z = model.prior().sample((n,))
+        x = model.likelihood(z).sample()
+    for units in (z[0], x):
+        assert (units.mean() - p).abs() < 4 * (p / units.numel()).sqrt()
+
+
 @pytest.mark.parametrize("logit, temperature", [(-2.0, 0.3), (0.4, 1.0), (3.0, 2.0)])
 def test_relaxed_bernoulli_draws_are_exact_and_their_gradient_is_that_of_the_soft_mean(logit, temperature, monkeypatch):
     n = 200_000

@@ -13,6 +13,7 @@ from emgen.estimators.normalising import (
     bridge,
     bridge_sampling,
     importance_sampling,
+    log_partition,
     path_sampling,
     reverse_annealed_importance_sampling,
 )
@@ -168,6 +169,20 @@ def test_deep_machines_and_every_kind_of_visible_unit_have_constants_too():
         exact = machine.log_partition().item()
         within(annealed_importance_sampling(machine, ladder(50), 2000), exact)
         within(bridge_sampling(machine, ladder(6), 2000, 10), exact)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("hidden", [10, 21])  # enumerated, annealed
+def test_a_constant_asked_for_in_mixed_precision_has_full_precision(hidden):
+    torch.manual_seed(0)
+    machine = BoltzmannMachine((6,), hidden)
+    machine.weight.normal_()
+    found = []
+    for mixed in (False, True):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            found.append(log_partition(machine, 20, 100).value)
+    assert torch.equal(*found)
 
 
 def test_the_ladder_and_the_weights_are_checked():

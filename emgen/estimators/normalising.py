@@ -194,11 +194,12 @@ def log_partition(machine: Any, temperatures: int = 1000, chains: int = 100) -> 
         temperatures: steps of the ladder, evenly spaced.
         chains: of AIS.
     """
-    try:
-        exact = machine.log_partition()
-    except ValueError:
-        betas = torch.linspace(0, 1, temperatures + 1, device=machine.log_z0().device)
-        return annealed_importance_sampling(machine, betas, chains)
+    device = machine.log_z0().device
+    with torch.autocast(device.type, enabled=False):  # a trainer may call it in the middle of a step of mixed precision
+        try:
+            exact = machine.log_partition()
+        except ValueError:
+            return annealed_importance_sampling(machine, torch.linspace(0, 1, temperatures + 1, device=device), chains)
     return LogMean(exact, torch.zeros_like(exact), torch.full_like(exact, chains))
 
 

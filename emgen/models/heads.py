@@ -54,12 +54,11 @@ class Gaussian(nn.Module):
             nn.init.constant_(self.raw_scale.bias, math.log(math.expm1(1.0)))
 
     def forward(self, features: Tensor) -> distributions.Distribution:
-        mean = self.mean(features)
+        mean = shaped(self.mean(features), self.event_shape)
         if self.raw_scale is None:
             scale = torch.full_like(mean, self.scale)
         else:
-            scale = nn.functional.softplus(self.raw_scale(features)) + self.min_scale
-        mean, scale = shaped(mean, self.event_shape), shaped(scale, self.event_shape)
+            scale = nn.functional.softplus(shaped(self.raw_scale(features), self.event_shape)) + self.min_scale
         return distributions.Independent(distributions.Normal(mean, scale, validate_args=False), len(self.event_shape))
 
 
@@ -122,5 +121,10 @@ class OneHot(nn.Module):
 
 
 def shaped(flat: Tensor, shape: torch.Size) -> Tensor:
-    """The last dimension of `flat` as an event of this shape; a vector is one already."""
+    """The last dimension of `flat` as an event of this shape (a vector is one already), in full precision.
+
+    Under mixed precision the layer before gives 8 bits: uniforms of so few drew a rare unit three times too often, and a
+    log-likelihood of hundreds of nats was rounded to whole ones.
+    """
+    flat = flat.float() if flat.dtype in (torch.bfloat16, torch.float16) else flat
     return flat if len(shape) == 1 else flat.view(flat.shape[:-1] + shape)

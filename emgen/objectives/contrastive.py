@@ -53,7 +53,9 @@ class ContrastiveDivergence:
             x: data (B, *event).
             chain: states of the Markov chain, as `model.gibbs` returns them.
         """
-        loss = _exact(model, x, chain) if hasattr(model, "statistics") else model.energy(x).mean() - model.energy(chain).mean()
+        with torch.autocast(x.device.type, enabled=False):  # a small difference of large sums needs all its digits
+            exact = hasattr(model, "statistics")
+            loss = _exact(model, x, chain) if exact else model.energy(x).mean() - model.energy(chain).mean()
         parts = {"contrast": loss}
         if self.weight_decay:
             loss = loss + self.weight_decay / 2 * sum(w.square().sum() for w in model.parameters() if w.dim() > 1)
@@ -81,8 +83,7 @@ class ModelPhase:
 def _exact(model: Any, x: Tensor, chain: Tensor) -> Tensor:
     """The contrast of an exponential family, −⟨θ, E_x[s] − E_chain[s]⟩: linear in θ, so its gradient needs no graph."""
     sign = torch.cat([x.new_full((len(x),), 1 / len(x)), x.new_full((len(chain),), -1 / len(chain))])
-    with torch.autocast(x.device.type, enabled=False):  # a small difference of large sums needs all its digits
-        statistics = model.statistics(torch.cat([x, chain]), sign)
+    statistics = model.statistics(torch.cat([x, chain]), sign)
     parameters = dict(model.named_parameters())
     products = [torch.dot(parameters[name].flatten(), value.flatten()) for name, value in statistics.items()]
     return -torch.stack(products).sum()
