@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Gamma, Independent, Normal
 
-from emgen.families.base import Family, masked, observed, per_component, remembered, share
+from emgen.families.base import Family, masked, observed, per_component, remembered, share, spread
 
 ROWS = 512  # rows a block where differences are taken explicitly
 
@@ -62,7 +62,7 @@ class DiagonalGaussian(Family):
 
     def expected_log_prob(self, x: Tensor) -> Tensor:
         """E log N(x|μ, 1/λ) = −½ Σ_d [log 2π − E log λ + 1/κ + ((x − m)² + ε)/v] over what was seen, (N, K)."""
-        x, seen = observed(x)
+        x, seen = observed(x, self.mean.shape[1])
         centre, weight, shift, constant = (c.to(x.dtype) for c in self._scorer())
         if not self._safe(x.dtype):
             quadratic = self._differences(x, seen, weight)
@@ -77,7 +77,7 @@ class DiagonalGaussian(Family):
 
     def statistics(self, x: Tensor, r: Tensor) -> dict[str, Tensor]:
         """Moments about the current means, (x − m_k): count, sum and scatter, each (K, D)."""
-        x, seen = observed(x)
+        x, seen = observed(x, self.mean.shape[1])
         dtype = self.mean.dtype
         centre = self._scorer()[0]
         y = x.to(dtype) - centre
@@ -96,11 +96,11 @@ class DiagonalGaussian(Family):
                 z = z if seen is None else masked(z.transpose(1, 2), seen[rows]).transpose(1, 2)
                 total += torch.einsum("nk,nkd->kd", r[rows], z)
                 scatter += torch.einsum("nk,nkd->kd", r[rows], z.square())
-        return {"count": count, "sum": total, "scatter": scatter + self.reg_covar * count}
+        return {"count": count, "sum": total, "scatter": scatter}
 
     def expected_fit(self, s: dict[str, Tensor]) -> Tensor:
         fit = s["count"] * (math.log(2 * math.pi) + 1 / self.kappa - self._shared(self._expected_log()))
-        return -0.5 * per_component(fit + s["scatter"] / self._shared(self.variance))
+        return -0.5 * per_component(fit + (s["scatter"] + self.reg_covar * s["count"]) / self._shared(self.variance))
 
     # --- the belief itself --------------------------------------------------------------------------------------------
 
@@ -113,7 +113,7 @@ class DiagonalGaussian(Family):
         prior = torch.where(self.kappa > 0, self.mean, about.mean)
         moved = share(count, kappa)
         between = torch.where(self.kappa.isinf(), count, torch.where(self.kappa > 0, self.kappa * moved, 0.0))
-        scatter = (s["scatter"] - offset * s["sum"]).clamp(min=0) + between * (data - prior).square()
+        scatter = (s["scatter"] - offset * s["sum"]).clamp(min=0) + between * (data - prior).square() + self.reg_covar * count
         expected = torch.where(self.nu > 0, self.variance, about.variance)
         variance = torch.lerp(expected, share(self._pooled(scatter), held), share(held, nu))
         if not (variance > 0).all():
@@ -162,11 +162,10 @@ class DiagonalGaussian(Family):
     def holds_one_row(self) -> bool:
         return bool((self.nu > 0).all()) or self.reg_covar > 0 or len(self.variance) < len(self.mean)
 
-    def weak(self, x: Tensor) -> "DiagonalGaussian":
+    def weak(self, x: Tensor, weight: Tensor | None = None) -> "DiagonalGaussian":
         """Where flat, κ = 1 at the data's mean and ν = 1 at their variance."""
-        x = x.reshape(len(x), -1).to(self.mean.dtype)
-        mean = x.nanmean(0)
-        variance = (x - mean).square().nanmean(0) + self.reg_covar
+        mean, variance = spread(x.reshape(len(x), -1).to(self.mean.dtype), weight)
+        variance = variance + self.reg_covar
         variance = variance if self.variance.shape[1] > 1 else variance.mean(0, keepdim=True)
         return self.replace(mean=torch.where(self.kappa == 0, mean, self.mean),
                             variance=torch.where(self.nu == 0, variance, self.variance),

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
 from emgen.families.base import Family, complete, remembered, share
-from emgen.families.quadratic import ACCURACY, ROWS, expand, moments, packed, unpacked
+from emgen.families.quadratic import ACCURACY, ROWS, expand, moments, outer, packed, trace, unpacked
 
 
 class Gaussian(Family):
@@ -65,7 +65,7 @@ class Gaussian(Family):
 
     def expected_log_prob(self, x: Tensor) -> Tensor:
         """E log N(x|μ_k, Λ⁻¹) = log N(x|m_k, C) + ½(E log|Λ| + log|C|) − D/2κ_k − (ε/2) tr C⁻¹, (N, K)."""
-        x = complete(x)
+        x = complete(x, self.mean.shape[1])
         out = x.new_empty(len(self.mean), len(x))
         if self._expands(x.dtype):
             coefficients = self._quadratics()[1].to(x.dtype)
@@ -80,8 +80,8 @@ class Gaussian(Family):
         return out.mul_(-0.5).add_(constant[:, None]).T
 
     def statistics(self, x: Tensor, r: Tensor) -> dict[str, Tensor]:
-        """Moments about the current means, (x − m_k): count, sum and scatter (with ε a datum on its diagonal)."""
-        x = complete(x)
+        """Moments about the current means, (x − m_k): count, sum and scatter."""
+        x = complete(x, self.mean.shape[1])
         exact = self._expands(x.dtype)
         if exact:
             sums = self.mean.new_zeros(len(self.mean), 1 + x.shape[1] + x.shape[1] * (x.shape[1] + 1) // 2)
@@ -89,21 +89,20 @@ class Gaussian(Family):
                 sums += (features @ r[block].to(x.dtype)).T
             count, total, scatter = unpacked(sums, x.shape[1])
             shift = self.mean - self._quadratics()[0]
-            cross = _outer(shift, total)
+            cross = outer(shift, total)
             raw = scatter.diagonal(dim1=1, dim2=2)
             lost = raw * torch.finfo(x.dtype).eps > ACCURACY.get(x.dtype, 1e-3) * (raw - total * share(total, count[:, None]))
             exact = not (lost & (count > 0)[:, None]).any()  # else more cancels than the current covariances foretold
-            scatter = scatter - cross - cross.mT + count[:, None, None] * _outer(shift, shift)
+            scatter = scatter - cross - cross.mT + count[:, None, None] * outer(shift, shift)
             total = total - count[:, None] * shift
         if not exact:
             count = r.sum(0, dtype=self.mean.dtype)
             total, scatter = moments(x, r, self.mean)
-        scatter.diagonal(dim1=1, dim2=2).add_(self.reg_covar * count[:, None])
         return {"count": count, "sum": total, "scatter": scatter}
 
     def expected_fit(self, s: dict[str, Tensor]) -> Tensor:
         log_det, inverse = self._shared(self.expected_log_det()), self._shared(self.precision())
-        fit = self.mean.shape[1] * (math.log(2 * math.pi) + 1 / self.kappa) - log_det
+        fit = self.mean.shape[1] * (math.log(2 * math.pi) + 1 / self.kappa) - log_det + self.reg_covar * trace(inverse)
         return -0.5 * (s["count"] * fit + (inverse * s["scatter"]).sum((1, 2)))
 
     # --- the belief itself --------------------------------------------------------------------------------------------
@@ -113,11 +112,12 @@ class Gaussian(Family):
         held = self._pooled(count)
         kappa, nu = self.kappa + count, self.nu + held
         offset = share(s["sum"], count[:, None])
-        data, scatter = about.mean + offset, s["scatter"] - _outer(offset, s["sum"])
+        data, scatter = about.mean + offset, s["scatter"] - outer(offset, s["sum"])
         prior = torch.where(self.kappa[:, None] > 0, self.mean, about.mean)
         moved = share(count, kappa)
         between = torch.where(self.kappa.isinf(), count, torch.where(self.kappa > 0, self.kappa * moved, 0.0))
-        observed = share(self._pooled(scatter + between[:, None, None] * _outer(data - prior, data - prior)), held[:, None, None])
+        scatter.diagonal(dim1=1, dim2=2).add_(self.reg_covar * count[:, None])
+        observed = share(self._pooled(scatter + between[:, None, None] * outer(data - prior, data - prior)), held[:, None, None])
         expected = torch.where(self.nu[:, None, None] > 0, self.covariance, about.covariance)
         covariance = torch.lerp(expected, observed, share(held, nu)[:, None, None].expand_as(expected))
         mean = torch.lerp(prior, data, moved[:, None].expand_as(prior))
@@ -129,8 +129,8 @@ class Gaussian(Family):
 
     def rebase(self, s: dict[str, Tensor], about: Family) -> dict[str, Tensor]:
         shift = about.mean - self.mean
-        cross = _outer(shift, s["sum"])
-        scatter = s["scatter"] + cross + cross.mT + s["count"][:, None, None] * _outer(shift, shift)
+        cross = outer(shift, s["sum"])
+        scatter = s["scatter"] + cross + cross.mT + s["count"][:, None, None] * outer(shift, shift)
         return {"count": s["count"], "sum": s["sum"] + s["count"][:, None] * shift, "scatter": scatter}
 
     def mode(self) -> "Gaussian":
@@ -156,7 +156,7 @@ class Gaussian(Family):
         tie = torch.where(posterior.kappa > 0, posterior.kappa / posterior._shared(posterior.nu), 0.0).nan_to_num(0.0)
         for _ in range(steps):  # in turn: each block's conditional optimum is a share of the way off
             mean = torch.lerp(mean, posterior.mean, lr)
-            away = _outer(away := mean - posterior.mean, away)
+            away = outer(away := mean - posterior.mean, away)
             covariance = torch.lerp(covariance, posterior.covariance + self._pooled(tie[:, None, None] * away), lr)
         return self.replace(mean=mean, covariance=covariance).mode()
 
@@ -184,12 +184,13 @@ class Gaussian(Family):
     def holds_one_row(self) -> bool:
         return bool((self.nu > 0).all()) or self.reg_covar > 0 or len(self.covariance) < len(self.mean)
 
-    def weak(self, x: Tensor) -> "Gaussian":
+    def weak(self, x: Tensor, weight: Tensor | None = None) -> "Gaussian":
         """Where flat, κ = 1 at the data's mean and ν = D at their covariance."""
-        x = complete(x).to(self.mean.dtype)
-        centred = x - (mean := x.mean(0))
+        x = complete(x, self.mean.shape[1]).to(self.mean.dtype)
+        share = x.new_full((len(x), 1), 1 / len(x)) if weight is None else (weight / weight.sum()).to(x.dtype)[:, None]
+        centred = x - (mean := (share * x).sum(0))
         features = x.shape[1]
-        covariance = centred.mT @ centred / len(x) + self.reg_covar * torch.eye(features, dtype=x.dtype, device=x.device)
+        covariance = centred.mT @ (share * centred) + self.reg_covar * torch.eye(features, dtype=x.dtype, device=x.device)
         return self.replace(mean=torch.where(self.kappa[:, None] == 0, mean, self.mean),
                             covariance=torch.where(self.nu[:, None, None] == 0, covariance, self.covariance),
                             kappa=torch.where(self.kappa == 0, 1.0, self.kappa), nu=torch.where(self.nu == 0, features, self.nu))
@@ -224,8 +225,8 @@ class Gaussian(Family):
         eye = torch.eye(features, dtype=self.mean.dtype, device=self.mean.device)
         whiten = self._shared(torch.linalg.solve_triangular(self.factor(), eye, upper=False))
         shift = -torch.einsum("kde,ke->kd", whiten, self.mean)
-        trace = self.reg_covar * whiten.square().sum((1, 2))
-        constant = self._shared(self.expected_log_det()) - features * (math.log(2 * math.pi) + 1 / self.kappa) - trace
+        penalty = self.reg_covar * whiten.square().sum((1, 2))
+        constant = self._shared(self.expected_log_det()) - features * (math.log(2 * math.pi) + 1 / self.kappa) - penalty
         return whiten.flatten(0, 1), shift.flatten(), 0.5 * constant
 
     @remembered
@@ -273,8 +274,8 @@ class Gaussian(Family):
         features = self.mean.shape[1]
         held, proper = (self.nu > 0) & self.nu.isfinite(), (self.nu > features - 1) & self.nu.isfinite()
         nu = torch.where(held, self.nu, 1.0)
-        trace = (self.covariance * belief.precision()).sum((1, 2))
-        value = 0.5 * nu * (trace - belief.expected_log_det())
+        mismatch = (self.covariance * belief.precision()).sum((1, 2))
+        value = 0.5 * nu * (mismatch - belief.expected_log_det())
         safe = torch.where(proper, self.nu, features)
         log_det = 2 * self.factor().diagonal(dim1=1, dim2=2).log().sum(1) + features * (safe / 2).log()
         constant = torch.special.multigammaln(safe / 2, features) - 0.5 * safe * log_det
@@ -287,10 +288,6 @@ class Gaussian(Family):
     def _pooled(self, per_component: Tensor) -> Tensor:
         """One value a covariance, the sum over the components that share it."""
         return per_component.view(len(self.covariance), -1, *per_component.shape[1:]).sum(1)
-
-
-def _outer(a: Tensor, b: Tensor) -> Tensor:
-    return a[:, :, None] * b[:, None, :]
 
 
 def _not_positive(belief: Gaussian, g: int, mass: float | None = None) -> ValueError:

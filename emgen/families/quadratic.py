@@ -1,6 +1,6 @@
 """Quadratic forms over rows, two ways: expanded products (fast) and explicit differences (safe)."""
 
-__all__ = ["ACCURACY", "ROWS", "expand", "moments", "packed", "unpacked"]
+__all__ = ["ACCURACY", "ROWS", "expand", "moments", "outer", "packed", "trace", "unpacked"]
 
 import torch
 from torch import Tensor
@@ -47,3 +47,13 @@ def moments(x: Tensor, r: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         total += weighted.sum(-1)
         scatter += weighted @ y.mT
     return total, scatter
+
+
+def outer(a: Tensor, b: Tensor) -> Tensor:
+    """a_k b_kᵀ, (K, D, D)."""
+    return a[:, :, None] * b[:, None, :]
+
+
+def trace(matrices: Tensor) -> Tensor:
+    """The trace of each of (K, D, D)."""
+    return matrices.diagonal(dim1=1, dim2=2).sum(1)

@@ -4,6 +4,7 @@ __all__ = ["BayesianGaussianMixture"]
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,8 +80,8 @@ class BayesianGaussianMixture(_Mixture):
         raise ValueError(f"weight_concentration_prior_type={self.weight_concentration_prior_type!r} is neither dirichlet_process nor "
                          "dirichlet_distribution")
 
-    def _read(self) -> None:
-        super()._read()
+    def _read(self, dtype: np.dtype) -> None:
+        super()._read(dtype)
         weights, components = self.model_.weights, self.model_.components
         if isinstance(weights, StickBreaking):
             beta = (weights.sticks.mean * weights.sticks.concentration[:, None]).numpy()

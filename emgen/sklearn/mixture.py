@@ -33,7 +33,7 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
         """The mixture with its priors."""
 
     @abstractmethod
-    def _bound(self, elbo: float, n: int) -> float:
+    def _bound(self, trainer: EM, n: int) -> float:
         """The lower bound in scikit-learn's units."""
 
     def fit(self, X: Any, y: Any = None) -> Any:
@@ -50,14 +50,14 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
         runs = []
         for _ in range(1 if going_on else self.n_init):
             model = self.model_ if going_on else self._started(x, X, rng)
-            runs.append((model, *self._climb(model, x)))
+            runs.append((model, *self._climb(model, x, self.lower_bound_ if going_on else -math.inf)))
         self.model_, self.lower_bounds_, self.converged_ = max(runs, key=lambda run: run[1][-1] if run[1] else -math.inf)
         self.n_iter_ = len(self.lower_bounds_)
         self.lower_bound_ = self.lower_bounds_[-1] if self.lower_bounds_ else -math.inf
         if self.max_iter and not self.converged_:
             warnings.warn(f"the lower bound still moved by more than tol={self.tol} after {self.max_iter} iterations: raise "
                           "max_iter or tol, or look at the data", ConvergenceWarning, stacklevel=2)
-        self._read()
+        self._read(X.dtype)
         return self.predict(X)
 
     def predict(self, X: Any) -> np.ndarray:
@@ -82,19 +82,17 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
         if n_samples < 1:
             raise ValueError(f"n_samples={n_samples}: draw at least one row")
         rng = check_random_state(self.random_state)
-        labels = np.repeat(np.arange(self.n_components), rng.multinomial(n_samples, self.weights_))
-        with torch.random.fork_rng():
-            torch.manual_seed(rng.randint(2**31))
-            rows = self.model_.components.likelihood().sample((n_samples,)).numpy()
-        return rows[np.arange(n_samples), labels], labels
+        counts, rows, matrix = rng.multinomial(n_samples, self.weights_), [], self.covariance_type in ("full", "tied")
+        for mean, spread, n in zip(self.means_, [self.covariances_] * len(counts) if self.covariance_type == "tied" else self.covariances_,
+                                   counts, strict=True):
+            rows.append(rng.multivariate_normal(mean, spread, int(n)) if matrix
+                        else mean + rng.standard_normal((n, len(mean))) * np.sqrt(spread))
+        return np.vstack(rows), np.repeat(np.arange(len(counts)), counts)
 
     def _posterior(self, X: Any) -> Any:
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        reg_covar, self.model_.components.reg_covar = self.model_.components.reg_covar, 0.0  # no part of the density
-        posterior = self.model_.posterior(torch.as_tensor(np.ascontiguousarray(X)))
-        self.model_.components.reg_covar = reg_covar
-        return posterior
+        return self.model_.posterior(torch.as_tensor(np.ascontiguousarray(X)))
 
     def _started(self, x: Tensor, X: np.ndarray, rng: np.random.RandomState) -> Mixture:
         """A model at scikit-learn's start: its own seeds and labels from the same random numbers, then an M-step."""
@@ -111,20 +109,31 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
             r /= r.sum(1, keepdims=True)
         model = self._model(x.double())
         model.start(x, self._belief, torch.as_tensor(r))
+        if self.covariance_type == "tied" and not r.any(1).all():  # scikit-learn counts the squares of rows in no component too
+            rest, nu = x.double()[~torch.as_tensor(r).any(1)], model.components.nu
+            mass = torch.where(nu.isinf(), r.sum(), nu)[:, None, None]
+            model.components = model.components.replace(covariance=model.components.covariance + rest.T @ rest / mass)
         return model
 
-    def _climb(self, model: Mixture, x: Tensor) -> tuple[list[float], bool]:
-        """The lower bound of each iteration until it moves by less than tol, and whether it did."""
-        trainer, bounds = EM(model, parameters=self._belief, tol=None), []
-        trainer.guarantee = "none" if getattr(model.components, "wishart", False) else trainer.guarantee
+    def _climb(self, model: Mixture, x: Tensor, before: float) -> tuple[list[float], bool]:
+        """The lower bound of each iteration until it moves by less than tol, and whether it did.
+
+        The M-step adds reg_covar, from the prior; scikit-learn's E-step does not know of it, which is what monotone EM would ask.
+        """
+        trainer, bounds, change = EM(model, parameters=self._belief, tol=None), [], math.inf
+        if self.reg_covar or getattr(model.components, "wishart", False):
+            trainer.guarantee = "none"
         for i in range(self.max_iter):
+            model.components.reg_covar = 0.0
             trainer.training_step(x, 0)
             bounds.append(self._bound(trainer, len(x)))
             if self.verbose and (i + 1) % self.verbose_interval == 0:
                 print(f"iteration {i + 1}: lower bound {bounds[-1]:.6f}")
-            if i and abs(bounds[-1] - bounds[-2]) < self.tol:
-                return bounds, True
-        return bounds, False
+            change, before = abs(bounds[-1] - before), bounds[-1]
+            if change < self.tol:
+                break
+        model.components.reg_covar = 0.0  # no part of the density
+        return bounds, change < self.tol
 
     def _check(self, rows: int) -> None:
         for name, low in (("n_components", 1), ("max_iter", 0), ("n_init", 1), ("tol", 0), ("reg_covar", 0)):
@@ -136,10 +145,9 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
         if rows < self.n_components:
             raise ValueError(f"n_components={self.n_components} needs at least as many samples, but there are {rows}")
 
-    def _read(self) -> None:
-        """The attributes of scikit-learn from the model's buffers."""
+    def _read(self, dtype: np.dtype) -> None:
+        """The attributes of scikit-learn from the model's buffers, in the dtype of X."""
         components = self.model_.components
-        self.weights_, self.means_ = self.model_.weights.mean.numpy(), components.mean.numpy()
         if isinstance(components, Gaussian):
             precision = components.precision()
             eye = torch.eye(precision.shape[-1], dtype=precision.dtype)
@@ -149,7 +157,8 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
         else:
             variance = components.variance.squeeze(1) if self.covariance_type == "spherical" else components.variance
             values = variance, 1 / variance, variance.rsqrt()
-        self.covariances_, self.precisions_, self.precisions_cholesky_ = (v.numpy() for v in values)
+        self.weights_, self.means_, self.covariances_, self.precisions_, self.precisions_cholesky_ = (
+            v.numpy().astype(dtype) for v in (self.model_.weights.mean, components.mean, *values))
 
 
 class GaussianMixture(_Mixture):
@@ -201,19 +210,22 @@ class GaussianMixture(_Mixture):
         return Mixture(Categorical.flat(symbols=self.n_components), flat_prior(self, x.shape[1]))
 
     def _started(self, x: Tensor, X: np.ndarray, rng: np.random.RandomState) -> Mixture:
-        model = super()._started(x, X, rng)
-        components = model.components
-        if self.weights_init is not None:
-            model.weights = model.weights.given(mean=self.weights_init)
-        if self.means_init is not None:
-            components = components.given(mean=self.means_init)
+        given = {"weights": self.weights_init, "mean": self.means_init}
         if self.precisions_init is not None:
-            precision = torch.as_tensor(self.precisions_init, dtype=components.mean.dtype)
-            if isinstance(components, Gaussian):
-                components = components.given(covariance=torch.linalg.inv(precision))
+            precision = torch.as_tensor(self.precisions_init, dtype=torch.float64)
+            if self.covariance_type in ("full", "tied"):
+                given["covariance"] = torch.linalg.inv(precision)
             else:
-                components = components.given(variance=1 / precision.reshape(components.variance.shape))
-        model.components = components
+                given["variance"] = 1 / precision.reshape(self.n_components, -1)
+        given = {name: value for name, value in given.items() if value is not None}
+        if len(given) == 3:  # nothing is left to find
+            model = self._model(x.double())
+            model.put(**given)
+            return model
+        model = super()._started(x, X, rng)
+        if "weights" in given:
+            model.weights = model.weights.given(mean=given.pop("weights"))
+        model.components = model.components.given(**given)
         return model
 
     def _bound(self, trainer: EM, n: int) -> float:

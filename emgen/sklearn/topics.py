@@ -64,7 +64,7 @@ class LatentDirichletAllocation(TransformerMixin, BaseEstimator):
         X = self._counts(X, reset=True)
         self._start(X.shape[1])
         model, x, before = self._model(X), _sparse(X), math.inf
-        for self.n_iter_ in range(1, self.max_iter + 1):
+        for i in range(1, self.max_iter + 1):
             if self.learning_method == "online":
                 for rows in gen_batches(X.shape[0], self.batch_size):
                     self._online(X[rows], X.shape[0])
@@ -75,13 +75,14 @@ class LatentDirichletAllocation(TransformerMixin, BaseEstimator):
                 self.components_ = self.topic_word_prior_ + model.posterior(x).by_word().numpy()
                 model.topics = self._topics()
                 self.n_batch_iter_ += 1
-            if self.evaluate_every > 0 and self.n_iter_ % self.evaluate_every == 0:
+            if self.evaluate_every > 0 and i % self.evaluate_every == 0:
                 self.bound_ = self._perplexity(*self._folded_in(X))
                 if self.verbose:
-                    print(f"iteration: {self.n_iter_} of max_iter: {self.max_iter}, perplexity: {self.bound_:.4f}")
-                if before - self.bound_ < self.perp_tol:
+                    print(f"iteration: {i} of max_iter: {self.max_iter}, perplexity: {self.bound_:.4f}")
+                if abs(before - self.bound_) < self.perp_tol:
                     break
                 before = self.bound_
+            self.n_iter_ += 1  # the pass that stops is not counted
         self.bound_ = self._perplexity(*self._folded_in(X))
         return self
 
