@@ -1,19 +1,22 @@
 """The experiments of the levels: each leaves its picture and finds the numbers that are known to digits."""
 
 import json
+import math
 
 import pytest
 import torch
 from matplotlib.image import imread
 
 from emgen import callbacks, cli
+from emgen.data.text import ALPHABET
 from emgen.estimators.enumeration import log_evidence
 
 PICTURES = {
     "level1_two_coins": "parameter_path", "level1_three_coins": "parameter_path", "level1_gmm": "clusters",
     "level2_lower_bound": "lower_bounds", "level3_kmeans": "clusters", "level3_tempering": "tempering",
     "level4_generalised_em": "half_steps", "level5_variational_gmm": "clusters", "level7_gibbs": "co_clustering",
-    "level7_bayesian_kmeans": "clusters",
+    "level7_bayesian_kmeans": "clusters", "level1_hmm": "emissions", "level5_lda": "topic_words",
+    "level5_mean_field": "restricted_beliefs", "level7_factorial": "causes",
 }
 
 
@@ -103,6 +106,53 @@ def test_gibbs_agrees_with_enumeration(tmp_path):
     assert found["pair_first_second"] == pytest.approx(0.999381, abs=0.0015) and found["largest_error"] < 0.005
 
 
+def learnt(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_vowels_gather_in_one_state(tmp_path):
+    climb("level1_hmm", tmp_path)
+    lean = dict(zip(ALPHABET, learnt(tmp_path)["model.emission.mean"][:, 0].argmax(0).tolist()))
+    assert len({lean[c] for c in "aeiou"}) == 1 and all(lean[c] != lean["a"] for c in "bcdfhjklmnpqrstvwxz ")
+
+
+def test_the_weather_has_its_textbook_probability_before_the_first_step(tmp_path):
+    start = "model.start={initial:[.6,.4],transition:[[.7,.3],[.4,.6]],mean:[[[.1,.4,.5]],[[.6,.3,.1]]]}"
+    found = reported(cli.train(composed("level1_hmm", "data=weather", "model.symbols=3", start), tmp_path), "emissions")
+    assert math.exp(found["first_log_likelihood"]) == pytest.approx(0.033612, rel=1e-12)
+    assert found["log_likelihood"] == pytest.approx(-2 * math.log(2), abs=1e-6)  # one state for walk, one for shop or clean
+
+
+def test_topics_tell_more_of_a_word_than_its_frequency(tmp_path):
+    """The bound, priors paid for, beats the best that one distribution over words can say of the corpus."""
+    found = reported(climb("level5_lda", tmp_path), "topic_words")
+    entries = cli.build(composed("level5_lda"))[0].split("train")
+    counts = torch.zeros(1000).double().index_add(0, entries[:, 1], entries[:, 2].double())
+    frequency = torch.xlogy(counts, counts / counts.sum()).sum() / counts.sum()
+    topics, proportions = learnt(tmp_path)["model.topics.mean"], learnt(tmp_path)["model.proportions.mean"]
+    told = ((proportions @ topics).log()[entries[:, 0], entries[:, 1]] @ entries[:, 2].double()) / counts.sum()
+    assert told > frequency + 0.3 and found["first_bound"] < found["bound"] < told
+
+
+def test_bounds_of_beliefs_are_ordered(tmp_path):
+    """At every epoch, and exact EM ends where the two switches that are seen as a sum tie the causes together."""
+    found = reported(climb("level5_mean_field", tmp_path), "restricted_beliefs")
+    assert found["smallest_step"] >= -1e-12 and found["exact"] == pytest.approx(found["log_p"], abs=1e-12)
+    assert found["factorised"] < found["structured"] - 0.05 < found["exact"] - 0.2
+
+
+def test_gibbs_in_a_factorial_mixture_agrees_with_enumeration(tmp_path):
+    """Each cause holds the lines of one direction. After 1,000 sweeps every marginal is within eight standard errors of as many
+    tosses of a fair coin, for successive draws are correlated, and the mean error is five times below that after 10."""
+    found = reported(climb("level7_factorial", tmp_path), "causes")
+    assert found["largest_error"] < 8 * math.sqrt(0.25 / 1000) and found["error"] < found["error_10"] / 5
+    w = learnt(tmp_path)["model.loadings.mean"].view(4, 4, 2, 4)  # row, column, cause, state
+    w = w - w.mean(3, keepdim=True)
+    across, down = w.mean(1).square().sum((0, 2)), w.mean(0).square().sum((0, 2))
+    share = sorted((across / (across + down)).tolist())
+    assert share[0] < 0.03 and share[1] > 0.97
+
+
 # ---- what all pictures share ----------------------------------------------------------------------------------------
 
 
@@ -134,7 +184,9 @@ def test_a_run_is_the_same_bit_for_bit_with_and_without_its_picture(tmp_path, mo
     (lambda: callbacks.ParameterPath(["a"]), "two names"), (lambda: callbacks.LowerBounds(1, 0), "low < high"),
     (lambda: callbacks.Tempering([0.0]), "positive variances"), (lambda: callbacks.Clusters("n"), "expected 'bound' or 'weights'"),
     (lambda: callbacks.Clusters(axes=["a"]), "two features"), (lambda: callbacks.CoClustering(-1), "0 or more"),
-    (lambda: callbacks.Tempering(axes=["a"]), "two features"),
+    (lambda: callbacks.Tempering(axes=["a"]), "two features"), (lambda: callbacks.Emissions(0), "one frame or more"),
+    (lambda: callbacks.TopicWords(0), "one or more of each"), (lambda: callbacks.RestrictedBeliefs(0), "one or more of each"),
+    (lambda: callbacks.Causes(sweeps=1), "ten or more"),
 ])
 def test_impossible_options_are_refused(make, message):
     with pytest.raises(ValueError, match=message):

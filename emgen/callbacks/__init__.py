@@ -9,6 +9,8 @@ from emgen.callbacks.levels import HalfSteps, LowerBounds, ParameterPath, Temper
 from emgen.callbacks.metrics import Metrics
 from emgen.callbacks.picture import Picture
 from emgen.callbacks.progress import Progress
+from emgen.callbacks.structures import Causes, Emissions, RestrictedBeliefs, TopicWords
 
-__all__ = ["AtomicCheckpointIO", "Checkpoint", "Clusters", "CoClustering", "CrossTable", "Figures", "HalfSteps", "Interrupted", "LowerBounds",
-           "Metrics", "NormalisingConstants", "ParameterPath", "Picture", "Preferences", "Progress", "Projections", "Tempering"]
+__all__ = ["AtomicCheckpointIO", "Causes", "Checkpoint", "Clusters", "CoClustering", "CrossTable", "Emissions", "Figures", "HalfSteps",
+           "Interrupted", "LowerBounds", "Metrics", "NormalisingConstants", "ParameterPath", "Picture", "Preferences", "Progress",
+           "Projections", "RestrictedBeliefs", "Tempering", "TopicWords"]

@@ -19,7 +19,7 @@ MOST = 2**12  # partitions that are enumerated for comparison
 class Clusters(Picture):
     """Two-dimensional data in the colours of their components, ellipses of two standard deviations, and their history.
 
-    A component's ellipse fades with its weight, so that one that the belief has pruned is not seen.
+    A component without rows, one that the belief has pruned, is not drawn; rows that are undecided are ringed.
 
     Args:
         beside: what is drawn by epoch beside them: the `bound`, or the `weights` of the components.
@@ -47,25 +47,26 @@ class Clusters(Picture):
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         z = module.latents(model.posterior(x))
         scatter(left, x, z.probs)
-        means, weights = self._noted("mean"), model.weights.mean.cpu()
+        means, sizes = self._noted("mean"), z.probs.sum(0).cpu()
         covariances = _covariances(model, x.shape[1]).cpu()
         learnt = bool(model.priors["components"].nu.isfinite().any())
-        for k, weight in enumerate(weights.tolist()):
-            colour, strength = COLOURS[k % len(COLOURS)], min(1.0, 3 * weight)
+        kept = [k for k, size in enumerate(sizes.tolist()) if size > 0.5]
+        for k in kept:
+            colour = COLOURS[k % len(COLOURS)]
             values, vectors = torch.linalg.eigh(covariances[k])
             width, height = (4 * values.sqrt()).tolist()
             angle = float(torch.rad2deg(torch.atan2(vectors[1, 0], vectors[0, 0])))
             if learnt:
                 left.add_patch(Ellipse(tuple(means[-1, k].tolist()), width, height, angle=angle, fill=False, edgecolor=colour,
-                                       linewidth=2, alpha=strength))
-            left.plot(*means[:, k].T, "-", color="black", linewidth=0.8, alpha=0.6 * strength)
-            left.plot(*means[-1, k], "+", color="black", markersize=10, markeredgewidth=2, alpha=strength)
-        sizes = z.probs.sum(0).cpu()
-        held = int((sizes > 0.5).sum())
-        left.set(xlabel=self.axes[0], ylabel=self.axes[1], title=f"{len(sizes)} components" + (f", {held} in use" if held < len(sizes) else "")
-                 + (", ellipses of two sd" if learnt else "") + "; lines: the ways of the means")
-        self._history(right, len(weights))
+                                       linewidth=2))
+            left.plot(*means[:, k].T, "-", color="black", linewidth=0.8, alpha=0.6)
+            left.plot(*means[-1, k], "+", color="black", markersize=10, markeredgewidth=2)
         found = {"log_likelihood": float(model.log_prob(x).sum()), "inertia": _inertia(model.components.mean, x, z.probs)}
+        told = ", ellipses of two sd" if learnt else f", Σ‖x − μ‖² = {found['inertia']:,.2f}"
+        used = f", {len(kept)} in use" if len(kept) < len(sizes) else ""
+        left.set(xlabel=self.axes[0], ylabel=self.axes[1],
+                 title=f"{len(sizes)} components{used}{told}; lines: paths of the means")
+        self._history(right, len(sizes))
         return found | {f"size_{k}": float(size) for k, size in enumerate(sizes)}
 
     def _history(self, axes: Any, components: int) -> None:
@@ -122,7 +123,8 @@ class CoClustering(Picture):
 
     def draw(self, figure: Figure, module: Any, x: Tensor) -> dict[str, float]:
         if self.together is None:
-            raise ValueError(f"burn_in={self.burn_in} leaves none of {self.sweeps} sweeps: lower it or raise lightning.max_epochs.")
+            raise ValueError(f"burn_in={self.burn_in} leaves none of {self.sweeps} sweeps: lower it or raise "
+                             "lightning.max_epochs.")
         order = x.reshape(len(x), -1)[:, 0].argsort()
         drawn = (self.together / (self.sweeps - self.burn_in))[order][:, order].fill_diagonal_(1).cpu()
         model, k = module.model, module.model.weights.mean.shape[-1]

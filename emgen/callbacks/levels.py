@@ -57,12 +57,14 @@ class ParameterPath(Picture):
             plane.plot(*p[t], mark, color=ORANGE, markeredgecolor="black", markersize=8 if t == 0 else 14,
                        label=f"{when}: {p[t, 0]:.3f}, {p[t, 1]:.3f}")
         plane.legend(loc="lower left")
-        plane.set(xlabel=self.names[0], ylabel=self.names[1], aspect="equal", title="log p(x|θ), dark is high, and the path of EM")
+        plane.set(xlabel=self.names[0], ylabel=self.names[1], aspect="equal",
+                  title="log p(x|θ), dark is high, and the path of EM")
         climb.plot(range(len(log_p)), log_p, "o-", color=BLUE, markersize=4)
         climb.xaxis.get_major_locator().set_params(integer=True)
         climb.set(xlabel="EM step", ylabel="log p(x|θ) of all rows, nats", title="the log-likelihood never falls")
         w = self._noted("weights")[-1]
-        return {self.names[0]: float(p[-1, 0]), self.names[1]: float(p[-1, 1]), "weight": float(w[0]), "log_likelihood": float(log_p[-1])}
+        return {self.names[0]: float(p[-1, 0]), self.names[1]: float(p[-1, 1]), "weight": float(w[0]),
+                "log_likelihood": float(log_p[-1])}
 
 
 class LowerBounds(Picture):
@@ -101,7 +103,8 @@ class LowerBounds(Picture):
             q = self._posterior(module.model, theta, x)
             bound = ((q.probs * scores).sum(-1) + q.entropy).mean(-1).cpu()
             colour = COLOURS[t % len(COLOURS)]
-            axes.plot(slice_, bound, color=colour, linewidth=1.5, label=f"F(q{_below(t)}, θ), touches at θ{_below(t)} = {theta:.3f}")
+            axes.plot(slice_, bound, color=colour, linewidth=1.5,
+                      label=f"F(q{_below(t)}, θ), touches at θ{_below(t)} = {theta:.3f}")
             touch = q.log_normaliser.mean()
             axes.plot(theta, touch.cpu(), "o", color=colour, markersize=7, zorder=4)
             best = int(bound.argmax())
@@ -138,7 +141,7 @@ class HalfSteps(Picture):
     def draw(self, figure: Figure, module: Any, x: Tensor) -> dict[str, float]:
         log_p, e, m = self._noted("log_p").double(), self._noted("e").double(), self._noted("m").double()
         log_p = log_p[-len(m):]  # after each M-step
-        shown = min(len(m), 12)
+        shown = min(len(m), 8)
         steps = np.arange(shown)
         climb, gap = figure.subplots(1, 2, width_ratios=(3, 2))
         bound = np.stack([e[:shown], m[:shown]], 1).ravel()
@@ -172,9 +175,11 @@ class Tempering(Picture):
     """
 
     name = "tempering"
-    size = (14.0, 3.6)
+    size = (14.0, 3.9)
 
-    def __init__(self, variances: Sequence[float] = (100.0, 36.0, 10.0, 1.0), sweeps: int = 200, axes: Sequence[str] = ("x₁", "x₂")):
+    def __init__(
+        self, variances: Sequence[float] = (100.0, 36.0, 10.0, 1.0), sweeps: int = 200, axes: Sequence[str] = ("x₁", "x₂")
+    ):
         super().__init__()
         if len(axes) != 2:
             raise ValueError(f"axes={list(axes)}: expected the names of two features.")
@@ -201,7 +206,8 @@ class Tempering(Picture):
         panels[0].set_ylabel(self.axes[1])
         panels[-1].loglog(self.variances, list(found.values()), "o-", color="black")
         panels[-1].invert_xaxis()
-        panels[-1].set(xlabel="σ²", ylabel="ΣH, nats")
+        panels[-1].set(xlabel="σ²", ylabel="ΣH, nats, all rows")
+        figure.suptitle("responsibilities harden as σ² → 0 and EM becomes k-means (colour: whose row; black ring: undecided)")
         panels[-1].set_title("entropy of the responsibilities", fontsize=10)
         return found
 

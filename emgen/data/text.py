@@ -30,7 +30,7 @@ def prose() -> list[str]:
     return [" ".join(p.split()) for p in paragraphs if _is_prose(p)]
 
 
-def letters(length: int = 200, sequences: int = 100, batch_size: int | None = None, seed: int = 0) -> Data:
+def letters(length: int = 500, sequences: int = 8, batch_size: int | None = None, seed: int = 0) -> Data:
     """Stretches of English as sequences of symbols, 0 the space and 1 … 26 the letters.
 
     Args:
@@ -38,6 +38,8 @@ def letters(length: int = 200, sequences: int = 100, batch_size: int | None = No
         sequences: how many, from the start of the text.
         batch_size: sequences a step; None takes all.
         seed: of the order.
+
+    The data carry the symbols as `letters(...).vocabulary`, the space as ␣.
 
     References: Cave and Neuwirth (1980), "Hidden Markov models for English".
 
@@ -50,24 +52,34 @@ def letters(length: int = 200, sequences: int = 100, batch_size: int | None = No
         raise ValueError(f"length={length}, sequences={sequences}: the text has {len(text)} letters, ask for that many or fewer.")
     symbols = torch.tensor([ALPHABET.index(c) for c in text[: length * sequences]])
     rows = symbols.view(sequences, length)
-    return Data(rows, batch_size=batch_size, shuffle=batch_size is not None, seed=seed, name="letters")
+    data = Data(rows, batch_size=batch_size, shuffle=batch_size is not None, seed=seed, name="letters")
+    data.vocabulary = list(ALPHABET.replace(" ", "␣"))
+    return data
 
 
-def corpus(words: int = 1000, shortest: int = 20, batch_size: int | None = None, seed: int = 0) -> Data:
+def corpus(words: int = 1000, shortest: int = 20, documents: int = 200, batch_size: int | None = None, seed: int = 0) -> Data:
     """The paragraphs of `prose` as a corpus: entries (document, word, count), sorted by document.
 
     Args:
         words: size of the vocabulary, the most frequent words that are not stop words.
         shortest: paragraphs with fewer words of the vocabulary are left out.
+        documents: paragraphs taken, from the start of the text; how many there are depends on the version of Python.
         batch_size: entries a step; None takes all.
         seed: of the order.
+
+    Raises:
+        ValueError: `words` or `documents` out of range.
 
     The data carry the vocabulary as `corpus(...).vocabulary`.
     """
     texts = [re.findall(r"[a-z]+", p.lower()) for p in prose()]
     vocabulary = vocabulary_of(texts, words)
     kept = [t for t in texts if sum(w in vocabulary for w in t) >= shortest]
-    data = Data(word_counts(kept, vocabulary), batch_size=batch_size, shuffle=batch_size is not None, seed=seed, name="corpus")
+    if words < 1 or not 1 <= documents <= len(kept):
+        raise ValueError(f"words={words}, documents={documents}: expected one word or more, and 1 to {len(kept)} documents; "
+                         f"a lower shortest={shortest} keeps more.")
+    counts = word_counts(kept[:documents], vocabulary)
+    data = Data(counts, batch_size=batch_size, shuffle=batch_size is not None, seed=seed, name="corpus")
     data.vocabulary = list(vocabulary)
     return data
 
