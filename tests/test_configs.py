@@ -30,6 +30,8 @@ STEPS = [
     "trainer=gan model=convolutional data=digits critic=convolutional",
     "trainer=fgan model=dense data=mnist",
     "trainer=fgan model=location_scale data=line",
+    "trainer=fgan penalty@trainer.penalty=roth critic.spectral_norm=true model=dense_gaussian data=ring",
+    "trainer=gan penalty@trainer.adversarial.penalty=roth critic=convolutional critic.spectral_norm=true model=convolutional data=digits",
     "trainer=vae model=dense data=fashion_mnist",
     "trainer=vae model=dense_gaussian data=file",
     "trainer=rws model=sigmoid_belief_net data=bars",
@@ -69,7 +71,9 @@ def compose():
 
 def asked(group, name):
     """The override that chooses an option."""
-    return ["trainer=fgan", f"divergence@trainer.divergence={name}"] if group == "divergence" else [f"{group}={name}"]
+    if group in ("divergence", "penalty"):
+        return ["trainer=fgan", f"{group}@trainer.{group}={name}"]
+    return [f"{group}={name}"]
 
 
 def nodes(cfg, path=""):
@@ -135,7 +139,7 @@ def default_of(target, key, parameter):
 @pytest.mark.parametrize(("group", "name"), [c for c in CHOICES if c[0] not in ("hparams_search", "experiment", "paths")])
 def test_yaml_says_what_python_says(compose, group, name):
     """Each node lists every argument of its constructor; in the constructor's own file with the constructor's defaults."""
-    where = {"divergence": "trainer.divergence", "callbacks": "callbacks"}.get(group, group)
+    where = {"divergence": "trainer.divergence", "penalty": "trainer.penalty"}.get(group, group)
     top = OmegaConf.select(compose("train", asked(group, name)), where)
     for path, node in nodes(top):
         if not node._target_.startswith("emgen."):

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from torch.distributions import Normal
 import emgen
 from emgen import cli, data, models
 from emgen.callbacks import divergences as pictures
-from emgen.divergences import GAN, KL, FDivergence, HingeLoss, JensenShannon, LogisticLoss, TotalVariation, f_projection
-from emgen.objectives import Adversarial
+from emgen.divergences import (GAN, KL, Alpha, FDivergence, HingeLoss, Jeffreys, JensenShannon, LogisticLoss, Neyman, Pearson,
+                               ReverseKL, SquaredHellinger, TotalVariation, f_projection)
+from emgen.models.networks import ConvolutionalEncoder
+from emgen.objectives import Adversarial, GradientPenalty, RothPenalty
 
 
 def learn(divergence, rows, surrogate=None, epochs=12, seed=0):
@@ -59,6 +62,78 @@ def test_a_logistic_critic_plays_the_jensen_shannon_game():
     both, hinge, kl = Adversarial(KL(), surrogate=HingeLoss()), Adversarial(HingeLoss()), Adversarial(KL())
     torch.testing.assert_close(both.critic(critic, x, samples).loss, hinge.critic(critic, x, samples).loss)
     torch.testing.assert_close(both.model(critic, samples).loss, kl.model(critic, samples).loss)
+
+
+@pytest.mark.parametrize("divergence", [KL(), ReverseKL(), JensenShannon(), GAN(), Pearson(), Neyman(), SquaredHellinger(),
+                                        Jeffreys(), Alpha(0.3), Own()], ids=repr)  # fmt: skip
+def test_roth_penalty_is_what_noise_does_to_the_bound(divergence):
+    """d/dγ of E_p[T] − E_q[f*(T)] with noise of variance γ on both sides and T held at its best is −Ω/2, by quadrature."""
+    x, cell = torch.linspace(-14, 14, 20_001, dtype=torch.float64)[:, None], 28 / 20_000
+
+    def densities(noise):
+        means, variances = torch.tensor([[0.3, 0.0], [0.8 + noise, 1 + noise]], dtype=torch.float64)
+        return [Normal(mean, variance.sqrt()) for mean, variance in zip(means, variances)]
+
+    def critic(rows):
+        p, q = densities(0.0)
+        return (p.log_prob(rows) - q.log_prob(rows)).squeeze(-1)
+
+    def bound(noise):
+        p, q = (density.log_prob(x).exp().squeeze(-1) for density in densities(noise))
+        return float((p * divergence.activation(critic(x)) - q * divergence.conjugate_of_activation(critic(x))).sum() * cell)
+
+    q = densities(0.0)[1].log_prob(x).exp().squeeze(-1)
+    weighted = SimpleNamespace(conjugate_curvature=lambda v: len(x) * cell * q * divergence.conjugate_curvature(v))
+    omega = float(RothPenalty()(critic, x, x, weighted, 0.0).parts["penalty"])  # a mean over the grid becomes an integral
+    coarse, fine = ((bound(step) - bound(-step)) / (2 * step) for step in (2e-3, 1e-3))
+    assert (4 * fine - coarse) / 3 == pytest.approx(-omega / 2, rel=1e-8)
+
+
+@pytest.mark.parametrize(("where", "expected"), [("data", 2.5), ("samples", 17.0), ("both", 19.5)])
+def test_gradient_penalty_is_the_mean_squared_slope_and_teaches_the_critic(where, expected):
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    critic = lambda x: scale * x.square().sum(1) / 2  # noqa: E731, whose slope at x is scale · x
+    data, samples = torch.tensor([[1.0, 2.0], [0.0, 0.0]]).double(), torch.tensor([[3.0, 0.0], [0.0, 5.0]]).double()
+    terms = GradientPenalty(weight=0.5, where=where)(critic, data, samples, KL(), 0.7)
+    assert terms.parts["penalty"].item() == pytest.approx(expected) and terms.loss.item() == pytest.approx(expected / 4)
+    (slope,) = torch.autograd.grad(terms.loss, scale)
+    assert float(slope) == pytest.approx(expected / 2)  # of scale² · expected / 4
+    with pytest.raises(ValueError, match="where='middle'"):
+        GradientPenalty(where="middle")
+    with pytest.raises(ValueError, match="not negative"):
+        GradientPenalty(weight=-1.0)
+
+
+@pytest.mark.parametrize("trainer", ["gan", "fgan"])
+def test_the_annealing_follows_the_epochs(trainer):
+    """The penalty's share of the loss is γ₀ α^{t/T} Ω / 2 in epoch t of T, whichever trainer plays."""
+    torch.manual_seed(0)
+    seen, penalty = [], RothPenalty(weight=2.0, annealing=1e-4)
+
+    def noted(critic, data, samples, divergence, progress):
+        terms = penalty(critic, data, samples, divergence, progress)
+        seen.append((terms.loss / terms.parts["penalty"]).item())
+        return terms
+
+    model, critic = models.LocationScale((2,)), models.dense_critic((2,), hidden=(4,))
+    game = {"penalty": noted} if trainer == "fgan" else {"adversarial": Adversarial(penalty=noted)}
+    emgen.fit(model, torch.randn(64, 2) + 1, trainer, critic=critic, max_epochs=4, device="cpu", **game)
+    assert seen == pytest.approx([1.0, 0.1, 0.01, 0.001])
+
+
+@pytest.mark.parametrize("critic", [
+    models.dense_critic((2,), hidden=(8, 8), spectral_norm=True),
+    models.dense_critic((2,), hidden=(8, 8), spectral_norm=True, squares=True),
+    models.convolutional_critic((1, 8, 8), channels=(4, 4), spectral_norm=True),
+])  # fmt: skip
+def test_spectral_norm_reaches_every_layer_of_a_critic(critic):
+    torch.manual_seed(0)
+    for _ in range(200):  # every pass in training mode is one power iteration
+        critic(torch.randn(4, 1, 8, 8) if isinstance(critic.network, ConvolutionalEncoder) else torch.randn(4, 2))
+    layers = [layer for layer in critic.eval().modules() if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d))]
+    assert len(layers) == 3
+    for layer in layers:
+        assert float(torch.linalg.matrix_norm(layer.weight.flatten(1), 2)) == pytest.approx(1.0, abs=1e-4)
 
 
 def test_the_paper_target_is_stratified():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from emgen.models.networks import MLP, ConvolutionalEncoder
 
@@ -15,14 +16,16 @@ class Critic(nn.Module):
 
     Args:
         network: (*batch, *event) → (*batch, features), with the number of `features` as an attribute.
+        spectral_norm: divide the last layer's weight too by its largest singular value, for a critic that is all Lipschitz.
 
     >>> Critic(MLP((2,), hidden=(8,)))(torch.zeros(5, 2)).shape
     torch.Size([5])
     """
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, spectral_norm: bool = False):
         super().__init__()
-        self.network, self.log_ratio = network, nn.Linear(network.features, 1)
+        linear = nn.Linear(network.features, 1)
+        self.network, self.log_ratio = network, parametrizations.spectral_norm(linear) if spectral_norm else linear
 
     def forward(self, x: Tensor) -> Tensor:
         return self.log_ratio(self.network(x)).squeeze(-1)
@@ -49,12 +52,12 @@ def dense_critic(event_shape: Sequence[int], hidden: Sequence[int] = (200, 200),
                  spectral_norm: bool = False, squares: bool = False) -> Critic:
     """A fully connected critic; arguments as in `emgen.models.networks.MLP`, and whether it is shown x² beside x."""
     if not squares:
-        return Critic(MLP(event_shape, hidden, activation, spectral_norm))
+        return Critic(MLP(event_shape, hidden, activation, spectral_norm), spectral_norm)
     network = MLP((2 * torch.Size(event_shape).numel(),), hidden, activation, spectral_norm)
-    return Critic(WithSquares(network, len(tuple(event_shape))))
+    return Critic(WithSquares(network, len(tuple(event_shape))), spectral_norm)
 
 
 def convolutional_critic(event_shape: Sequence[int], channels: Sequence[int] = (32, 64), activation: str = "leaky_relu",
                          spectral_norm: bool = False) -> Critic:
     """A convolutional critic; arguments as in `emgen.models.networks.ConvolutionalEncoder`."""
-    return Critic(ConvolutionalEncoder(event_shape, channels, activation, spectral_norm))
+    return Critic(ConvolutionalEncoder(event_shape, channels, activation, spectral_norm), spectral_norm)
