@@ -1,4 +1,4 @@
-"""Exact evidence of tiny models by summing over every configuration of their latents: the oracle of the tests."""
+"""Exact evidence of tiny models by summing over every configuration of their latents: the oracle of the tests and of users."""
 
 __all__ = ["Enumeration", "enumerate_latents", "log_evidence"]
 
@@ -97,10 +97,21 @@ def log_evidence(model: Any, x: Any, parameters: str = "point") -> Enumeration:
 
     Raises:
         ValueError: more than 2²⁰ configurations, or parameters of another name.
+        TypeError: latents that are not discrete.
+
+    >>> from emgen.models import GaussianMixture
+    >>> x = torch.tensor([[-5], [-4.5], [-4], [-3.5], [3.5], [4], [4.5], [5]]).double()
+    >>> prior = {"mean": 0.0, "kappa": 0.1, "variance": 1.0, "nu": 2.0}
+    >>> mixture = GaussianMixture(1, components=2, covariance="diagonal", weights=1.0, prior=prior)
+    >>> every = log_evidence(mixture, x, "distribution")  # 2⁸ partitions, θ integrated out of each
+    >>> print(f"log p(x) = {every.log_prob:.6f}, p(z₁ = z₂ | x) = {every.together(0, 1):.6f}")
+    log p(x) = -20.940390, p(z₁ = z₂ | x) = 0.999381
     """
     if parameters not in ("point", "distribution"):
         raise ValueError(f"parameters={parameters!r}: give 'point' (θ at its centre) or 'distribution' (θ integrated out)")
     posterior = model.posterior(x)
+    if not hasattr(posterior, "configurations"):
+        raise TypeError(f"the latents of {type(model).__name__} are not discrete: nothing can be enumerated, use its log_prob(x)")
     return enumerate_latents(
         lambda every: torch.stack([_log_joint(model, model.statistics(x, posterior.at(z)), parameters) for z in every]),
         posterior.configurations,
