@@ -12,10 +12,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch.distributions import Bernoulli, Independent
 
 from emgen.data import Data, bars
-from emgen.models import dense
-from emgen.models.helmholtz import HelmholtzMachine, helmholtz_machine
+from emgen.models import dense, heads
+from emgen.models.helmholtz import HelmholtzMachine, Marginal, helmholtz_machine
 from emgen.objectives import VIMCO, Relaxed, ReweightedWake, ScoreFunction, Sleep, Wake
 from emgen.trainers import RWS, VAE, WakeSleep
 
@@ -354,6 +355,28 @@ def test_each_half_step_moves_its_own_player_alone():
         changed = {player: any(bool((p != b).any()) for p, b in zip(trainer.parameters_of(player), before[player]))
                    for player in before}
         assert changed == {moving: True, held: False}
+
+
+def test_fused_steps_are_plain_ones_whatever_the_layout_of_a_gradient():
+    """torch's fused optimisers read a gradient in the order of memory: transposed or expanded, it moved the wrong weights."""
+
+    class Transposed(nn.Module):
+        def __init__(self, inputs, outputs):
+            super().__init__()
+            self.weight = nn.Parameter(torch.linspace(-1, 1, inputs * outputs).view(outputs, inputs))
+
+        def forward(self, x):
+            return Independent(Bernoulli(logits=x @ self.weight.T), 1)
+
+    moved = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        model = HelmholtzMachine(Marginal(heads.Bernoulli, (2,)), [Transposed(2, 3)], [Transposed(3, 2)])
+        trainer = WakeSleep(model, optimizer=partial(torch.optim.Adam, lr=0.1, fused=fused))
+        for index in range(3):
+            trainer.training_step(X.float(), index)
+        moved.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(*moved)
 
 
 def test_rws_refuses_weights_that_train_no_recognition_network():

@@ -108,7 +108,7 @@ class Trainer(LightningModule):
         """One gradient step of `terms.loss` for these players alone; the others are held still.
 
         `descend({"critic": a, "model": b})` is simultaneous play: both gradients are taken before either player moves.
-        The gradient is averaged over processes, clipped, and recorded.
+        The gradient is averaged over processes, clipped, laid out as its parameter, and recorded.
         """
         plays = dict(players) if isinstance(players, Mapping) else {players: terms}
         moves = []
@@ -120,8 +120,8 @@ class Trainer(LightningModule):
             who = names if isinstance(names, str) else " and ".join(names)
             self._descents.append((self.iteration, who, Terms(play.loss.detach(), play.parts)))
         for names, parameters, gradients in moves:
-            for parameter, gradient in zip(parameters, gradients):
-                parameter.grad = gradient
+            for p, g in zip(parameters, gradients):
+                p.grad = g if g.stride() == p.stride() else torch.empty_like(p).copy_(g)  # fused steps take it for granted
             for name in (names,) if names in self._factories else names:
                 self.optimizer(name).step()
         torch.clear_autocast_cache()  # under mixed precision it holds casts of the parameters as they were
