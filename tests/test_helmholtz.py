@@ -128,6 +128,15 @@ def test_nets_of_different_depth_are_refused():
         HelmholtzMachine(Marginal(heads.Bernoulli, (2,)), [layer(), layer()], [layer()])
 
 
+@pytest.mark.parametrize("scale", [None, 0.5])
+def test_filters_are_what_a_unit_adds_whatever_the_biases(scale):
+    likelihood = heads.Bernoulli if scale is None else partial(heads.Gaussian, scale=scale)
+    model = machine(layers=((2, 3), 4), latent=(heads.OneHot, heads.Bernoulli), likelihood=likelihood)
+    head = model.generative[0].head
+    weight = (head.logits if scale is None else head.mean).weight.T.view(6, 1, 2, 2)
+    torch.testing.assert_close(model.filters(), weight.sigmoid() if scale is None else weight)
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_an_adversary_reaches_every_generative_parameter(name):
     model = machine(**ARCHITECTURES[name])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
-from emgen.distributions import Joint, relaxed
+from emgen.distributions import IndependentBernoulli, Joint, relaxed
 from emgen.models import heads
 from emgen.models.latent import Conditional, Head
 from emgen.models.networks import MLP
@@ -70,10 +70,16 @@ class HelmholtzMachine(nn.Module):
         return likelihood.rsample() if likelihood.has_rsample else likelihood.mean
 
     def filters(self) -> Tensor:
-        """What each unit of the lowest layer paints by itself, E[x | z₁ = e_j], (units, *event)."""
+        """What each unit of the lowest layer adds to x by itself, (units, *event): σ(ℓ(e_j) − ℓ(0)) for pixels of logits ℓ.
+
+        A pixel that the unit leaves alone is grey (½); where x is not binary it is the difference of the two means.
+        """
         layer = self.prior().sample()[0]
         single = torch.eye(layer.numel(), dtype=layer.dtype, device=layer.device).reshape(-1, *layer.shape)
-        return self.likelihood((single,)).mean
+        on, off = self.likelihood((single,)), self.likelihood((torch.zeros_like(single),))
+        if isinstance(on, IndependentBernoulli):
+            return (on.base_dist.logits - off.base_dist.logits).sigmoid()
+        return on.mean - off.mean
 
     @property
     def log_prob(self) -> Callable[[Tensor], Tensor]:
