@@ -1,5 +1,31 @@
-"""`python -m emgen` is the command line."""
+"""`emgen` and `python -m emgen`: a question about the command line costs no training framework."""
 
-from emgen.cli import main
+__all__ = ["main"]
 
-main()
+import os
+import sys
+
+
+def main() -> None:
+    """Answer --help and --version at once, hand everything else to `emgen.cli`."""
+    try:
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            from emgen.asking import help_text
+
+            print(help_text(), flush=True)
+        elif sys.argv[1:] == ["--version"]:
+            from emgen import __version__
+
+            print(f"emgen {__version__}", flush=True)
+        else:
+            from emgen import cli
+
+            cli.main()
+    except KeyboardInterrupt:  # while the frameworks were being imported
+        sys.exit(130)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,66 +1,47 @@
-"""What a user asked for, checked before anything starts: one sentence that names the value and what to do."""
+"""What a user typed: flags, overrides, sweeps, a run to go on with; what is unknown is answered by what is near it."""
 
-__all__ = ["UserError", "check_ranges", "config_dirs", "expand", "explain", "help_text", "naming", "resumable", "single_choices"]
+__all__ = ["config_dirs", "expand", "explain", "help_text", "resumable", "single_choices", "status_of"]
 
-import contextlib
 import difflib
 import json
-import math
 import os
+import platform
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
+from emgen.checking import UserError, first
 
-class UserError(ValueError):
-    """A request that cannot be served as it stands; its message is one sentence for the user."""
-
-
-@contextlib.contextmanager
-def naming(where: str) -> Iterator[None]:
-    """Say which part of the configuration refused its arguments."""
-    try:
-        yield
-    except (ValueError, TypeError, ImportError, AttributeError, FileNotFoundError) as error:
-        target = _first(r"Error (?:loading|locating target) '([^']+)'", str(error))
-        if target:
-            reason = _first(r"(No module named '[^']+')", str(error)) or "the module has no such name"
-            raise UserError(f"{where}: {target} cannot be imported ({reason}); it is looked for in the current folder and "
-                            "among the installed packages.") from error
-        text = " ".join(re.sub(r"\s*full_key: .*", "", str(error), flags=re.DOTALL).split())
-        raise UserError(f"{where}: {text}") from error
-
-
-def check_ranges(cfg: Any) -> None:
-    """Refuse numbers that no part would accept: NaN anywhere, no epochs, no samples.
-
-    Raises:
-        UserError: names the key and the value.
-    """
-    for key, value in flat(cfg):
-        if isinstance(value, float) and math.isnan(value):
-            raise UserError(f"{key}={value} is not a number: give a finite value.")
-        if key.split(".")[-1] == "lr" and not (isinstance(value, (int, float)) and 0 < value < math.inf):
-            raise UserError(f"{key}={value}: a learning rate is a positive, finite number; give one such as 0.001.")
-    epochs = cfg.lightning.get("max_epochs")
-    if not isinstance(epochs, int) or epochs < 1:
-        raise UserError(f"lightning.max_epochs={epochs}: training takes at least one epoch; give an integer >= 1.")
-    samples, rows = cfg.evaluation.samples, cfg.evaluation.rows
-    if not isinstance(samples, int) or samples < 1:
-        raise UserError(f"evaluation.samples={samples}: the likelihood needs at least one draw; give an integer >= 1.")
-    if rows is not None and (not isinstance(rows, int) or rows < 1):
-        raise UserError(f"evaluation.rows={rows}: score at least one row, or null for all.")
+# Hydra's flags, and whether a value follows
+FLAGS = {"--multirun": False, "-m": False, "--run": False, "-r": False, "--cfg": True, "-c": True, "--resolve": False,
+         "--package": True, "-p": True, "--info": True, "-i": True, "--hydra-help": False, "--shell-completion": False, "-sc": False,
+         "--config-dir": True, "-cd": True, "--config-path": True, "-cp": True, "--config-name": True, "-cn": True,
+         "--experimental-rerun": True}
 
 
 def expand(arguments: Sequence[str]) -> list[str]:
-    """`divergence=NAME` is short for the trainer's divergence; a word that is neither a flag nor an override is refused."""
-    for before, argument in zip(["", *arguments], arguments):
-        if not argument.startswith("-") and "=" not in argument and not before.startswith("-"):
+    """Flags first, as Hydra wants them, then overrides; `divergence=NAME` is short for the trainer's divergence.
+
+    Raises:
+        UserError: a word that is neither a flag nor an override.
+    """
+    flags, overrides, open_flag = [], [], False
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if argument.startswith("-"):
+            if name not in FLAGS:
+                raise UserError(f"there is no flag {name}; {_nearest(name, ['--help', '--version', *FLAGS])}.")
+            flags.append(argument)
+        elif open_flag and "=" not in argument:
+            flags.append(argument)
+        elif name and ("=" in argument or argument.startswith("~")):
+            overrides.append(re.sub(r"^divergence=", "divergence@trainer.divergence=", argument))
+        else:
             raise UserError(f"{argument!r} is neither a command (train, evaluate, sample, compare, export) nor of the form key=value.")
-    return [re.sub(r"^divergence=", "divergence@trainer.divergence=", argument) for argument in arguments]
+        open_flag = argument.startswith("-") and "=" not in argument and FLAGS[name]
+    return [*flags, *overrides]
 
 
 def config_dirs(arguments: Sequence[str]) -> list[str]:
@@ -94,16 +75,20 @@ def explain(error: Exception, known: Iterable[str]) -> str:
         known: every key of the configuration.
     """
     text = str(error)
-    missing = getattr(error, "missing_cfg_file", None) or _first(r"Could not find '([^']+)'", text)
+    missing = getattr(error, "missing_cfg_file", None) or first(r"Could not find '([^']+)'", text)
     if missing:
         group, _, name = str(missing).rpartition("/")
         names = options().get(group) or getattr(error, "options", None) or []
         return f"there is no {group or 'option'}={name}; {_nearest(name, names)} (all: {', '.join(names)})."
-    key = _first(r"Could not override '([^']+)'", text) or _first(r"Key '([^']+)' is not in struct", text)
+    if text.startswith("Config group override must be"):
+        return "an option group takes the name of one of its options (`emgen --help` lists them); ~logger or ~callbacks leaves that group out."
+    key = first(r"Could not override '([^']+)'", text) or first(r"Key '([^']+)' is not in struct", text)
     if key:
         key = "divergence" if key.startswith("divergence@") else key
         if key == "divergence":
             return "divergence=... belongs to trainer=fgan, which this command does not ask for; add trainer=fgan."
+        if key == "penalty":
+            return "penalty=... is chosen where the trainer keeps it: penalty@trainer.penalty=... or penalty@trainer.adversarial.penalty=..."
         keys = [*known, *options()]
         return f"unknown key {key}; {_nearest(key, keys)}. `emgen --cfg job` prints every key, and +{key}=... adds a new one."
     return " ".join(text.split())
@@ -117,7 +102,7 @@ def single_choices(arguments: Sequence[str]) -> list[list[str]]:
     plain, swept = [], {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if argument.startswith("-") or not equals:
+        if argument.startswith("-") or not (equals or argument.startswith("~")):
             continue
         if re.match(r"(tag|interval|range|choice|glob|shuffle|sort)\(", value):
             continue
@@ -134,7 +119,7 @@ def single_choices(arguments: Sequence[str]) -> list[list[str]]:
 def resumable(arguments: Sequence[str], run_dir: Path) -> tuple[Path | None, list[str]]:
     """Where a run is to be continued, and the overrides it was started with.
 
-    `resume=DIR` is that run; `resume=auto` is `paths.run_dir` if it holds a run, else the newest unfinished run beside it.
+    `resume=DIR` (or its `checkpoints/last.ckpt`) is that run; `resume=auto` is `paths.run_dir` if it holds a run, else the newest unfinished run beside it.
 
     Raises:
         UserError: DIR holds no checkpoint.
@@ -145,9 +130,11 @@ def resumable(arguments: Sequence[str], run_dir: Path) -> tuple[Path | None, lis
     if asked == "auto":
         named = any(a.startswith("paths.run_dir=") for a in arguments)
         found = [run_dir] if named else sorted(run_dir.parent.glob("*/"), key=lambda p: p.stat().st_mtime, reverse=True)
-        unfinished = [p for p in found if (p / "checkpoints" / "last.ckpt").exists() and (named or _status(p) != "finished")]
+        unfinished = [p for p in found if (p / "checkpoints" / "last.ckpt").exists() and (named or status_of(p) not in ("finished", "running"))]
         return (unfinished[0], []) if unfinished else (None, [])
     run = Path(asked)
+    if run.name == "last.ckpt" and run.parent.name == "checkpoints":
+        run = run.parent.parent
     if not (run / "checkpoints" / "last.ckpt").exists():
         raise UserError(f"resume={asked}: there is no checkpoints/last.ckpt in that folder; name a run folder, or use resume=auto.")
     record = run / ".hydra" / "overrides.yaml"
@@ -155,23 +142,28 @@ def resumable(arguments: Sequence[str], run_dir: Path) -> tuple[Path | None, lis
     return run, [o for o in before if not o.startswith(("resume=", "paths.run_dir="))]
 
 
+def status_of(run: Path) -> str:
+    """What a run says of itself; one that says `running` but whose process is gone was cut off."""
+    try:
+        status = json.loads((run / "status.json").read_text())
+        if status["status"] == "running":
+            if status["pid"] == os.getpid() or status["host"] != platform.node():
+                return "interrupted"
+            os.kill(status["pid"], 0)
+        return str(status["status"])
+    except ProcessLookupError:
+        return "interrupted"
+    except PermissionError:
+        return "running"  # by somebody else
+    except (OSError, ValueError, KeyError, TypeError):
+        return "unknown"
+
+
 def options() -> dict[str, list[str]]:
     """Our option groups and the names in each."""
     root = files("emgen.configs")
     groups = {group.name: group for group in root.iterdir() if group.is_dir() and not group.name.startswith("_")}
     return {name: sorted(f.name[:-5] for f in group.iterdir() if f.name.endswith(".yaml")) for name, group in sorted(groups.items())}
-
-
-def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf of a nested configuration with its dotted key."""
-    for key in node:
-        value = node._get_node(key) if hasattr(node, "_get_node") else node[key]
-        name = f"{prefix}{key}"
-        if hasattr(value, "keys"):
-            yield name, None
-            yield from flat(value, f"{name}.")
-        else:
-            yield name, getattr(value, "_value", lambda v=value: v)()
 
 
 def help_text(program: str = "emgen") -> str:
@@ -220,23 +212,4 @@ def _nearest(name: str, names: Iterable[str]) -> str:
 
 
 def _alike(a: str, b: str) -> float:
-    return difflib.SequenceMatcher(None, a, b).ratio()
-
-
-def _first(pattern: str, text: str) -> str | None:
-    match = re.search(pattern, text)
-    return match.group(1) if match else None
-
-
-def _status(run: Path) -> str:
-    """What a run says of itself; one that says `running` but whose process is gone was cut off."""
-    try:
-        status = json.loads((run / "status.json").read_text())
-        if status["status"] == "running":
-            os.kill(status["pid"], 0)
-            return "finished"  # somebody is at it
-        return str(status["status"])
-    except ProcessLookupError:
-        return "interrupted"
-    except (OSError, ValueError, KeyError):
-        return "unknown"
+    return difflib.SequenceMatcher(None, a.lower(), b.lower()).ratio()

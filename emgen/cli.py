@@ -26,9 +26,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from emgen import asking
-from emgen.asking import UserError
+from emgen import asking, checking
 from emgen.callbacks.checkpoint import Interrupted
+from emgen.checking import UserError
 from emgen.running import RunFolder, finish, fit_run
 
 COMMANDS = ("train", "evaluate", "sample", "compare", "export")
@@ -50,8 +50,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             _train_command(arguments)
         else:
             _other_command(command, arguments)
-    except (UserError, FileNotFoundError, ValueError, TypeError) as error:
-        print(f"emgen: {error}", file=sys.stderr)
+    except Exception as error:
+        if os.environ.get("EMGEN_DEBUG"):
+            raise
+        print(f"emgen: {checking.told(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("emgen: interrupted", file=sys.stderr)
@@ -71,20 +73,22 @@ def build(cfg: DictConfig) -> tuple[Any, Any]:
     data = instantiate(cfg.data, "data")
     torch.manual_seed(cfg.seed)
     model = instantiate(cfg.model, "model", event_shape=tuple(data.event_shape))
-    target = hydra.utils.get_object(cfg.trainer._target_)
+    with checking.naming("trainer"):
+        target = hydra.utils.get_object(cfg.trainer._target_)
     players = {"model": model}
     if "critic" in inspect.signature(target).parameters:
         players["critic"] = instantiate(cfg.critic, "critic", event_shape=tuple(data.event_shape))
     trainer = instantiate(cfg.trainer, "trainer", **players)
     trainer.seed = cfg.seed
-    with asking.naming("trainer"):
+    with checking.naming("trainer"):
         trainer.configure_optimizers()  # so that a bad rate is refused before anything starts
     return data, trainer
 
 
 def instantiate(node: Any, where: str, **given: Any) -> Any:
     """Build a `_target_` node, handing over those of the given objects that its constructor takes."""
-    with asking.naming(where):
+    checking.check_types(node, where, hydra.utils.get_object)
+    with checking.naming(where):
         try:
             make = hydra.utils.instantiate(node, _partial_=True, _convert_="all")
             accepted = inspect.signature(make.func).parameters
@@ -103,14 +107,16 @@ def train(cfg: DictConfig, run_dir: str | Path, choices: dict[str, str] | None =
     """
     folder = RunFolder(Path(run_dir))
     names = {name: (choices or {}).get(name) or cfg[name]._target_.rpartition(".")[2] for name in ("trainer", "model", "data")}
+    folder.refuse_if_busy()
     checkpoint = folder.checkpoint("last") if cfg.resume else None
     if checkpoint is None:
         folder.refuse_if_used()
-    asking.check_ranges(cfg)
+    checking.check_ranges(cfg)
+    _check_device(cfg.lightning.get("accelerator"))
     folder.write_config({**OmegaConf.to_container(cfg, resolve=True), "choices": names})
     data, module = build(cfg)
-    callbacks = [instantiate(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
-    logger = instantiate(cfg.logger, "logger", save_dir=str(run_dir)) if cfg.logger else None
+    callbacks = [instantiate(node, f"callbacks.{name}") for name, node in (cfg.get("callbacks") or {}).items() if node]
+    logger = instantiate(cfg.logger, "logger", save_dir=str(run_dir)) if cfg.get("logger") else None
     lightning = instantiate(
         cfg.lightning, "lightning", default_root_dir=str(run_dir), callbacks=callbacks, logger=logger or False,
         plugins=[folder.checkpoint_io], enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
@@ -142,22 +148,27 @@ def quiet() -> None:
     """Keep what libraries say about themselves out of a user's terminal; warnings of consequence stay."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what it raises
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|hydra|torch.utils.tensorboard|tensorboard")
 
 
 def _train_command(arguments: list[str]) -> None:
-    flags = [a for a in arguments if a.startswith("-") or "=" not in a]
-    if any(flag in flags for flag in ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc")):
-        return _hydra(arguments)  # questions about the configuration are Hydra's to answer
     arguments = asking.expand(arguments)
+    if any(a.partition("=")[0] in ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc") for a in arguments):
+        with _composer(asking.config_dirs(arguments)) as compose:
+            _checked(arguments, compose, complete=False)
+        return _hydra(arguments)  # questions about the configuration are Hydra's to answer
     with _composer(asking.config_dirs(arguments)) as compose:
         cfg = _checked(arguments, compose)
+        if not cfg.paths.run_dir or not cfg.paths.sweep_dir:
+            raise UserError("paths.run_dir and paths.sweep_dir are empty: name a folder, or leave them to their defaults.")
         if not {"-m", "--multirun"} & set(arguments):
             run, before = asking.resumable(arguments, Path(str(cfg.paths.run_dir)))
             if run is not None:
                 arguments = [*before, *(a for a in arguments if not a.startswith("paths.run_dir=")), f"paths.run_dir={run}"]
                 _checked(arguments, compose)
                 print(f"emgen: continuing {run}", file=sys.stderr)
+            checking.writable(run or Path(cfg.paths.run_dir))
     _hydra(arguments)
 
 
@@ -179,27 +190,39 @@ def _job(cfg: DictConfig) -> float | None:
                             "own command, or use lightning.strategy=ddp_spawn.")
         metrics = train(cfg, folder.path, dict(settings.runtime.choices))
         score = metrics.get("test/log_likelihood")
-        shown = "" if score is None else f"test log-likelihood {score:.2f} ± {metrics['test/log_likelihood_error']:.2f} nats; "
+        error = metrics.get("test/log_likelihood_error", float("nan"))
+        shown = "" if score is None else f"test log-likelihood {score:.2f}{f' ± {error:.2f}' if error == error else ''} nats; "
         print(f"{shown}everything is in {folder.path}")
         return metrics.get(cfg.optimized_metric)
     except (Interrupted, KeyboardInterrupt) as stop:
         signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
-        folder.write_status("interrupted", str(stop) or "stopped by Ctrl-C")
-        print(f"emgen: {stop or 'stopped by Ctrl-C'}; continue with: emgen resume={folder.path}", file=sys.stderr)
+        if folder.used:
+            message = f"{stop or 'stopped by Ctrl-C'}; continue with: emgen resume={folder.path}"
+        else:
+            message = f"stopped by {signal.Signals(signum).name} before anything was saved; start it again"
+        folder.write_status("interrupted", message)
+        print(f"emgen: {message}", file=sys.stderr)
         sys.exit(128 + signum)
-    except (UserError, OSError, ValueError, TypeError, ArithmeticError, RuntimeError) as error:
+    except Exception as error:
         code = 2 if isinstance(error, UserError) else 1
         if code == 2:
             folder.discard()
         else:
-            folder.write_status("failed", str(error))
-        print(f"emgen: {error}", file=sys.stderr)
+            with contextlib.suppress(OSError):
+                folder.write_status("failed", checking.told(error))
+        print(f"emgen: {checking.told(error)}", file=sys.stderr)
         if os.environ.get("EMGEN_DEBUG"):
             raise
         if not several:
             sys.exit(code)
         _failures.append(code)
         return None
+
+
+def _check_device(name: Any) -> None:
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(name, any(there.values()) if name == "gpu" else True):
+        raise UserError(f"lightning.accelerator={name}: torch finds no such device here; use cpu, or auto for the best there is.")
 
 
 def _terminated(signum: int, frame: Any) -> None:
@@ -209,7 +232,10 @@ def _terminated(signum: int, frame: Any) -> None:
 def _other_command(command: str, arguments: list[str]) -> None:
     from emgen import commands
 
-    paths = [a for a in arguments if "=" not in a and not a.startswith("-")]
+    flags = [a for a in arguments if a.startswith("-")]
+    if flags:
+        raise UserError(f"emgen {command} takes no flag {flags[0]}, only key=value; `emgen --help` shows how it is asked.")
+    paths = [a for a in arguments if "=" not in a]
     overrides = [a for a in arguments if "=" in a]
     if command != "compare" and paths:
         raise UserError(f"{paths[0]!r} is not of the form key=value; the run folder is named by run={paths[0]}.")
@@ -223,17 +249,18 @@ def _other_command(command: str, arguments: list[str]) -> None:
     getattr(commands, command)(cfg)
 
 
-def _checked(arguments: Sequence[str], compose: Any, name: str = "train") -> DictConfig:
-    """The configuration that is asked for (of a sweep: its first), every choice of it tried."""
+def _checked(arguments: Sequence[str], compose: Any, name: str = "train", complete: bool = True) -> DictConfig:
+    """The configuration that is asked for (of a sweep: its first), every choice of it tried and, if it is to be run, its numbers."""
     cfg = None
     for request in asking.single_choices(arguments):
         try:
             composed = compose(name, request)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(asking.explain(error, [key for key, _ in asking.flat(compose(name, []))])) from None
-        missing = sorted(OmegaConf.missing_keys(composed)) if name == "train" else []
-        if missing:
-            raise UserError(f"{missing[0]} has no value: give it as {missing[0]}=...")
+        except (HydraException, OmegaConfBaseException, TypeError, ValueError) as error:
+            raise UserError(asking.explain(error, [key for key, _ in checking.flat(compose(name, []))])) from None
+        if name == "train" and complete:
+            for missing in sorted(OmegaConf.missing_keys(composed)):
+                raise UserError(f"{missing} has no value: give it as {missing}=...")
+            checking.check_ranges(composed)
         cfg = composed if cfg is None else cfg
     return cfg
 

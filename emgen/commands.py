@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from emgen.asking import UserError, flat, naming
 from emgen.callbacks.checkpoint import AtomicCheckpointIO
+from emgen.checking import UserError, flat, naming
 from emgen.evaluation.likelihood import evaluating
 from emgen.evaluation.samples import sample_scores
 from emgen.evaluation.scores import scores

@@ -4,8 +4,11 @@ __all__ = ["RunFolder", "finish", "fit_run"]
 
 import contextlib
 import json
+import math
 import os
+import platform
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,9 @@ import pytorch_lightning as lightning
 import torch
 import yaml
 
-from emgen.asking import UserError
-from emgen.callbacks.checkpoint import AtomicCheckpointIO
+from emgen.asking import status_of
+from emgen.callbacks.checkpoint import AtomicCheckpointIO, damage
+from emgen.checking import UserError
 from emgen.evaluation.scores import scores
 
 # every trainer's hyper-parameter table in TensorBoard has these columns
@@ -34,14 +38,41 @@ class RunFolder:
         """Whether a run has been here."""
         return (self.path / "checkpoints").exists() or (self.path / "summary.json").exists()
 
+    def refuse_if_busy(self) -> None:
+        """
+        Raises:
+            UserError: another process is training here.
+        """
+        if status_of(self.path) == "running" and os.environ.get("LOCAL_RANK", "0") == "0":  # further ranks join their first
+            raise UserError(f"{self.path} is being trained by another process: wait for it or stop it, or choose another "
+                            "paths.run_dir.")
+
     def refuse_if_used(self) -> None:
+        """
+        Raises:
+            UserError: the folder holds a run that would be overwritten.
+        """
         if self.used:
             raise UserError(f"{self.path} already holds a run: add resume=auto to continue it, or choose another paths.run_dir.")
 
     def checkpoint(self, name: str) -> Path | None:
-        """`checkpoints/<name>.ckpt`, or None if the run wrote none."""
+        """`checkpoints/<name>.ckpt`, or the one before it where that is damaged (which is told); None if the run wrote none.
+
+        Raises:
+            UserError: both are damaged.
+        """
         path = self.path / "checkpoints" / f"{name}.ckpt"
-        return path if path.exists() else None
+        if not path.exists():
+            return None
+        reason = damage(path)
+        if not reason:
+            return path
+        previous = path.with_name(f"{path.name}.previous")
+        if not previous.exists() or damage(previous):
+            raise UserError(f"the checkpoint {path} is damaged ({reason}) and there is no whole one before it: train the run again.")
+        print(f"emgen: warning: the checkpoint {path} is damaged ({reason}); going on from the one before it, {previous.name}.",
+              file=sys.stderr)
+        return previous
 
     def write_config(self, config: dict[str, Any]) -> None:
         """The resolved configuration and a status of `running`."""
@@ -52,7 +83,8 @@ class RunFolder:
     def write_status(self, status: str, message: str = "") -> None:
         """running, finished, failed or interrupted, with a sentence for the last two."""
         self.path.mkdir(parents=True, exist_ok=True)
-        content = {"status": status, "message": message, "pid": os.getpid(), "time": time.strftime("%Y-%m-%d %H:%M:%S")}
+        content = {"status": status, "message": message, "pid": os.getpid(), "host": platform.node(),
+                   "time": time.strftime("%Y-%m-%d %H:%M:%S")}
         _write(self.path / "status.json", json.dumps(content, indent=2))
 
     def discard(self) -> None:
@@ -86,7 +118,7 @@ def finish(folder: RunFolder, trainer: lightning.Trainer, module: Any, data: Any
         **names, "seed": seed, "epochs": trainer.current_epoch, "seconds": seconds,
         "examples_per_second": module.examples / seconds if seconds else None,
         "parameters": sum(p.numel() for p in module.parameters()), "binarise": getattr(data, "binarise", "none"),
-        "rows": len(x), "metrics": metrics, "methods": methods, "torch": torch.__version__,
+        "rows": len(x), "metrics": {tag: value if math.isfinite(value) else None for tag, value in metrics.items()}, "methods": methods, "torch": torch.__version__,
     }
     folder.write_summary(summary)
     for logger in trainer.loggers:

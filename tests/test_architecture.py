@@ -24,7 +24,7 @@ BELOW = {
     "trainers": ("roles", "optim", "distributions", "families", "divergences", "estimators", "objectives", "data.base"),
 }
 # the top floor: evaluation, callbacks, sklearn and the command line may import everything below and one another
-TOP = {"evaluation", "callbacks", "sklearn", "cli", "asking", "commands", "running", "fitting", "testing", "__main__", "__init__"}
+TOP = {"evaluation", "callbacks", "sklearn", "cli", "asking", "checking", "commands", "running", "fitting", "testing", "__main__", "__init__"}
 MAY_IMPORT = {
     "pytorch_lightning": ("trainers/", "callbacks/", "data/", "cli.py", "running.py", "fitting.py"),
     "lightning_fabric": ("trainers/", "callbacks/", "data/", "cli.py", "running.py", "fitting.py"),
@@ -100,7 +100,7 @@ def test_imports_run_one_way(path):
         wrong = {m for m in ours if not any(m == a or m.startswith(f"{a}.") or a.startswith(f"{m}.") for a in allowed)}
         assert not wrong, f"{name(path)} imports {sorted(wrong)}; {here} may import {', '.join(BELOW[here]) or 'nothing of ours'}"
     else:
-        commanding = {"cli", "asking", "commands", "running", "fitting", "__main__", "__init__"}
+        commanding = {"cli", "asking", "checking", "commands", "running", "fitting", "__main__", "__init__"}
         wrong = {m for m in ours if m.split(".")[0] in commanding} if here not in commanding else set()
         assert not wrong, f"{name(path)} imports {sorted(wrong)}: nothing but the command line stands above the command line"
 

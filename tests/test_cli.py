@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,6 +148,24 @@ def state(folder, which="last"):
     (["trainer.optimizer.lr=-1"], "trainer.optimizer.lr=-1: a learning rate is a positive, finite number"),
     (["trainer.optimizer.lr=nan"], "trainer.optimizer.lr=nan is not a number"),
     (["trainer.optimizer.lr=fast"], "trainer.optimizer.lr=fast: a learning rate"),
+    (["trainer.optimizer.lr=true"], "trainer.optimizer.lr=True: a learning rate"),
+    (["trainer.free_energy.samples=1.5"], "trainer.free_energy.samples=1.5: expected int"),
+    (["trainer.free_energy=null"], "trainer.free_energy=None: expected FreeEnergy"),
+    (["model.hidden=[2.5]"], "model.hidden=[2.5]: expected Sequence[int]"),
+    (["model.hidden=6"], "model.hidden=6: expected Sequence[int]"),
+    (["data.batch_size=abc"], "data.batch_size=abc: expected int | null"),
+    (["seed=1.5"], "seed=1.5: a seed is an integer >= 0"),
+    (["-m", "trainer.optimizer.lr=1,-1"], "trainer.optimizer.lr=-1: a learning rate"),
+    (["--cofig-dir", "here"], "there is no flag --cofig-dir; nearest: --config-dir"),
+    (["trainer=VAEE"], "there is no trainer=VAEE; nearest: vae"),
+    (["trainer=vaee", "--cfg", "job"], "there is no trainer=vaee; nearest: vae"),
+    (["logger=null"], "~logger or ~callbacks leaves that group out"),
+    (["lightning.max_time=soon"], "lightning: MisconfigurationException: `Timer(duration='soon')` is not a valid duration"),
+    (["trainer=custom", "trainer._target_=nomod.X"], "trainer: nomod.X cannot be imported (No module named 'nomod')"),
+    (["trainer=custom", "trainer._target_=os.system"], "trainer: InstantiationException: Target 'os.system' is blocklisted"),
+    (["paths.run_dir=rows.npy"], "paths.run_dir=rows.npy cannot be written (it is a file)"),
+    (["paths.run_dir=rows.npy/run"], "paths.run_dir=rows.npy/run cannot be written"),
+    (["paths.run_dir=null"], "name a folder"),
     (["trainer.free_energy.beta=nan"], "trainer.free_energy.beta=nan is not a number"),
     (["trainer.free_energy.samples=0"], "samples=0: the bound needs at least one draw"),
     (["trainer.free_energy.beta=-1"], "beta=-1"),
@@ -177,6 +196,7 @@ def test_what_cannot_be_served_is_refused_in_one_sentence_before_anything_starts
     (["evaluate", "runs=x"], "unknown key runs; nearest: run"),
     (["evaluate", "somewhere"], "'somewhere' is not of the form key=value"),
     (["sample", "run=nowhere", "n=0"], "n=0: draw at least one sample"),
+    (["evaluate", "--best", "run=nowhere"], "emgen evaluate takes no flag --best"),
 ])
 def test_other_commands_refuse_in_one_sentence_too(capsys, arguments, said):
     assert emgen(*arguments) == 2
@@ -189,6 +209,12 @@ def test_rows_that_cannot_be_read_are_refused(place, capsys):
     for file, said in (("missing.npy", "missing.npy"), ("empty.npy", "empty"), ("broken.npy", "broken.npy")):
         assert emgen("data=file", f"data.path={file}", "paths.run_dir=run") == 2
         assert said in one_sentence(capsys.readouterr().err)
+
+
+def test_a_question_about_the_command_line_costs_no_framework():
+    ask = "import sys, emgen.__main__ as m; sys.argv = ['emgen', '--help']; m.main(); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True)
+    assert done.returncode == 0 and "wake_sleep" in done.stdout, done.stderr
 
 
 def test_help_lists_every_option(capsys):
@@ -273,6 +299,33 @@ def test_more_epochs_are_a_longer_run(place):
     assert [row["epoch"] for row in table("parts")] == ["1", "2", "3"]
 
 
+def test_a_run_that_is_being_trained_is_left_alone(place, capsys):
+    """Another process is at it, by its own account; the account of one that was killed is not believed."""
+    assert train("vae", "run", "lightning.max_epochs=1") == 0
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    account = {**status("run"), "status": "running", "pid": other.pid}
+    (place / "run" / "status.json").write_text(json.dumps(account))
+    capsys.readouterr()
+    assert train("vae", "run", "lightning.max_epochs=2", "resume=auto") == 2
+    assert "run is being trained by another process" in one_sentence(capsys.readouterr().err)
+    other.kill()
+    other.wait()
+    assert train("vae", "run", "lightning.max_epochs=2", "resume=run/checkpoints/last.ckpt") == 0
+    assert [row["epoch"] for row in table("run")] == ["1", "2"]
+
+
+@pytest.mark.parametrize("option", ["lightning.precision=64-true", "data.dtype=float64"])
+def test_rows_take_the_precision_of_the_networks(option):
+    assert train("vae", "run", "lightning.max_epochs=1", option) == 0
+    kept = state("run")["state_dict"]["model.decoder.network.layers.0.weight"].dtype
+    assert kept == (torch.float64 if "precision" in option else torch.float32)
+
+
+def test_a_run_without_a_logger_leaves_its_table(place):
+    assert train("vae", "run", "lightning.max_epochs=1", "~logger") == 0
+    assert len(table("run")) == 1 and not list(place.glob("run/events*"))
+
+
 def equal(a, b):
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b) and a.dtype == b.dtype
@@ -283,18 +336,25 @@ def equal(a, b):
     return a == b
 
 
-def test_a_damaged_checkpoint_is_told_from_a_good_one(place, capsys):
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_goes_on(place, capsys):
+    assert train("vae", "whole", "lightning.max_epochs=3") == 0
     assert train("vae", "run", "lightning.max_epochs=2") == 0
     path = place / "run" / "checkpoints" / "last.ckpt"
-    good = path.read_bytes()
+    good, run = path.read_bytes(), place / "copy"
     for damage in (good[: len(good) // 2], good[:-300] + bytes(300), _flipped(good), b""):
         path.write_bytes(damage)
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(place / "run", run)
         capsys.readouterr()
-        assert train("vae", "run", "lightning.max_epochs=3", "resume=auto") != 0
+        assert train("vae", "copy", "lightning.max_epochs=3", "resume=auto") == 0
         said = one_sentence(capsys.readouterr().err)
-        assert "last.ckpt is damaged" in said and "last.ckpt.previous" in said, said
-    (path.with_name("last.ckpt.previous")).replace(path)
-    assert train("vae", "run", "lightning.max_epochs=3", "resume=auto") == 0
+        assert "last.ckpt is damaged" in said and "going on from the one before it, last.ckpt.previous" in said, said
+        assert equal(state("whole")["state_dict"], state("copy")["state_dict"])
+    path.with_name("last.ckpt.previous").write_bytes(b"")
+    assert train("vae", "run", "lightning.max_epochs=3", "resume=auto") == 2
+    assert "no whole one before it" in one_sentence(capsys.readouterr().err)
+    with pytest.raises(ValueError, match="damaged"):
+        AtomicCheckpointIO().load_checkpoint(path)
 
 
 def _flipped(content):

@@ -1,6 +1,6 @@
 """Checkpoints that survive a crash, and interruptions that lose nothing."""
 
-__all__ = ["AtomicCheckpointIO", "Checkpoint", "Interrupted"]
+__all__ = ["AtomicCheckpointIO", "Checkpoint", "Interrupted", "damage"]
 
 import math
 import os
@@ -53,18 +53,24 @@ class AtomicCheckpointIO(CheckpointIO):
             Path(temporary).unlink(missing_ok=True)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-        except zipfile.BadZipFile as error:
-            damaged = str(error)
-        if damaged:
-            raise ValueError(f"the checkpoint {path} is damaged ({damaged}): the one before it is {path}.previous; copy that "
+        reason = damage(path)
+        if reason:
+            raise ValueError(f"the checkpoint {path} is damaged ({reason}): the one before it is {path}.previous; copy that "
                              "over it to go on from there.")
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
+
+
+def damage(path: str | Path) -> str:
+    """What is wrong with a checkpoint by the archive's own sums, in words; empty if it is whole."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except Exception as error:  # each byte of an archive that lies has an exception of its own
+        return str(error) or type(error).__name__
+    return f"{broken} does not add up" if broken else ""
 
 
 class Checkpoint(LightningCheckpoint):

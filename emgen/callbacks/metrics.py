@@ -56,7 +56,7 @@ class Metrics(lightning.Callback):
             row |= {f"val/{name}": estimate.value for name, estimate in scores(pl_module.model, x, self.samples).items()}
         pl_module.row = row
         self.history.append(row)
-        if trainer.is_global_zero and trainer.loggers:
+        if trainer.is_global_zero:
             self._write(trainer, row)
 
     def _write(self, trainer: lightning.Trainer, row: dict[str, float]) -> None:

@@ -172,8 +172,16 @@ class Data(LightningDataModule):
 
     def train_dataloader(self) -> "_Loader":
         trainer = self.trainer
+        if trainer is not None:
+            self._match(trainer.lightning_module)
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         return _Loader(self, rank, world)
+
+    def _match(self, module: torch.nn.Module) -> None:
+        """Give real-valued rows the precision of the networks they go into."""
+        dtype = next((p.dtype for p in module.parameters() if p.dtype.is_floating_point), None)
+        for rows in (self.rows, self._observed) if dtype is not None else ():
+            rows.update({name: values.to(dtype) for name, values in rows.items() if values.dtype.is_floating_point})
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch  # the rows are there already

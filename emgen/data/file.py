@@ -27,7 +27,7 @@ def file(
 ) -> Data:
     """Rows of a NumPy file: one array (N, *event), or an `.npz` with `train` and, if you like, `validation` and `test`.
 
-    Images are best stored as (N, channels, height, width). A single array (in an `.npz` it is called `x`) is split
+    Images are best stored as (N, channels, height, width). A single array (in an `.npz` by any name) is split
     by the seed; splits that the file brings itself stay as they are. An array (N,) becomes (N, 1).
 
     Args:
@@ -50,8 +50,8 @@ def file(
     """
     if dtype not in ("float32", "float64", "int64"):
         raise ValueError(f"data.dtype={dtype!r}: expected float32, float64 or int64.")
-    if not scale > 0 or (scale != 1 and dtype == "int64"):
-        raise ValueError(f"data.scale={scale}: expected a positive number, such as 255 for images of bytes; 1 with int64.")
+    if not 0 < scale < float("inf") or (scale != 1 and dtype == "int64"):
+        raise ValueError(f"data.scale={scale}: expected a positive, finite number, such as 255 for images of bytes; 1 with int64.")
     if min(validation, test) < 0 or validation + test >= 1:
         raise ValueError(f"data.validation={validation}, data.test={test}: expected shares >= 0 with a sum below 1.")
     arrays = _read(Path(path).expanduser())
@@ -70,13 +70,15 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         content = np.load(path, allow_pickle=False)
         arrays = {"x": content} if isinstance(content, np.ndarray) else {name: content[name] for name in content.files}
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # of a broken archive each byte has an exception of its own
         raise ValueError(
             f"data.path={path} is not a NumPy file of plain numbers ({error}): write it by np.save or np.savez."
         ) from error
-    if not (set(arrays) == {"x"} or ("train" in arrays and set(arrays) <= set(SPLITS))):
+    if len(arrays) == 1 and not set(arrays) & set(SPLITS):  # by whatever name
+        return {"x": next(iter(arrays.values()))}
+    if not ("train" in arrays and set(arrays) <= set(SPLITS)):
         raise ValueError(
-            f"data.path={path} holds the arrays {', '.join(sorted(arrays)) or 'none'}: expected x alone, or train with "
+            f"data.path={path} holds the arrays {', '.join(sorted(arrays)) or 'none'}: expected one alone, or train with "
             "validation and test if you have them."
         )
     return arrays

@@ -1,0 +1,133 @@
+"""What a user asked for, checked before anything starts: one sentence that names the value and what to do."""
+
+__all__ = ["UserError", "check_ranges", "check_types", "first", "flat", "naming", "told", "writable"]
+
+import contextlib
+import math
+import os
+import re
+import traceback
+import types
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+
+class UserError(ValueError):
+    """A request that cannot be served as it stands; its message is one sentence for the user."""
+
+
+@contextlib.contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Say which part of the configuration refused its arguments."""
+    try:
+        yield
+    except Exception as error:
+        target = first(r"Error (?:loading|locating target) '([^']+)'", str(error))
+        if target:
+            reason = first(r"(No module named '[^']+')", str(error)) or "the module has no such name"
+            raise UserError(f"{where}: {target} cannot be imported ({reason}); it is looked for in the current folder and "
+                            "among the installed packages.") from error
+        raise UserError(f"{where}: {told(error)}") from error
+
+
+def told(error: BaseException) -> str:
+    """One line for whatever went wrong; where no part foresaw it, with the place in the code."""
+    text = " ".join(re.sub(r"\s*full_key: .*", "", str(error), flags=re.DOTALL).split())
+    if isinstance(error, (ValueError, OSError, ArithmeticError)) or not error.__traceback__:
+        return text
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    kind = "" if isinstance(error, (TypeError, RuntimeError)) else f"{type(error).__name__}: "
+    return f"{kind}{text} ({Path(last.filename).name}, line {last.lineno}; EMGEN_DEBUG=1 shows the whole way there)"
+
+
+def check_types(node: Any, where: str, locate: Callable[[str], Any]) -> None:
+    """Refuse a value that the annotation of its argument rules out, everywhere in a `_target_` node.
+
+    Raises:
+        UserError: names the key, the value and what it should be.
+    """
+    hints: dict[str, Any] = {}
+    with contextlib.suppress(Exception):  # an import that fails, or an annotation that is no type, is for others to tell
+        target = locate(node["_target_"])
+        hints = get_type_hints(target.__init__ if isinstance(target, type) else target)
+    for key in node:
+        if hasattr(node[key], "keys"):
+            check_types(node[key], f"{where}.{key}", locate)
+        elif key in hints and not _allows(hints[key], node[key]):
+            wanted = str(getattr(hints[key], "__name__", hints[key]) if get_origin(hints[key]) is None else hints[key])
+            wanted = re.sub(r"\b(typing|collections\.abc|pytorch_lightning|torch)\.(\w+\.)*", "", wanted)
+            raise UserError(f"{where}.{key}={node[key]}: expected {wanted.replace('NoneType', 'null').replace('None', 'null')}.")
+
+
+def writable(run_dir: Path) -> None:
+    """See to the place of a run folder.
+
+    Raises:
+        UserError: it is a file, or cannot be written.
+    """
+    try:
+        run_dir.parent.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(run_dir if run_dir.exists() else run_dir.parent, os.W_OK) else "no permission"
+        reason = reason if not run_dir.exists() or run_dir.is_dir() else "it is a file"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise UserError(f"paths.run_dir={run_dir} cannot be written ({reason}): name another folder.")
+
+
+def check_ranges(cfg: Any) -> None:
+    """Refuse numbers that no part would accept: NaN anywhere, no epochs, no samples.
+
+    Raises:
+        UserError: names the key and the value.
+    """
+    for key, value in flat(cfg):
+        if any(isinstance(v, float) and math.isnan(v) for v in (value if isinstance(value, list) else [value])):
+            raise UserError(f"{key}={value} is not a number: give a finite value.")
+        last = key.split(".")[-1]
+        if last == "lr" and not (isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf):
+            raise UserError(f"{key}={value}: a learning rate is a positive, finite number; give one such as 0.001.")
+        if last == "seed" and not (type(value) is int and 0 <= value < 2**63):
+            raise UserError(f"{key}={value}: a seed is an integer >= 0.")
+    epochs = cfg.lightning.get("max_epochs")
+    if not isinstance(epochs, int) or epochs < 1:
+        raise UserError(f"lightning.max_epochs={epochs}: training takes at least one epoch; give an integer >= 1.")
+    samples, rows = cfg.evaluation.samples, cfg.evaluation.rows
+    if not isinstance(samples, int) or samples < 1:
+        raise UserError(f"evaluation.samples={samples}: the likelihood needs at least one draw; give an integer >= 1.")
+    if rows is not None and (not isinstance(rows, int) or rows < 1):
+        raise UserError(f"evaluation.rows={rows}: score at least one row, or null for all.")
+
+
+def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf of a nested configuration with its dotted key."""
+    for key in node:
+        value = node._get_node(key) if hasattr(node, "_get_node") else node[key]
+        name = f"{prefix}{key}"
+        if hasattr(value, "keys"):
+            yield name, None
+            yield from flat(value, f"{name}.")
+        else:
+            yield name, getattr(value, "_value", lambda v=value: v)()
+
+
+def first(pattern: str, text: str) -> str | None:
+    """The first group of the first match of a pattern, if there is one."""
+    match = re.search(pattern, text)
+    return match.group(1) if match else None
+
+
+def _allows(hint: Any, value: Any) -> bool:
+    """Whether a plain value of a configuration can be what an annotation says; of annotations beyond it, yes."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_allows(one, value) for one in arguments)
+    if hint in (int, float, str, bool, type(None)):
+        return isinstance(value, (int, float) if hint is float else hint) and (hint is bool or not isinstance(value, bool))
+    if origin in (Sequence, list, tuple):
+        return isinstance(value, Sequence) and not isinstance(value, str) and (
+            origin is tuple or all(_allows(arguments[0], one) for one in value if not hasattr(one, "keys")))
+    if origin is Callable or hint is Callable or (isinstance(hint, type) and hint.__module__.startswith("emgen.")):
+        return hasattr(value, "keys") or (isinstance(value, Sequence) and not isinstance(value, str))
+    return True
