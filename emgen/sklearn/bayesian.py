@@ -2,6 +2,7 @@
 
 __all__ = ["BayesianGaussianMixture"]
 
+import math
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ class BayesianGaussianMixture(_Mixture):
 
     The lower bound carries all constants and is in nats for the whole data set. For covariance_type diag and spherical
     scikit-learn takes E log|Λ| from a Wishart matrix that the model does not have; so does this class, for its iterates'
-    sake, and there its bound may fall; `emgen.models.GaussianMixture` has the exact one.
+    sake, and there its bound is scikit-learn's too, which may fall; `emgen.models.GaussianMixture` has the exact one. A tied
+    covariance is worth all rows here, the rows of one component there, which shifts scores by a constant.
 
     Args:
         n_components: K, the truncation of the Dirichlet process.
@@ -82,16 +84,26 @@ class BayesianGaussianMixture(_Mixture):
 
     def _read(self, dtype: np.dtype) -> None:
         super()._read(dtype)
-        weights, components = self.model_.weights, self.model_.components
-        if isinstance(weights, StickBreaking):
-            beta = (weights.sticks.mean * weights.sticks.concentration[:, None]).numpy()
-            self.weight_concentration_ = (beta[:, 0], beta[:, 1])
-        else:
-            self.weight_concentration_ = (weights.mean * weights.concentration).numpy()
-        each = {"full": 1, "tied": self.n_components, "diag": 1, "spherical": components.mean.shape[1]}[self.covariance_type]
-        nu = (components.nu[:, 0] if components.nu.ndim > 1 else components.nu) / each
+        alpha, nu, kappa = self._concentrations(self.model_)
+        self.weight_concentration_ = tuple(alpha.T.numpy()) if alpha.ndim > 1 else alpha.numpy()
         self.degrees_of_freedom_ = float(nu[0]) if self.covariance_type == "tied" else nu.numpy()
-        self.mean_precision_ = (components.kappa[:, 0] if components.kappa.ndim > 1 else components.kappa).numpy()
+        self.mean_precision_ = kappa.numpy()
+
+    def _concentrations(self, model: Mixture) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the weights (K,) or their sticks (K, 2), of the covariances and of the means (K,), as scikit-learn counts them."""
+        belief, components = model.weights, model.components
+        dirichlet = belief.sticks if isinstance(belief, StickBreaking) else belief
+        nu, kappa = (v[:, 0] if v.ndim > 1 else v for v in (components.nu, components.kappa))
+        each = {"full": 1, "tied": self.n_components, "diag": 1, "spherical": components.mean.shape[1]}[self.covariance_type]
+        return dirichlet.mean * dirichlet.concentration[..., None], nu / each, kappa
 
     def _bound(self, trainer: EM, n: int) -> float:
-        return trainer.bounds[-1][1] * n
+        if not getattr(trainer.model.components, "wishart", False):
+            return trainer.bounds[-1][1] * n
+        alpha, nu, kappa = self._concentrations(trainer.model)
+        (k, d), variance = trainer.model.components.mean.shape, trainer.model.components.variance
+        log_det = variance.expand(k, d).log().sum(1) + d * nu.log()
+        wishart = torch.special.multigammaln(nu / 2, d) + nu / 2 * (d * math.log(2) - log_det)
+        wishart = wishart - d * (d - 1) / 4 * math.log(math.pi)  # which scikit-learn leaves out
+        weights = alpha.lgamma().sum() - alpha.sum(-1).lgamma().sum()
+        return float(trainer.ledger.means()["entropy"] * n + wishart.sum() + weights - d / 2 * kappa.log().sum())

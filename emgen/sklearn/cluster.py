@@ -59,7 +59,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
             labels, inertia, centres, n_iter = self._lloyd(torch.as_tensor(centred), weight, centres)
             if self.verbose:
                 print(f"inertia {inertia:.6g} after {n_iter} iterations")
-            if best is None or inertia < best[1]:
+            if best is None or inertia < best[1] and not _refines(labels, best[0]):
                 best = labels, inertia, centres + mean, n_iter
         self.labels_, self.inertia_, self.cluster_centers_, self.n_iter_ = best
         found = len(np.unique(self.labels_))
@@ -138,3 +138,8 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
             raise ValueError(f"init={self.init!r} is neither k-means++ nor random, nor an array of centres, nor a function")
         if self.algorithm not in ("lloyd", "elkan"):
             raise ValueError(f"algorithm={self.algorithm!r} is neither lloyd nor elkan")
+
+
+def _refines(labels: np.ndarray, other: np.ndarray) -> bool:
+    """Whether each cluster lies within one of the other's: then scikit-learn keeps the centres that came first."""
+    return len(np.unique(np.stack([labels, other]), axis=1).T) == len(np.unique(labels))

@@ -36,6 +36,10 @@ class _HMM(BaseEstimator, ABC):
         """The emission's attributes from the model."""
 
     @abstractmethod
+    def _size(self) -> int:
+        """How many free parameters the emissions have."""
+
+    @abstractmethod
     def _check_X(self, X: Any) -> np.ndarray: ...
 
     def fit(self, X: Any, lengths: Sequence[int] | None = None) -> Any:
@@ -80,8 +84,7 @@ class _HMM(BaseEstimator, ABC):
 
     def decode(self, X: Any, lengths: Sequence[int] | None = None, algorithm: str | None = None) -> tuple[float, np.ndarray]:
         """The most probable path and its log joint probability (`viterbi`), or each frame's best state (`map`)."""
-        algorithm = algorithm or self.algorithm
-        posterior = self._posterior(X, lengths)
+        algorithm, posterior = algorithm or self.algorithm, self._posterior(X, lengths)
         if algorithm == "viterbi":
             path, log_joint = posterior.viterbi()
             return float(log_joint.sum()), _concatenated(posterior, path)
@@ -103,6 +106,20 @@ class _HMM(BaseEstimator, ABC):
             x, z = self.model_.sample_with_states(1, n_samples)
         return x[0].numpy(), z[0].numpy()
 
+    def get_stationary_distribution(self) -> np.ndarray:
+        """The probabilities of the states in the long run (n_components,)."""
+        check_is_fitted(self, "transmat_")
+        values, vectors = np.linalg.eig(self.transmat_.T)
+        return (one := vectors[:, values.argmax()].real) / one.sum()
+
+    def bic(self, X: Any, lengths: Sequence[int] | None = None) -> float:
+        """Bayesian information criterion, lower is better."""
+        return -2 * self.score(X, lengths) + (self._size() + self.n_components**2 - 1) * np.log(len(X))
+
+    def aic(self, X: Any, lengths: Sequence[int] | None = None) -> float:
+        """Akaike information criterion, lower is better."""
+        return -2 * self.score(X, lengths) + 2 * (self._size() + self.n_components**2 - 1)
+
     def _posterior(self, X: Any, lengths: Sequence[int] | None) -> Any:
         check_is_fitted(self, "model_")
         with torch.inference_mode():
@@ -112,9 +129,8 @@ class _HMM(BaseEstimator, ABC):
         """Prior and start of the initial or transition probabilities: drawn, or those that were set before."""
         if code in self.init_params:
             setattr(self, name, rng.dirichlet(np.full(self.n_components, 1 / self.n_components), size=rows or None))
-        mean = _given(self, name)
-        start = Categorical(torch.tensor(np.asarray(mean, dtype=float)))
-        prior = self.startprob_prior if code == "s" else self.transmat_prior
+        start = Categorical(torch.tensor(np.asarray(_given(self, name), dtype=float)))
+        prior = np.where(start.mean > 0, self.startprob_prior if code == "s" else self.transmat_prior, 1.0)  # zeros stay
         return (_dirichlet(prior, start) if code in self.params else start), start
 
 
@@ -206,6 +222,10 @@ class GaussianHMM(_HMM):
         else:
             self._covars_ = (emission.variance.squeeze(1) if self.covariance_type == "spherical" else emission.variance).numpy()
 
+    def _size(self) -> int:
+        (k, d), one = self.means_.shape, self.n_features * (self.n_features + 1) // 2
+        return k * d + {"spherical": k, "diag": k * d, "full": k * one, "tied": one}[self.covariance_type]
+
 
 class CategoricalHMM(_HMM):
     """A hidden Markov model of symbols by EM, as `hmmlearn.hmm.CategoricalHMM`.
@@ -246,6 +266,9 @@ class CategoricalHMM(_HMM):
     def _read(self) -> None:
         self.emissionprob_ = self.model_.emission.mean[:, 0].numpy()
 
+    def _size(self) -> int:
+        return self.emissionprob_.size - self.n_components
+
 
 def _given(estimator: _HMM, name: str) -> Any:
     if name not in vars(estimator):
@@ -272,5 +295,5 @@ def _padded(X: np.ndarray, lengths: Sequence[int] | None) -> tuple[Tensor, Tenso
 
 
 def _concatenated(posterior: Any, rows: Tensor) -> np.ndarray:
-    padded = posterior.packing.unpack(rows)
-    return torch.cat([sequence[:n] for sequence, n in zip(padded, posterior.packing.lengths)]).numpy()
+    packing = posterior.packing
+    return torch.cat([sequence[:n] for sequence, n in zip(packing.unpack(rows), packing.lengths)]).numpy()

@@ -125,6 +125,7 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
             trainer.guarantee = "none"
         for i in range(self.max_iter):
             model.components.reg_covar = 0.0
+            trainer.ledger.clear()
             trainer.training_step(x, 0)
             bounds.append(self._bound(trainer, len(x)))
             if self.verbose and (i + 1) % self.verbose_interval == 0:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state, gen_batches
 from sklearn.utils.validation import check_is_fitted, check_non_negative, validate_data
 from torch import Tensor
@@ -17,7 +17,7 @@ from emgen.families import Categorical
 from emgen.models.topics import TopicModel
 
 
-class LatentDirichletAllocation(TransformerMixin, BaseEstimator):
+class LatentDirichletAllocation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Topics of a corpus by variational Bayes, as `sklearn.decomposition.LatentDirichletAllocation`.
 
     Documents are updated together in blocks, from scikit-learn's own starts.
@@ -144,6 +144,10 @@ class LatentDirichletAllocation(TransformerMixin, BaseEstimator):
         fresh = self.topic_word_prior_ + total / X.shape[0] * model.posterior(x).by_word().numpy()
         self.components_ = (1 - rate) * self.components_ + rate * fresh
         self.n_batch_iter_ += 1
+
+    @property
+    def _n_features_out(self) -> int:
+        return len(self.components_)
 
     @property
     def exp_dirichlet_component_(self) -> np.ndarray:
