@@ -58,6 +58,7 @@ STEPS = [
     "trainer=em model=factorial_mixture data=old_faithful",
     "trainer=em model=hidden_markov_model data=sequences",
     "trainer=em model=hidden_markov_model model.emission=categorical model.symbols=27 data=letters",
+    "trainer=em model=hidden_markov_model model.emission=categorical model.symbols=3 data=weather",
     "trainer=em model=factorial_hmm data=sequences",
     "trainer=em model=topic_model model.documents=212 model.words=1000 data=corpus",
 ]

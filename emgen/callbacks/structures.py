@@ -215,7 +215,7 @@ class Causes(Picture):
         pictures.set_xticks([(k + 0.5) * wide - 1 for k in range(p.states)], [f"state {k + 1}" for k in range(p.states)])
         pictures.set_yticks([(m + 0.5) * tall - 1 for m in range(p.chains)], [f"cause {m + 1}" for m in range(p.chains)])
         pictures.tick_params(length=0)
-        pictures.set_title(f"what each state adds to x: purple more, orange less, ±{size:.2g}")
+        pictures.set_title(f"what each state adds to x:\npurple more, orange less, ±{size:.2g}")
         for sweeps, colour, mark in ((10, ORANGE, "."), (self.sweeps, BLUE, "o")):
             scatter.plot(exact.flatten(), drawn[sweeps - 1].flatten(), mark, color=colour, markersize=4, label=f"{sweeps} sweeps")
         scatter.plot([0, 1], [0, 1], color="black", linewidth=1)
