@@ -94,21 +94,45 @@ def test_the_mean_of_z_is_unbiased_and_the_mean_of_its_logarithm_is_not():
     assert down.mean() - exact > 5 * down.std() / math.sqrt(runs)
 
 
-@pytest.mark.parametrize("estimator", ["ais", "reverse", "bridge", "path", "importance"])
+@pytest.mark.parametrize("estimator", ["ais", "reverse", "bridge", "path", "importance", "two sides"])
 def test_stated_errors_are_the_errors_made(estimator):
     """Over 200 runs, (estimate − exact) / stated error has a mean square near 1 (± .3 is three of its own errors)."""
     torch.manual_seed(0)
     machine, betas, n = sine_machine(6, 4), ladder(6), 500
+    rise = lambda v: (machine.energy(v, torch.zeros(())) - machine.energy(v, torch.ones(()))).detach()
     run = {
         "ais": lambda: annealed_importance_sampling(machine, betas, n),
         "reverse": lambda: reverse_annealed_importance_sampling(machine, exact_draws(machine, n), betas),
         "bridge": lambda: bridge_sampling(machine, betas, n, 3),
         "path": lambda: path_sampling(machine, ladder(11), n, 3),
         "importance": lambda: importance_sampling(machine, n),
+        "two sides": lambda: bridge(rise(machine.start(n)), rise(exact_draws(machine, 5 * n))).plus(machine.log_z0()),
     }[estimator]
     estimates = [run() for _ in range(200)]
     z = torch.stack([(e.value - LOG_Z[6, 4]) / e.error for e in estimates])
     assert 0.7 < z.square().mean() < 1.3
+
+
+def test_errors_and_effective_sizes_are_one_statement():
+    """error² = (n / ESS − 1) / (n − 1) of every estimator, so an ESS is in the coin of importance weights throughout."""
+    torch.manual_seed(0)
+    machine, betas = sine_machine(6, 4), ladder(4)
+    rise = lambda v: (machine.energy(v, torch.zeros(())) - machine.energy(v, torch.ones(()))).detach()
+    for n, estimate in (
+        (300, annealed_importance_sampling(machine, betas, 300)),
+        (300, bridge_sampling(machine, betas, 300, 3)),
+        (300, path_sampling(machine, betas, 300, 3)),
+        (500, bridge(rise(machine.start(300)), rise(exact_draws(machine, 200)))),
+    ):
+        assert float((n / estimate.ess - 1) / (n - 1)) == pytest.approx(float(estimate.error) ** 2, rel=1e-9)
+
+
+def test_path_sampling_forgives_a_coarse_ladder_by_its_end_correction():
+    """Six temperatures: without the correction, or with Var(∂ log f) alone for the slope, the rule is off by tens of errors."""
+    torch.manual_seed(0)
+    machine = sine_machine(6, 4)
+    estimate = path_sampling(machine, ladder(6), 40_000, 10)
+    assert abs(float(estimate.value) - LOG_Z[6, 4]) < 3 * float(estimate.error)
 
 
 def test_the_optimal_bridge_needs_no_ladder_and_ignores_which_side_is_larger():
@@ -187,11 +211,14 @@ def test_a_constant_asked_for_in_mixed_precision_has_full_precision(hidden):
 
 def test_the_ladder_and_the_weights_are_checked():
     machine = sine_machine(6, 4)
-    for betas in (torch.tensor([0.0, 0.5]), torch.tensor([0.0, 0.6, 0.5, 1.0]), torch.ones(1)):
+    for betas in (torch.tensor([0.0, 0.5]), torch.tensor([0.0, 0.6, 0.5, 1.0]), torch.ones(1),
+                  torch.tensor([0.0, 0.5, 0.5, 1.0])):
         with pytest.raises(ValueError, match="rise from 0 to 1"):
             annealed_importance_sampling(machine, betas, 10)
     with pytest.raises(ValueError, match="chains=0"):
         annealed_importance_sampling(machine, ladder(3), 0)
+    with pytest.raises(ValueError, match="sweeps=0"):
+        bridge_sampling(machine, ladder(3), 10, 0)
     with pytest.raises(ValueError, match="weights are zero"):
         log_mean_exp(torch.full((3,), -torch.inf))
 
@@ -200,6 +227,7 @@ def test_effective_sample_size_of_weights():
     log_w = torch.tensor([0.0, 0.0, -torch.inf, -torch.inf])
     assert log_mean_exp(log_w).ess == 2
     assert log_mean_exp(torch.zeros(50)).error == 0
+    assert log_mean_exp(torch.zeros(1)).error.isnan()  # one weight says nothing of its error
     w = torch.rand(1000, dtype=torch.float64) + 0.1
     classic = w.std() / math.sqrt(1000) / w.mean()
     assert log_mean_exp(w.log()).error.item() == pytest.approx(classic.item(), rel=1e-12)
@@ -219,6 +247,37 @@ def test_chains_of_known_autocorrelation_are_judged_right():
     assert (r_hat(apart) > 1.5).all() and (effective_sample_size(apart) < 20).all()
 
 
+def test_effective_sample_size_is_geyers_sum_by_hand():
+    """Against loops: autocovariances of half-chains term by term, pairs kept while positive and never rising."""
+    torch.manual_seed(1)
+    draws = torch.randn(41, 3, dtype=torch.float64).cumsum(0) * 0.3 + torch.randn(41, 3, dtype=torch.float64)
+    halves = [list(map(float, part)) for chain in draws.T for part in (chain[:20], chain[-20:])]
+    n, m = 20, len(halves)
+    means = [sum(h) / n for h in halves]
+    centre = sum(means) / m
+    within = sum(sum((v - a) ** 2 for v in h) / (n - 1) for h, a in zip(halves, means)) / m
+    total = (n - 1) / n * within + sum((a - centre) ** 2 for a in means) / (m - 1)
+    covariance = [sum(sum((h[t] - a) * (h[t + k] - a) for t in range(n - k)) for h, a in zip(halves, means)) / (m * (n - 1))
+                  for k in range(n)]
+    rho = [1 - (within - c) / total for c in covariance]
+    worth, least = -1.0, math.inf
+    for k in range(0, n - 1, 2):
+        if (pair := rho[k] + rho[k + 1]) <= 0:
+            break
+        least = min(least, pair)
+        worth += 2 * least
+    assert float(effective_sample_size(draws)) == pytest.approx(n * m / worth, rel=1e-9)
+    assert float(r_hat(draws)) == pytest.approx(math.sqrt(total / within), rel=1e-9)
+
+
+def test_chains_that_drift_together_have_not_mixed_and_draws_that_alternate_are_worth_no_more_than_all():
+    torch.manual_seed(0)
+    noise = torch.randn(400, 4, dtype=torch.float64)
+    assert r_hat(noise + torch.linspace(-3, 3, 400)[:, None]) > 1.5  # no chain differs from another
+    alternating = noise.abs() * torch.tensor([1.0, -1.0]).repeat(200)[:, None]
+    assert effective_sample_size(alternating) == 1600
+
+
 def test_hamiltonian_steps_leave_a_correlated_gaussian_invariant_and_a_biased_one_is_caught():
     covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]], dtype=torch.float64)
     factor, precision = torch.linalg.cholesky(covariance), covariance.inverse()
@@ -229,6 +288,14 @@ def test_hamiltonian_steps_leave_a_correlated_gaussian_invariant_and_a_biased_on
     unadjusted = lambda z: z - 0.3 * z @ precision + math.sqrt(0.6) * torch.randn_like(z)
     with pytest.raises(AssertionError, match="does not leave the joint invariant"):
         geweke(draw, unadjusted, statistics)
+
+
+def test_a_proposal_without_an_energy_is_never_accepted():
+    torch.manual_seed(0)
+    z = torch.full((100, 1), 0.9)
+    moved, probability = hamiltonian(lambda z: torch.where(z < 1, 0.0 * z, torch.nan).sum(-1), z, 1.0, 1)
+    outside = probability == 0
+    assert 0 < outside.sum() < 100 and torch.equal(moved[outside], z[outside]) and bool((moved < 1).all())
 
 
 @pytest.mark.parametrize("biased", [False, True])

@@ -5,6 +5,7 @@ chosen states instead of drawing them, so the objectives under test are run once
 """
 
 import itertools
+import math
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -211,7 +212,7 @@ def free_energy(model, samples) -> torch.Tensor:
     q, log_w = log_q(model), log_joint(model) - log_q(model)
     value = 0.0
     for chosen, _ in tuples(model, samples):
-        bound = log_w[chosen].logsumexp(0) - torch.log(torch.tensor(float(samples)))
+        bound = log_w[chosen].logsumexp(0) - math.log(samples)
         value = value + (q[chosen].sum(0).exp() * bound)
     return (EMPIRICAL * value).sum()
 
@@ -237,6 +238,26 @@ def test_the_score_function_is_unbiased_for_the_free_energy(samples):
     parameters = [*generative(machine), *machine.recognition.parameters()]
     expected = expected_gradient(ScoreFunction(samples), machine, parameters, samples)
     torch.testing.assert_close(-expected, gradient(free_energy(machine, 1), parameters), **TOLERANCE)
+
+
+@pytest.mark.parametrize("objective", [Wake(), ReweightedWake(2), ScoreFunction(3), VIMCO(3), ReweightedWake(3, phi=0)])
+def test_recorded_bounds_are_the_free_energy_and_that_of_k_draws(objective):
+    """In expectation over all draws: elbo = F, bound = F_K, ess = the share of K that the weights are worth."""
+    machine, k = tiny((2,)), objective.samples
+    one, many = (free_energy(machine, n).item() for n in (1, k))
+    q, log_w, mean = log_q(machine).detach(), (log_joint(machine) - log_q(machine)).detach(), {}
+    worth = 0.0
+    for i, (x, weight) in enumerate(zip(X, EMPIRICAL)):
+        for chosen, z in tuples(machine, k):
+            share = weight * q[chosen, i].sum().exp()
+            scripted = lambda x, z=z: Scripted(machine.recognition(x), z)
+            for name, value in objective(machine, scripted, x.unsqueeze(0)).parts.items():
+                mean[name] = mean.get(name, 0.0) + float(share * value)
+            w = log_w[chosen, i].exp()
+            worth += float(share * w.sum() ** 2 / w.square().sum() / k)
+    assert mean["elbo"] == pytest.approx(one, abs=1e-12)
+    assert mean.get("bound", many) == pytest.approx(many, abs=1e-12)
+    assert mean.get("ess", worth) == pytest.approx(worth, abs=1e-12)
 
 
 def test_hard_relaxed_draws_give_the_free_energy_and_its_exact_gradient_over_theta(machine):
@@ -382,6 +403,21 @@ def test_fused_steps_are_plain_ones_whatever_the_layout_of_a_gradient():
 def test_rws_refuses_weights_that_train_no_recognition_network():
     with pytest.raises(ValueError, match="nothing would train the recognition network"):
         RWS(tiny((2,)), ReweightedWake(phi=0.0), sleep_phi=0.0)
+
+
+def test_rws_moves_by_its_three_half_steps_each_with_its_own_weight():
+    """With plain gradient steps from one start and one seed, φ moves by a·wake-φ + b·sleep-φ, θ by wake-θ whatever a and b."""
+    def moved(a, b):
+        model = tiny((2, 1))
+        players = [generative(model), list(model.recognition.parameters())]
+        before = [[p.detach().clone() for p in player] for player in players]
+        RWS(model, ReweightedWake(3, phi=a), sleep_phi=b, optimizer=partial(torch.optim.SGD, lr=1.0)).training_step(X, 0)
+        return [torch.cat([(p.detach() - was).flatten() for p, was in zip(*pair)]) for pair in zip(players, before)]
+
+    (theta, wake_phi), (same, sleep_phi), (again, both) = moved(1.0, 0.0), moved(0.0, 1.0), moved(0.3, 0.7)
+    torch.testing.assert_close(both, 0.3 * wake_phi + 0.7 * sleep_phi)
+    torch.testing.assert_close((same, again), (theta, theta))
+    assert wake_phi.norm() > 0.01 and sleep_phi.norm() > 0.01 and not torch.allclose(wake_phi, sleep_phi)
 
 
 def test_rws_needs_a_recognition_network():

@@ -48,7 +48,6 @@ def effective_sample_size(draws: Float[Tensor, "draws chains *what"]) -> Float[T
     spectrum = torch.fft.rfft(centred, n=2 * n, dim=0)
     covariance = torch.fft.irfft(spectrum * spectrum.conj(), n=2 * n, dim=0)[:n].mean(1) / n
     rho = 1 - (within - covariance * n / (n - 1)) / total
-    rho[0] = 1.0
     pairs = rho[: n // 2 * 2].unflatten(0, (-1, 2)).sum(1)
     pairs = torch.where((pairs > 0).cumprod(0).bool(), pairs, 0.0).cummin(0).values
     return n * chains / (2 * pairs.sum(0) - 1).clamp(min=1.0)
