@@ -15,14 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from emgen.callbacks.checkpoint import AtomicCheckpointIO
-from emgen.checking import UserError, flat, naming
+from emgen.checking import UserError, check_trust, naming
 from emgen.evaluation.likelihood import evaluating
 from emgen.evaluation.samples import sample_scores
 from emgen.evaluation.scores import scores
 from emgen.running import RunFolder
-
-# a configuration that is read back from a file may build these and nothing else
-TRUSTED = ("emgen.", "torch.nn.", "torch.optim.", "torch.distributions.")
 
 
 def load_run(run: str | Path, checkpoint: str = "best", trust: Any = ()) -> tuple[Any, Any, dict[str, Any]]:
@@ -36,7 +33,7 @@ def load_run(run: str | Path, checkpoint: str = "best", trust: Any = ()) -> tupl
     Raises:
         UserError: no run there, no checkpoint, or a configuration that asks for an untrusted import.
     """
-    from emgen.cli import instantiate
+    from emgen.cli import instantiate, locate
 
     folder = RunFolder(Path(run))
     if checkpoint not in ("best", "last"):
@@ -47,10 +44,8 @@ def load_run(run: str | Path, checkpoint: str = "best", trust: Any = ()) -> tupl
     if path is None:
         raise UserError(f"run={run} has no checkpoint yet: wait for its first epoch, or train it again.")
     cfg = OmegaConf.load(folder.path / "config.yaml")
-    for key, target in ((k, v) for node in ("data", "model") for k, v in flat(cfg[node], f"{node}.") if k.endswith("_target_")):
-        if not str(target).startswith((*TRUSTED, *trust)):
-            raise UserError(f"{key} of {run} is {target}, outside {', '.join(TRUSTED)}: if you trust it, add "
-                            f"trust=[{str(target).split('.')[0]}].")
+    for part in ("data", "model"):
+        check_trust(OmegaConf.to_container(cfg[part], resolve=True), f"{run}: {part}", trust, locate)
     data = instantiate(cfg.data, "data")
     model = instantiate(cfg.model, "model", event_shape=tuple(data.event_shape))
     state = AtomicCheckpointIO().load_checkpoint(path)["state_dict"]
@@ -64,13 +59,12 @@ def evaluate(cfg: Any) -> None:
     """Print the scores of a run and of its samples, and write them to `evaluation.json` in its folder."""
     from emgen.callbacks.figures import samples_of
 
-    if cfg.draws is not None and (not isinstance(cfg.draws, int) or cfg.draws < 2):
-        raise UserError(f"draws={cfg.draws}: draw at least two samples, or null for none.")
     model, data, config = load_run(cfg.run, cfg.checkpoint, cfg.trust)
     if cfg.split not in data.rows:
         raise UserError(f"split={cfg.split} does not exist in these data; choose one of {', '.join(data.rows)}.")
     x = data.observed(cfg.split)[: cfg.rows]
-    found = scores(model, x, cfg.samples, cfg.seed)
+    with naming("evaluate"):
+        found = scores(model, x, cfg.samples, cfg.seed, cfg.temperatures, cfg.chains)
     with evaluating(model, cfg.seed):
         drawn = samples_of(model, cfg.draws) if cfg.draws else None
     if drawn is not None and drawn.shape[1:] == x.shape[1:]:
@@ -93,8 +87,6 @@ def sample(cfg: Any) -> None:
     """Write `n` draws of a run's model as samples.npy, and as a picture where they are images or points."""
     from emgen.callbacks.figures import draw, samples_of
 
-    if not isinstance(cfg.n, int) or cfg.n < 1:
-        raise UserError(f"n={cfg.n}: draw at least one sample.")
     model, data, _ = load_run(cfg.run, cfg.checkpoint, cfg.trust)
     torch.manual_seed(cfg.seed)
     with torch.no_grad():
@@ -127,4 +119,4 @@ def compare(cfg: Any) -> None:
     """Print the table of many runs and write one page of their curves and pictures."""
     from emgen.evaluation.compare import compare as compare_runs
 
-    print(compare_runs(list(cfg.runs), cfg.output))
+    print(compare_runs([cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs), cfg.output))

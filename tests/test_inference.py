@@ -99,7 +99,40 @@ def test_the_gap_splits_into_approximation_and_amortisation(x):
     assert gaps["amortisation"].value == pytest.approx(amortisation.item(), abs=0.03)
     assert gaps["log_likelihood"].value == pytest.approx(model.evidence(x).mean().item(), abs=0.03)
     total = gaps["log_likelihood"].value - gaps["elbo"].value
+    assert gaps["gap"].value == pytest.approx(total, abs=1e-9)
     assert gaps["approximation"].value + gaps["amortisation"].value == pytest.approx(total, abs=1e-9)
+    assert gaps["approximation"].error < 0.1 * gaps["elbo"].error  # datum by datum, what the data differ in cancels
+    assert gaps["log_likelihood"] == gaps["importance_weighted"]  # ten temperatures are noise that must not choose
+
+
+def test_a_poor_encoder_is_scored_by_annealing_and_its_best_is_found_block_by_block(x):
+    model = LinearGaussian(shift=2.0)
+    best, exact = model.best_diagonal(x), model.posterior(x)
+    approximation = torch.distributions.kl_divergence(MultivariateNormal(best.mean, torch.diag_embed(best.variance)), exact)
+    gaps = inference_gaps(model, x, samples=500, temperatures=200, chains=32, steps=400, block=5)
+    assert gaps["log_likelihood"] == gaps["annealed"] and gaps["annealed"].value > gaps["importance_weighted"].value + 0.5
+    assert gaps["log_likelihood"].value == pytest.approx(model.evidence(x).mean().item(), abs=0.08)
+    assert gaps["elbo_optimal"].value == pytest.approx((model.evidence(x) - approximation).mean().item(), abs=0.03)
+
+
+def test_evaluation_anneals_through_any_decoder_with_or_without_an_encoder(x):
+    """What `emgen evaluate run=DIR temperatures=...` prints: a GAN's decoder has a likelihood but no encoder."""
+    model = LinearGaussian(shift=0.2)
+    split = scores(model, x, 100, temperatures=50, chains=8)
+    assert split.keys() > {"annealed", "approximation", "amortisation", "gap", "elbo", "log_likelihood"}
+    model.recognition = None
+    assert scores(model, x, 100) == {}
+    annealing = scores(model, x, 100, temperatures=100, chains=32)["log_likelihood"]
+    assert annealing == annealed(model, x, 100, 32) and "AIS, 100 temperatures, 32 chains" in annealing.method
+    machine, rows = BoltzmannMachine((4,), 21), torch.ones(3, 4)
+    assert "AIS, 30 temperatures, 7 chains" in scores(machine, rows, 1, temperatures=30, chains=7)["log_likelihood"].method
+
+
+def test_data_outside_the_support_of_a_decoder_are_refused(x):
+    model = LinearGaussian()
+    model.likelihood = lambda z: Independent(Bernoulli(logits=z @ model.loadings.T), 1)
+    with pytest.raises(ValueError, match="outside the support"):
+        annealed(model, x)
 
 
 def test_latents_without_gradients_and_points_without_likelihoods_are_refused(x):

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from emgen.distributions import Dirac
 from emgen.estimators.montecarlo import log_mean_exp
-from emgen.evaluation.inference import boltzmann
+from emgen.evaluation.inference import annealed, boltzmann, inference_gaps
 from emgen.evaluation.likelihood import Estimate, evaluating, log_likelihood, log_weights
 from emgen.roles import Latent, Recognition, serves
 
 
-def scores(model: Any, x: Tensor, samples: int, seed: int = 0) -> dict[str, Estimate]:
+def scores(model: Any, x: Tensor, samples: int, seed: int = 0, temperatures: int | None = None,
+           chains: int = 100) -> dict[str, Estimate]:
     """`log_likelihood`, and for a latent model with an encoder `elbo`, `gap` and `ess`, from the same draws.
 
     The gap is log p̂_K(x) − ELBO, an estimate of KL(q(z|x) ‖ p(z|x)) that grows towards it with K. An implicit model
@@ -25,13 +26,23 @@ def scores(model: Any, x: Tensor, samples: int, seed: int = 0) -> dict[str, Esti
         x: data, (N, *event).
         samples: K, draws of z per datum.
         seed: of the draws.
+        temperatures: of annealed importance sampling. Through a decoder it adds `annealed` and, where q(z|x) is an
+            independent normal, the two parts of the gap, `approximation` and `amortisation`; None leaves these out, and
+            gives a Boltzmann machine 1,000.
+        chains: of annealed importance sampling.
     """
     encoded = serves(model, Latent) and serves(model, Recognition)
     if hasattr(model, "log_prob") and not encoded:
         return {"log_likelihood": log_likelihood(model, x, samples, seed=seed)}
     if hasattr(model, "log_partition"):  # a Boltzmann machine; where its energy is a bound, so is the score
-        return {"elbo" if hasattr(model, "mean_field") else "log_likelihood": boltzmann(model, x, seed=seed)}
-    if not encoded or isinstance(_likelihood(model), Dirac):
+        return {"elbo" if hasattr(model, "mean_field") else "log_likelihood": boltzmann(model, x, temperatures or 1000, chains, seed=seed)}
+    if not serves(model, Latent) or isinstance(_likelihood(model), Dirac):
+        return {}
+    if temperatures and encoded:
+        return inference_gaps(model, x, samples=samples, temperatures=temperatures, chains=chains, seed=seed)
+    if temperatures:
+        return {"log_likelihood": annealed(model, x, temperatures, chains, seed=seed)}
+    if not encoded:
         return {}
     log_w = log_weights(model, x, samples, seed=seed).double()
     mean, bound = log_mean_exp(log_w), log_w.mean(0)
