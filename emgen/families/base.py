@@ -1,6 +1,6 @@
 """What a conjugate model asks of a family: one class is prior, posterior, point and draw."""
 
-__all__ = ["Family", "complete", "masked", "observed", "part", "per_component", "prefixed", "remembered", "share"]
+__all__ = ["FAR", "Family", "centre_of", "complete", "masked", "observed", "part", "per_component", "prefixed", "remembered", "share", "spread"]
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
+
+
+FAR = 1e-5  # share of a mean's squared move that is left as variance: below it, moments about the old mean are round-off
 
 
 def remembered(method: Callable) -> Callable:
@@ -92,8 +95,8 @@ class Family(nn.Module, ABC):
         return True
 
     @abstractmethod
-    def weak(self, x: Tensor) -> "Family":
-        """This prior with its flat parts replaced by a proper one, worth one datum and centred on the data."""
+    def weak(self, x: Tensor, weight: Tensor | None = None) -> "Family":
+        """This prior with its flat parts replaced by a proper one, worth one datum and centred on the (weighted) rows."""
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x|θ_k) at the centre, (N, K)."""
@@ -134,22 +137,40 @@ class Family(nn.Module, ABC):
         return new
 
 
-def observed(x: Tensor) -> tuple[Tensor, Tensor | None]:
+def observed(x: Tensor, features: int) -> tuple[Tensor, Tensor | None]:
     """Rows with features flattened, missing ones (NaN) at zero, and the mask of what was seen, None if all was."""
     x = x.reshape(len(x), -1)
+    if x.shape[1] != features:
+        raise ValueError(f"rows have {x.shape[1]} features and the model {features}: give event_shape={x.shape[1]}")
     if not x.is_floating_point() or x.sum().isfinite():  # one pass finds that nothing is missing
         return x, None
     seen = ~x.isnan()
     return (x, None) if seen.all() else (x.masked_fill(~seen, 0.0), seen)
 
 
-def complete(x: Tensor) -> Tensor:
+def complete(x: Tensor, features: int) -> Tensor:
     """Rows with features flattened, none of them missing."""
-    x, seen = observed(x)
+    x, seen = observed(x, features)
     if seen is not None:
         raise ValueError(f"{int((~seen).sum())} values are NaN: full covariances need complete rows; use covariance='diagonal' "
                          "or 'spherical', which leave missing values out exactly")
-    return x
+    return x if x.is_floating_point() else x.double()
+
+
+def spread(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Means and variances (D,) of the features of weighted rows, over what was seen."""
+    seen = ~x.isnan()
+    share = (seen if weight is None else seen * weight[:, None]).to(x.dtype)
+    count = share.sum(0)
+    if not bool((count > 0).all()):
+        raise ValueError(f"feature {int(count.argmin())} has no value in any row that counts: leave it out, or give every part a prior")
+    mean = (x.masked_fill(~seen, 0.0) * share).sum(0) / count
+    return mean, ((x - mean).masked_fill(~seen, 0.0).square() * share).sum(0) / count
+
+
+def centre_of(mean: Tensor) -> Tensor:
+    """A point amid the means (K, D) that single precision holds exactly, so that x − centre rounds nothing."""
+    return mean.mean(0).float().to(mean.dtype)
 
 
 def masked(values: Tensor, seen: Tensor) -> Tensor:

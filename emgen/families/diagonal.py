@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Gamma, Independent, Normal
 
-from emgen.families.base import Family, masked, observed, per_component, remembered, share, spread
+from emgen.families.base import FAR, Family, centre_of, masked, observed, per_component, remembered, share, spread
 
 ROWS = 512  # rows a block where differences are taken explicitly
 
@@ -63,9 +63,10 @@ class DiagonalGaussian(Family):
     def expected_log_prob(self, x: Tensor) -> Tensor:
         """E log N(x|μ, 1/λ) = −½ Σ_d [log 2π − E log λ + 1/κ + ((x − m)² + ε)/v] over what was seen, (N, K)."""
         x, seen = observed(x, self.mean.shape[1])
+        x = x if x.is_floating_point() else x.to(self.mean.dtype)
         centre, weight, shift, constant = (c.to(x.dtype) for c in self._scorer())
         if not self._safe(x.dtype):
-            quadratic = self._differences(x, seen, weight)
+            quadratic = self._differences(x, seen)
         else:
             y = x - centre
             y = y if seen is None else masked(y, seen)
@@ -84,8 +85,13 @@ class DiagonalGaussian(Family):
         y, r = (y if seen is None else masked(y, seen)), r.to(dtype)
         count = r.sum(0)[:, None].expand_as(self.mean) if seen is None else r.T @ seen.to(dtype)
         shift = self.mean - centre
-        if self._safe(dtype):
+        safe = self._safe(dtype)
+        if safe:
             total, square = r.T @ y, r.T @ y.square()
+            own = square - total * share(total, count) + self.reg_covar * count
+            lost = (square * torch.finfo(dtype).eps > 1e-10 * own) & (count > (0 if self.reg_covar else 1))
+            safe = not bool(lost.any())  # else more cancels than the current variances foretold
+        if safe:
             scatter = square - 2 * shift * total + count * shift.square()
             total = total - count * shift
         else:
@@ -115,7 +121,8 @@ class DiagonalGaussian(Family):
         between = torch.where(self.kappa.isinf(), count, torch.where(self.kappa > 0, self.kappa * moved, 0.0))
         scatter = (s["scatter"] - offset * s["sum"]).clamp(min=0) + between * (data - prior).square() + self.reg_covar * count
         expected = torch.where(self.nu > 0, self.variance, about.variance)
-        variance = torch.lerp(expected, share(self._pooled(scatter), held), share(held, nu))
+        far = FAR * share(self._pooled(offset * s["sum"]), held)
+        variance = torch.lerp(expected, torch.maximum(share(self._pooled(scatter), held), far), share(held, nu))
         if not (variance > 0).all():
             raise _collapsed(variance, held)
         return self.replace(mean=torch.lerp(prior, data, moved), variance=variance, kappa=kappa, nu=nu)
@@ -189,7 +196,7 @@ class DiagonalGaussian(Family):
     def _scorer(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A common centre (D), and for each component and feature 1/v, m − centre, and what does not depend on x."""
         weight = self._shared(1 / self.variance).expand_as(self.mean).contiguous()
-        centre = self.mean.mean(0)
+        centre = centre_of(self.mean)
         constant = math.log(2 * math.pi) + 1 / self.kappa - self._shared(self._expected_log()) + self.reg_covar * weight
         return centre, weight, self.mean - centre, constant
 
@@ -202,13 +209,14 @@ class DiagonalGaussian(Family):
         _, weight, shift, _ = self._scorer()
         return float((weight * shift.square()).max())
 
-    def _differences(self, x: Tensor, seen: Tensor | None, weight: Tensor) -> Tensor:
+    def _differences(self, x: Tensor, seen: Tensor | None) -> Tensor:
         """Σ_d (x − m_k)²/v by blocks of rows, where means lie too far apart for expanded squares."""
         out = x.new_empty(len(x), len(self.mean))
-        mean = self.mean.to(x.dtype)
+        centre, weight, shift, _ = self._scorer()
         for start in range(0, len(x), ROWS):
             rows = slice(start, start + ROWS)
-            square = (x[rows, None] - mean).square_() * weight
+            y = x[rows].to(shift.dtype) - centre
+            square = (y[:, None] - shift).square_() * weight
             out[rows] = (square if seen is None else square * seen[rows, None]).sum(-1)
         return out
 

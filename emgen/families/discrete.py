@@ -26,7 +26,7 @@ class Bernoulli(ExponentialFamily):
         return x
 
     def log_base(self, x: Tensor) -> Tensor:
-        return torch.zeros_like(x, dtype=self.mean.dtype)
+        return _within(torch.zeros_like(x, dtype=self.mean.dtype), x, 1)
 
     def natural(self, mean: Tensor) -> Tensor:
         return safe_log(mean) - safe_log(1 - mean)
@@ -72,7 +72,8 @@ class Binomial(ExponentialFamily):
 
     def log_base(self, x: Tensor) -> Tensor:
         x = x.to(self.mean.dtype)
-        return torch.lgamma(x.new_tensor(self.trials + 1.0)) - (x + 1).lgamma() - (self.trials - x + 1).lgamma()
+        ways = torch.lgamma(x.new_tensor(self.trials + 1.0)) - (x + 1).lgamma() - (self.trials - x + 1).lgamma()
+        return _within(ways, x, self.trials)
 
     def natural(self, mean: Tensor) -> Tensor:
         return safe_log(mean) - safe_log(self.trials - mean)
@@ -107,7 +108,7 @@ class Poisson(ExponentialFamily):
         return x
 
     def log_base(self, x: Tensor) -> Tensor:
-        return -(x.to(self.mean.dtype) + 1).lgamma()
+        return _within(-(x.to(self.mean.dtype) + 1).lgamma(), x)
 
     def natural(self, mean: Tensor) -> Tensor:
         return safe_log(mean)
@@ -164,17 +165,17 @@ class Categorical(ExponentialFamily):
 
     def expected_log_prob(self, x: Tensor) -> Tensor:
         """E_θ log p(x|θ_k), (N, K): rows looked up, not multiplied."""
-        x, seen = observed(x)
-        table = self.expected_natural  # (K, D, V)
+        x, seen = observed(x, self.mean.shape[1])
+        table, x = self.expected_natural, self._symbols(x)  # (K, D, V)
         features = torch.arange(x.shape[1], device=x.device)
         if x.shape[1] == 1:
-            picked = table[:, 0].T[x.long()[:, 0]][:, None]
+            picked = table[:, 0].T[x[:, 0]][:, None]
         else:
-            picked = table.permute(1, 2, 0)[features, x.long()]  # (N, D, K)
+            picked = table.permute(1, 2, 0)[features, x]  # (N, D, K)
         return (picked if seen is None else masked(picked, seen)).sum(1)
 
     def sufficient(self, x: Tensor) -> Tensor:
-        return torch.nn.functional.one_hot(x.long(), self.mean.shape[-1])
+        return torch.nn.functional.one_hot(self._symbols(x), self.mean.shape[-1])
 
     def log_base(self, x: Tensor) -> Tensor:
         return torch.zeros_like(x, dtype=self.mean.dtype)
@@ -192,12 +193,19 @@ class Categorical(ExponentialFamily):
         gamma = torch.where(total > 0, torch._standard_gamma(total.clamp(min=torch.finfo(total.dtype).tiny)), 0.0)
         return gamma / gamma.sum(-1, keepdim=True)
 
-    def weak(self, x: Tensor) -> "Categorical":
+    def weak(self, x: Tensor, weight: Tensor | None = None) -> "Categorical":
         """Where flat, the uniform prior worth one datum, Dirichlet(1/V, …, 1/V)."""
         return self.replace(concentration=torch.where(self.concentration == 0, 1.0, self.concentration))
 
     def likelihood(self) -> Distribution:
         return Independent(distributions.Categorical(probs=self.mean), self.mean.ndim - 2 if self.mean.ndim > 2 else 0)
+
+    def _symbols(self, x: Tensor) -> Tensor:
+        symbols, most = x.long(), self.mean.shape[-1] - 1
+        if len(x) and (not 0 <= int(symbols.min()) <= int(symbols.max()) <= most or x.is_floating_point() and bool((x != symbols).any())):
+            raise ValueError(f"symbols are whole numbers from 0 to {most}, not from {x.min():g} to {x.max():g}: encode them so, or give "
+                             "the model more symbols")
+        return symbols
 
 
 class StickBreaking(Family):
@@ -254,7 +262,7 @@ class StickBreaking(Family):
     def is_flat(self) -> bool:
         return self.sticks.is_flat
 
-    def weak(self, x: Tensor) -> "StickBreaking":
+    def weak(self, x: Tensor, weight: Tensor | None = None) -> "StickBreaking":
         return StickBreaking(self.sticks.weak(x))
 
     def likelihood(self) -> Distribution:
@@ -271,6 +279,11 @@ def _break(log_v: Tensor) -> Tensor:
     """log v_k + Σ_{j<k} log (1 − v_j)."""
     beyond = log_v[..., 1].cumsum(-1)
     return log_v[..., 0] + torch.cat([torch.zeros_like(beyond[..., :1]), beyond[..., :-1]], -1)
+
+
+def _within(log_base: Tensor, x: Tensor, most: float = torch.inf) -> Tensor:
+    """log h(x), −∞ outside of 0 ≤ x ≤ most."""
+    return torch.where((x >= 0) & (x <= most), log_base, -torch.inf)
 
 
 def safe_log(p: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ class ExponentialFamily(Family):
 
     def expected_log_prob(self, x: Tensor) -> Tensor:
         """E_θ log p(x|θ_k), (N, K): one product of matrices; missing features are left out."""
-        x, seen = observed(x)
+        x, seen = observed(x, self.mean.shape[1])
         dtype = x.dtype if x.is_floating_point() else self.mean.dtype
         natural, partition = (e.to(dtype) for e in self.expected())
         t, base = self.sufficient(x).to(dtype), self.log_base(x).to(dtype)
@@ -86,7 +86,7 @@ class ExponentialFamily(Family):
 
     def statistics(self, x: Tensor, r: Tensor) -> dict[str, Tensor]:
         """Sums over rows with weights r (N, K): count Σr, sum Σ r t(x), base Σ r log h(x); they add."""
-        x, seen = observed(x)
+        x, seen = observed(x, self.mean.shape[1])
         r = r.to(self.mean.dtype)
         t, base = self.sufficient(x).to(r.dtype), self.log_base(x).to(r.dtype)
         if seen is None:
@@ -104,7 +104,7 @@ class ExponentialFamily(Family):
 
     def divergence(self, x: Tensor) -> Tensor:
         """D(t(x), m_k), (N, K): the Bregman divergence of the family, sup_η log p(x|η) − log p(x|m_k) ≥ 0."""
-        x, seen = observed(x)
+        x, seen = observed(x, self.mean.shape[1])
         t = self.sufficient(x).to(self.mean.dtype)
         natural = self.natural(t)
         best = self._inner(t, natural) - self.log_partition(natural) + self.log_base(x)
@@ -173,9 +173,10 @@ class ExponentialFamily(Family):
     def is_flat(self) -> bool:
         return bool((self.concentration == 0).any())
 
-    def weak(self, x: Tensor) -> "ExponentialFamily":
+    def weak(self, x: Tensor, weight: Tensor | None = None) -> "ExponentialFamily":
         """Where flat, a proper prior worth one datum, at the mean of the data."""
         ones = torch.ones(len(x), len(self.mean), dtype=self.mean.dtype, device=x.device)
+        ones = ones if weight is None else ones * weight[:, None]
         flat = self.concentration == 0
         own = self.update(self.statistics(x, ones), self)
         return self.replace(mean=torch.where(self._wide(flat), own.mean, self.mean),

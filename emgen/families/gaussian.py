@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
-from emgen.families.base import Family, complete, remembered, share
+from emgen.families.base import FAR, Family, centre_of, complete, remembered, share
 from emgen.families.quadratic import ACCURACY, ROWS, expand, moments, outer, packed, trace, unpacked
 
 
@@ -72,12 +72,11 @@ class Gaussian(Family):
             for block, features in self._features(x):
                 torch.mm(coefficients, features, out=out[:, block])
             return out.T
-        whiten, shift, constant = (c.to(x.dtype) for c in self._whitening())
-        for start in range(0, len(x), ROWS):
-            block = slice(start, start + ROWS)
-            y = torch.addmm(shift[:, None], whiten, x[block].T)  # all components in one product
+        (whiten, shift, constant), centre = self._whitening(), centre_of(self.mean)
+        for block in (slice(start, start + ROWS) for start in range(0, len(x), ROWS)):
+            y = torch.addmm(shift[:, None], whiten, (x[block].to(shift.dtype) - centre).T)  # all components in one product
             out[:, block] = y.view(len(self.mean), -1, y.shape[1]).square_().sum(1)
-        return out.mul_(-0.5).add_(constant[:, None]).T
+        return out.mul_(-0.5).add_(constant[:, None].to(x.dtype)).T
 
     def statistics(self, x: Tensor, r: Tensor) -> dict[str, Tensor]:
         """Moments about the current means, (x − m_k): count, sum and scatter."""
@@ -118,6 +117,8 @@ class Gaussian(Family):
         between = torch.where(self.kappa.isinf(), count, torch.where(self.kappa > 0, self.kappa * moved, 0.0))
         scatter.diagonal(dim1=1, dim2=2).add_(self.reg_covar * count[:, None])
         observed = share(self._pooled(scatter + between[:, None, None] * outer(data - prior, data - prior)), held[:, None, None])
+        far = FAR * share(self._pooled(offset * s["sum"]), held[:, None])
+        observed = observed + torch.diag_embed(torch.where(far > observed.diagonal(dim1=1, dim2=2), far, 0.0))
         expected = torch.where(self.nu[:, None, None] > 0, self.covariance, about.covariance)
         covariance = torch.lerp(expected, observed, share(held, nu)[:, None, None].expand_as(expected))
         mean = torch.lerp(prior, data, moved[:, None].expand_as(prior))
@@ -220,11 +221,11 @@ class Gaussian(Family):
 
     @remembered
     def _whitening(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Whitening matrices L⁻¹ stacked to (K·D, D), the whitened means (K·D), and what does not depend on x (K)."""
+        """Whitening matrices L⁻¹ stacked to (K·D, D), the whitened centre less the means (K·D), and what does not depend on x (K)."""
         features = self.mean.shape[1]
         eye = torch.eye(features, dtype=self.mean.dtype, device=self.mean.device)
         whiten = self._shared(torch.linalg.solve_triangular(self.factor(), eye, upper=False))
-        shift = -torch.einsum("kde,ke->kd", whiten, self.mean)
+        shift = torch.einsum("kde,ke->kd", whiten, centre_of(self.mean) - self.mean)
         penalty = self.reg_covar * whiten.square().sum((1, 2))
         constant = self._shared(self.expected_log_det()) - features * (math.log(2 * math.pi) + 1 / self.kappa) - penalty
         return whiten.flatten(0, 1), shift.flatten(), 0.5 * constant
@@ -232,7 +233,7 @@ class Gaussian(Family):
     @remembered
     def _quadratics(self) -> tuple[Tensor, Tensor, float]:
         """A common centre (D), the scores as quadratics about it (K, F), and how much expanding them cancels."""
-        centre = self.mean.mean(0)
+        centre = centre_of(self.mean)
         shift, precision = self.mean - centre, self._shared(self.precision())
         linear = torch.einsum("kde,ke->kd", precision, shift)
         constant = self._whitening()[2] - 0.5 * (linear * shift).sum(1)

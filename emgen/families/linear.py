@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from emgen.families.base import Family, remembered
+from emgen.families.base import Family, remembered, spread
 
 
 class LinearGaussian(Family):
@@ -72,7 +72,13 @@ class LinearGaussian(Family):
         self, x: Float[Tensor, "rows features"], about: Float[Tensor, "regressors"]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """E_θ log p(x|u) = c + h·δ − ½ δᵀJδ in δ = u − about: c (N,), h (N, P), J (P, P) or (N, P, P) where values miss."""
+        if x.shape[1] != len(self.mean):
+            raise ValueError(f"rows have {x.shape[1]} features and the model {len(self.mean)}: give event_shape={x.shape[1]}")
+        if not bool((self.variance > 0).all()):
+            raise ValueError(f"the noise of feature {int(self.variance.argmin())} is 0, as of constant data: leave the feature out, add rows, "
+                             "or give a prior")
         tau, log_tau, spread, second = self.moments()
+        x = x if x.is_floating_point() else x.to(self.mean.dtype)
         seen = ~x.isnan()
         residual = x - self.mean.to(x.dtype) @ about.to(x.dtype)  # small numbers: offsets of the data cancel here
         whole = bool(seen.all())
@@ -144,8 +150,9 @@ class LinearGaussian(Family):
         own = torch.where(self.nu > 0, self.variance, about.variance)
         share = torch.where(count > 0, count / nu, 0.0)
         variance = torch.lerp(own, square / count.clamp(min=torch.finfo(count.dtype).tiny), share)
-        if not bool((variance > 0).all()):
-            raise ValueError(f"the noise of feature {int(variance.argmin())} vanished: its regressors explain it exactly; use "
+        lost = variance <= torch.finfo(variance.dtype).eps * self._pooled(s["rr"]) / count.clamp(min=1)  # round-off of what was there
+        if bool(lost.any()):
+            raise ValueError(f"the noise of feature {int(lost.nonzero()[0])} vanished: its regressors explain it exactly; use "
                              "fewer, a prior, or one noise for all features")
         return moved.replace(variance=variance, nu=nu, precision=torch.where(fixed[:, None, None], torch.inf, precision))
 
@@ -173,6 +180,16 @@ class LinearGaussian(Family):
         noise = (root @ torch.randn_like(self.mean)[:, :, None]).squeeze(-1)
         return self.replace(mean=self.mean + self._each(variance).sqrt()[:, None] * noise, variance=variance).mode()
 
+    def ascend(self, posterior: "LinearGaussian", steps: int, lr: float) -> "LinearGaussian":
+        mean, variance = self.mean, self.variance
+        tie = torch.where(posterior.precision.isinf(), 0.0, posterior.precision)
+        for _ in range(steps):  # in turn: each block's conditional optimum is a share of the way off
+            mean = torch.lerp(mean, posterior.mean, lr)
+            away = torch.einsum("dp,dpq,dq->d", mean - posterior.mean, tie, mean - posterior.mean)
+            best = posterior.variance + self._pooled(away) / posterior.nu
+            variance = torch.lerp(variance, best, lr)
+        return self.replace(mean=mean, variance=variance).mode()
+
     def kl(self, prior: "LinearGaussian") -> Tensor:
         """KL(q‖p), one value a feature; a shared noise counts in equal shares."""
         return prior._cross(self) - self._cross(self)
@@ -185,20 +202,17 @@ class LinearGaussian(Family):
     def is_flat(self) -> bool:
         return bool((self.nu == 0).any() or (self.precision.diagonal(dim1=1, dim2=2) == 0).any())
 
-    def weak(self, x: Tensor, about: Tensor | None = None) -> "LinearGaussian":
+    def weak(self, x: Tensor, weight: Tensor | None = None, about: Tensor | None = None) -> "LinearGaussian":
         """Where flat, weights worth one datum, ν = 1 at the data's variance; m · about is the data's mean (default m = 0)."""
-        seen = ~x.isnan()
-        count = seen.sum(0)
-        centre = torch.where(seen, x, 0.0).sum(0) / count
-        spread = (torch.where(seen, x - centre, 0.0).square().sum(0) / count).to(self.mean.dtype)
-        spread = spread if len(self.variance) > 1 else spread.mean(0, keepdim=True)
+        centre, variance = spread(x.to(self.mean.dtype), weight)
+        variance = variance if len(self.variance) > 1 else variance.mean(0, keepdim=True)
         eye = torch.eye(self.mean.shape[1], dtype=self.mean.dtype, device=self.mean.device)
         flat = (self.precision.diagonal(dim1=1, dim2=2) == 0).any(-1)
         about = torch.zeros_like(self.mean[0]) if about is None else about / about.square().sum()
         return self.replace(
-            mean=torch.where(flat[:, None], centre.to(self.mean.dtype)[:, None] * about, self.mean),
+            mean=torch.where(flat[:, None], centre[:, None] * about, self.mean),
             precision=torch.where(flat[:, None, None], eye, self.precision),
-            variance=torch.where(self.nu == 0, spread, self.variance),
+            variance=torch.where(self.nu == 0, variance, self.variance),
             nu=torch.where(self.nu == 0, 1.0, self.nu),
         )
 

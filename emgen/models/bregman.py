@@ -10,7 +10,7 @@ from torch import Tensor
 
 from emgen.divergences.bregman import Bregman, SquaredEuclidean
 from emgen.families import Family
-from emgen.families.base import complete, share
+from emgen.families.base import complete, share, spread
 from emgen.models.mixture import Mixture
 from emgen.models.mixtures import feature_count, weights_prior
 
@@ -44,7 +44,7 @@ class BregmanFamily(Family):
 
     def divergence(self, x: Tensor) -> Tensor:
         """D_φ(x, μ_k), (N, K)."""
-        x = complete(x)
+        x = complete(x, self.mean.shape[1])
         return self.of.pairwise(x, self.mean.to(x.dtype))
 
     def distance(self, x: Tensor, seeds: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class BregmanFamily(Family):
 
     def statistics(self, x: Tensor, r: Tensor) -> dict[str, Tensor]:
         """Sums over rows: count Σr, sum Σ r x, potential Σ r φ(x)."""
-        x, r = complete(x).to(self.mean.dtype), r.to(self.mean.dtype)
+        x, r = complete(x, self.mean.shape[1]).to(self.mean.dtype), r.to(self.mean.dtype)
         return {"count": r.sum(0), "sum": r.T @ x, "potential": r.T @ self.of.potential(x)}
 
     def expected_fit(self, s: dict[str, Tensor]) -> Tensor:
@@ -81,9 +81,9 @@ class BregmanFamily(Family):
     def is_flat(self) -> bool:
         return bool((self.concentration == 0).any())
 
-    def weak(self, x: Tensor) -> "BregmanFamily":
+    def weak(self, x: Tensor, weight: Tensor | None = None) -> "BregmanFamily":
         flat = self.concentration == 0
-        mean = complete(x).to(self.mean.dtype).mean(0)
+        mean, _ = spread(complete(x, self.mean.shape[1]).to(self.mean.dtype), weight)
         return self.replace(mean=torch.where(flat[:, None], mean, self.mean),
                             concentration=torch.where(flat, 1.0, self.concentration))
 

@@ -1,6 +1,6 @@
 """Conjugate models: latent structure × exponential families, with the three verbs on both sides."""
 
-__all__ = ["ConjugateModel"]
+__all__ = ["ConjugateModel", "need_families"]
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -11,6 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from emgen.families import Family, part, prefixed
+
+
+def need_families(builder: str, **parts: Any) -> None:
+    """Refuse numbers where families with their priors are needed, naming the function that takes numbers."""
+    for name, value in parts.items():
+        if not isinstance(value, Family):
+            raise TypeError(f"{name} must be a family with its prior, not {value!r}: emgen.models.{builder}(...) builds the model from "
+                            "the shape of the data")
 
 
 class ConjugateModel(nn.Module, ABC):
@@ -46,8 +54,8 @@ class ConjugateModel(nn.Module, ABC):
         """Expected sufficient statistics under the belief z, with rows weighted."""
 
     @abstractmethod
-    def start(self, x: Any, parameters: Callable[..., Family]) -> None:
-        """Put θ at a start that lies inside the belief about the parameters."""
+    def start(self, x: Any, parameters: Callable[..., Family], weight: Tensor | None = None) -> None:
+        """Put θ at a start that lies inside the belief about the parameters; weights (N,) are given only where rows have them."""
 
     def m_step(self, s: dict[str, Tensor], parameters: Callable[..., Family]) -> dict[str, Tensor]:
         """θ ← parameters(prior.update(s)) for every part; returns the statistics as the new θ would have taken them."""
@@ -70,18 +78,24 @@ class ConjugateModel(nn.Module, ABC):
 
         `elbo` is F, `bound` weighs the entropy by the temperature of a tempered belief, and `gap` is KL(q(z) ‖ posterior), which
         holds for statistics that the current θ took.
+
+        Raises:
+            ValueError: no data, or data that the model gives no probability.
         """
+        if not bool((s["n"] > 0).all()) or not bool(s["evidence"].isfinite().any()):
+            raise ValueError("nothing can be learnt: no row counts, or one has probability 0 under every part of the model; check that "
+                             "the data are finite and of the family's kind, and that the start allows them, or give a prior")
         fit = sum(self._total(belief.expected_fit(part(s, name))) for name, belief in self.theta().items())
         kl = sum(self._total(belief.kl(self.priors[name])) for name, belief in self.theta().items())
         n = s["n"]
         return {"bound": (fit + temperature * s["entropy"] - kl) / n, "elbo": (fit + s["entropy"] - kl) / n, "kl_parameters": kl / n,
                 "entropy": s["entropy"] / n, "gap": (s["evidence"] - fit - s["entropy"]) / n}
 
-    def make_proper(self, x: Any) -> None:
+    def make_proper(self, x: Any, weight: Tensor | None = None) -> None:
         """Give every flat prior a weak proper one, centred on the data: a distribution or a draw of θ needs it."""
         for name, prior in self.priors.items():
             if prior.is_flat:
-                self.priors[name] = prior.weak(x)
+                self.priors[name] = prior.weak(x, weight)
 
     def _total(self, per_component: Tensor) -> Tensor:
         return per_component.sum()

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emgen.families import Family, LinearGaussian, prefixed
-from emgen.models.conjugate import ConjugateModel
+from emgen.families.base import spread
+from emgen.models.conjugate import ConjugateModel, need_families
 
 
 class FactorAnalysis(ConjugateModel):
@@ -36,6 +37,7 @@ class FactorAnalysis(ConjugateModel):
     rows = 4096
 
     def __init__(self, loadings: LinearGaussian, start: str | Mapping[str, Any] = "random") -> None:
+        need_families("factor_analysis", loadings=loadings)
         super().__init__({"loadings": loadings})
         if isinstance(start, str) and start != "random":
             raise ValueError(f"start={start!r} is neither random nor a mapping of values by name (mean, variance)")
@@ -64,27 +66,32 @@ class FactorAnalysis(ConjugateModel):
         return {
             **prefixed("loadings", self.loadings.statistics(x, u, scatter, weights)),
             "n": weights.sum(),
-            "entropy": weights @ z.relative_entropy(),
+            "entropy": weights @ z.entropy(),
+            "prior": weights @ z.log_prior(),
             "evidence": weights @ z.log_evidence,
         }
 
-    def start(self, x: Float[Tensor, "rows features"], parameters: Callable[..., Family]) -> None:
+    def free_energy(self, s: dict[str, Tensor], temperature: float = 1.0) -> dict[str, Tensor]:
+        parts, prior = super().free_energy(s, temperature), s["prior"] / s["n"]  # E_q log N(z | 0, I) has no parameter
+        return parts | {"bound": parts["bound"] + prior, "elbo": parts["elbo"] + prior, "gap": parts["gap"] - prior}
+
+    def start(self, x: Float[Tensor, "rows features"], parameters: Callable[..., Family], weight: Tensor | None = None) -> None:
         """Random loadings at the scale of the data, then one half-step into the belief."""
-        data = self.loadings.weak(x).variance.expand(len(self.loadings.mean))
+        mean, data = spread(x.to(self.loadings.mean.dtype), weight)
         w = torch.randn_like(self.loadings.mean) * (data / max(1, self.latent)).sqrt()[:, None]
-        w[:, -1] = x.to(w.dtype).nanmean(0)
+        w[:, -1] = mean
         self.put(mean=w, variance=data if len(self.loadings.variance) > 1 else data.mean())
-        self.m_step(self.statistics(x, self.posterior(x)), parameters)
+        self.m_step(self.statistics(x, self.posterior(x), weight), parameters)
 
     def put(self, **values: Any) -> None:
         """Start from explicit parameters: `mean` (D, L + 1) and `variance`."""
         self.loadings = self.priors["loadings"].given(**values).mode()
         self.started.fill_(True)
 
-    def make_proper(self, x: Float[Tensor, "rows features"]) -> None:
+    def make_proper(self, x: Float[Tensor, "rows features"], weight: Tensor | None = None) -> None:
         about = torch.zeros_like(self.loadings.mean[0])
         about[-1] = 1
-        self.priors["loadings"] = self.priors["loadings"].weak(x, about)
+        self.priors["loadings"] = self.priors["loadings"].weak(x, weight, about)
 
     def log_prob(self, x: Float[Tensor, "rows features"]) -> Float[Tensor, "rows"]:
         """log N(x | b, W Wᵀ + Ψ) over the values seen, at the centre of the belief."""
@@ -110,14 +117,17 @@ class GaussianBelief:
     log_evidence: Float[Tensor, "rows"]
     certain: bool = False
 
-    def relative_entropy(self) -> Float[Tensor, "rows"]:
-        """−KL(q(z) ‖ N(0, I)); at a point log N(z | 0, I): what the latents add to the free energy."""
+    def log_prior(self) -> Float[Tensor, "rows"]:
+        """E_q log N(z | 0, I)."""
         trace = self.covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
-        cross = -0.5 * (self.mean.square().sum(-1) + trace + self.mean.shape[1] * math.log(2 * math.pi))
+        return -0.5 * (self.mean.square().sum(-1) + trace + self.mean.shape[1] * math.log(2 * math.pi))
+
+    def entropy(self) -> Float[Tensor, "rows"]:
+        """H(q), 0 at a point."""
         if self.certain:
-            return cross
-        log_det = torch.linalg.slogdet(self.covariance)[1]
-        return cross + 0.5 * (log_det + self.mean.shape[1] * (1 + math.log(2 * math.pi)))
+            return torch.zeros_like(self.log_evidence)
+        each = 0.5 * (torch.linalg.slogdet(self.covariance)[1] + self.mean.shape[1] * (1 + math.log(2 * math.pi)))
+        return each.expand_as(self.log_evidence)
 
     def mode(self) -> "GaussianBelief":
         return GaussianBelief(self.mean, torch.zeros_like(self.covariance), self.log_evidence, certain=True)
@@ -133,6 +143,10 @@ class GaussianBelief:
         """The fixed point of the sweeps, known in closed form: the same mean, variances 1/P_ll."""
         variance = 1 / torch.linalg.inv(self.covariance).diagonal(dim1=-2, dim2=-1)
         return GaussianBelief(self.mean, torch.diag_embed(variance), self.log_evidence)
+
+    def structured(self, sweeps: int) -> "GaussianBelief":
+        """Itself: rows are independent, so keeping each whole loses nothing."""
+        return self
 
 
 def _posterior(loadings: LinearGaussian, x: Tensor) -> GaussianBelief:

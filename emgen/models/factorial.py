@@ -12,7 +12,7 @@ from torch import Tensor
 
 from emgen.families import Categorical, Family, LinearGaussian, prefixed
 from emgen.models.causes import FEW_STATES, FactorialBelief, FactorialPosterior, JointBelief
-from emgen.models.conjugate import ConjugateModel
+from emgen.models.conjugate import ConjugateModel, need_families
 from emgen.models.recursions import Packing, frames
 
 
@@ -20,6 +20,7 @@ class _Factorial(ConjugateModel):
     """x|z ~ N(Σ_m W_m[z_m], Ψ) with M causes of K states, whatever ties the causes of successive rows."""
 
     def __init__(self, priors: dict[str, Family], start: str | Mapping[str, Any]) -> None:
+        need_families("factorial_hmm" if "transition" in priors else "factorial_mixture", **priors)
         super().__init__(priors)
         if isinstance(start, str) and start != "random":
             raise ValueError(f"start={start!r} is neither random nor a mapping of values by name")
@@ -68,18 +69,18 @@ class _Factorial(ConjugateModel):
     @abstractmethod
     def _dynamic_statistics(self, first: Tensor, z: Any, weight: Tensor) -> dict[str, Tensor]: ...
 
-    def start(self, x: Any, parameters: Callable[..., Family]) -> None:
+    def start(self, x: Any, parameters: Callable[..., Family], weight: Tensor | None = None) -> None:
         """Causes that share the data's mean evenly, each state off it at random; then one half-step into the belief."""
-        _, rows = self._rows(x)
+        packing, rows = self._rows(x)
         weak = self.priors["loadings"].replace(nu=torch.zeros_like(self.loadings.nu), precision=torch.zeros_like(self.loadings.precision))
-        weak = weak.weak(rows, self._typical)
+        weak = weak.weak(rows, None if weight is None else weight[packing.sequence], self._typical)
         noise = torch.randn_like(weak.mean) * weak.variance.expand(len(weak.mean)).sqrt()[:, None]
         self.loadings = weak.given(mean=weak.mean + noise / self._shape[0] ** 0.5).mode()
         for name, prior in self.priors.items():
             if name != "loadings":
                 noisy = prior.mean * (0.5 + torch.rand_like(prior.mean))
                 setattr(self, name, prior.replace(mean=noisy / noisy.sum(-1, keepdim=True)).mode())
-        self.m_step(self.statistics(x, self.posterior(x).mean_field(10)), parameters)
+        self.m_step(self.statistics(x, self.posterior(x).mean_field(10), weight), parameters)
         self.started.fill_(True)
 
     def put(self, **values: Any) -> None:
@@ -90,11 +91,12 @@ class _Factorial(ConjugateModel):
         self.loadings = self.priors["loadings"].given(**values).mode()
         self.started.fill_(True)
 
-    def make_proper(self, x: Any) -> None:
+    def make_proper(self, x: Any, weight: Tensor | None = None) -> None:
+        packing, rows = self._rows(x)
+        weight = None if weight is None else weight[packing.sequence]
         for name, prior in self.priors.items():
             if prior.is_flat:
-                rows = self._rows(x)[1]
-                self.priors[name] = prior.weak(rows, self._typical) if name == "loadings" else prior.weak(rows)
+                self.priors[name] = prior.weak(rows, weight, *([self._typical] if name == "loadings" else []))
 
     def free_energy(self, s: dict[str, Tensor], temperature: float = 1.0) -> dict[str, Tensor]:
         parts = super().free_energy(s, temperature)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from emgen.families import Categorical, Family, prefixed
-from emgen.models.conjugate import ConjugateModel
+from emgen.models.conjugate import ConjugateModel, need_families
 from emgen.models.recursions import Packing, factorised, forward_backward, frames, sample_paths, viterbi
 from emgen.models.starts import START_NAMES, partition
 
@@ -50,6 +50,7 @@ class HiddenMarkovModel(ConjugateModel):
         transition: Categorical | None = None,
         start: str | Mapping[str, Any] = "kmeans++",
     ) -> None:
+        need_families("hidden_markov_model", emission=emission)
         states, dtype = len(emission.mean), emission.mean.dtype
         initial = Categorical.flat(symbols=states, dtype=dtype) if initial is None else initial
         transition = Categorical.flat(states, symbols=states, dtype=dtype) if transition is None else transition
@@ -100,19 +101,20 @@ class HiddenMarkovModel(ConjugateModel):
             "evidence": evidence.sum(),
         }
 
-    def start(self, x: Sequences, parameters: Callable[..., Family]) -> None:
+    def start(self, x: Sequences, parameters: Callable[..., Family], weight: Tensor | None = None) -> None:
         """θ from a partition of the frames; moves start half-way between its own and indifferent ones."""
         packing, rows, seen = frames(x)
         known = rows if seen is None else rows[seen]
+        each = None if weight is None else weight[packing.sequence if seen is None else packing.sequence[seen]]
         kinds, kind = torch.unique(known, dim=0, return_inverse=True)
         if self.how == "random" and len(kinds) >= len(self.initial.mean):  # equal frames start alike, or all averages out
             r = partition(kinds, len(self.initial.mean), how=self.how).squeeze(1)[kind]
         else:
-            r = partition(known, len(self.initial.mean), how=self.how).squeeze(1)
+            r = partition(known, len(self.initial.mean), how=self.how, weight=each).squeeze(1)
         if seen is not None:
             r = r.new_full((len(rows), r.shape[1]), 1 / r.shape[1]).index_put((seen,), r)
-        self.emission = self.priors["emission"].weak(rows).mode()
-        s = self.statistics(x, Factorised(packing, r, r.new_zeros(len(packing.lengths))))
+        self.emission = self.priors["emission"].weak(known, each).mode()
+        s = self.statistics(x, Factorised(packing, r, r.new_zeros(len(packing.lengths))), weight)
         for name in ("initial", "transition"):
             counts = s[f"{name}.sum"]
             counts = torch.where(self.priors[name].mean > 0, counts + counts.sum(-1, keepdim=True).clamp(min=1) / len(r.T), 0.0)
@@ -128,9 +130,10 @@ class HiddenMarkovModel(ConjugateModel):
         self.emission = self.priors["emission"].given(**emission).mode()
         self.started.fill_(True)
 
-    def make_proper(self, x: Sequences) -> None:
-        _, rows, seen = frames(x)
-        super().make_proper(rows if seen is None else rows[seen])
+    def make_proper(self, x: Sequences, weight: Tensor | None = None) -> None:
+        packing, rows, seen = frames(x)
+        each = None if weight is None else weight[packing.sequence if seen is None else packing.sequence[seen]]
+        super().make_proper(rows if seen is None else rows[seen], each)
 
     def log_prob(self, x: Sequences) -> Float[Tensor, "sequences"]:
         """log p(x) of each sequence, summed over all paths, at the centre of the belief."""

@@ -69,13 +69,13 @@ class Mixture(ConjugateModel):
                 "n": counts.new_tensor(len(x)) if weight is None else weight.sum(dtype=dtype),
                 "entropy": _weighted(z.entropy, weight, dtype), "evidence": _weighted(z.log_normaliser, weight, dtype)}
 
-    def start(self, x: Tensor, parameters: Callable[..., Family], r: Tensor | None = None) -> None:
+    def start(self, x: Tensor, parameters: Callable[..., Family], r: Tensor | None = None, weight: Tensor | None = None) -> None:
         """Put θ inside the belief about it, from a partition of the rows or from responsibilities r (N, [R,] K)."""
-        r = partition(x, self.weights.mean.shape[-1], self.n_init, self.how, self.components.distance) if r is None else r
         for name, prior in self.priors.items():  # moments are taken about the data's mean while there is no better
-            setattr(self, name, prior.weak(x).mode())
+            setattr(self, name, prior.weak(x, weight).mode())
+        r = partition(x, self.weights.mean.shape[-1], self.n_init, self.how, self.components.distance, weight) if r is None else r
         r = r.view(len(x), *self.weights.mean.shape)
-        self.m_step(self.statistics(x, Responsibilities(r.log(), r)), parameters)
+        self.m_step(self.statistics(x, Responsibilities(r.log(), r), weight), parameters)
         self.started.fill_(True)
 
     def m_step(self, s: dict[str, Tensor], parameters: Callable[..., Family]) -> dict[str, Tensor]:
@@ -199,6 +199,12 @@ class Responsibilities:
 
     def tempered(self, beta: float) -> "Responsibilities":
         return Responsibilities(self.scores, (beta * self.scores).softmax(-1))
+
+    def mean_field(self, sweeps: int) -> "Responsibilities":
+        """Itself: rows are independent, so a belief that factorises over them loses nothing."""
+        return self
+
+    structured = mean_field
 
     def _one_hot(self, labels: Tensor) -> Tensor:
         return torch.nn.functional.one_hot(labels, self.scores.shape[-1]).to(self.scores.dtype)

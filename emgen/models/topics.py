@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from emgen.families import Categorical, Family, prefixed
-from emgen.models.conjugate import ConjugateModel
+from emgen.models.conjugate import ConjugateModel, need_families
 from emgen.models.entries import Entries
 
 BLOCK = 2**15  # entries at a time where each needs its own K responsibilities
@@ -38,6 +38,7 @@ class TopicModel(ConjugateModel):
     """
 
     def __init__(self, proportions: Categorical, topics: Categorical, start: str | Mapping[str, Any] = "random") -> None:
+        need_families("topic_model", proportions=proportions, topics=topics)
         if proportions.mean.ndim != 2 or topics.mean.ndim != 2 or proportions.mean.shape[1] != len(topics.mean):
             raise ValueError(
                 f"proportions (documents, K) and topics (K, words) must agree in K, not {tuple(proportions.mean.shape)} "
@@ -67,12 +68,12 @@ class TopicModel(ConjugateModel):
             "evidence": z.log_evidence.sum(),
         }
 
-    def start(self, x: Tensor, parameters: Callable[..., Family]) -> None:
+    def start(self, x: Tensor, parameters: Callable[..., Family], weight: Tensor | None = None) -> None:
         """Topics and proportions from random responsibilities of every word in every topic."""
         self.proportions, self.topics = (
             prior.replace(mean=_noisy(prior.mean)).mode() for prior in (self.priors["proportions"], self.priors["topics"])
         )
-        self.m_step(self.statistics(x, self.posterior(x)), parameters)
+        self.m_step(self.statistics(x, self.posterior(x), weight), parameters)
         self.started.fill_(True)
 
     def put(self, proportions: Any = None, topics: Any = None) -> None:
@@ -206,6 +207,12 @@ class TokenBelief:
     def tempered(self, beta: float) -> "TokenBelief":
         a, b = self.scores
         return TokenBelief(beta * a, beta * b, self.layout, self.log_evidence)
+
+    def mean_field(self, sweeps: int) -> "TokenBelief":
+        """Itself: words are independent, so a belief that factorises over them loses nothing."""
+        return self
+
+    structured = mean_field
 
     def _choose(self, assign: Callable[[Tensor, Tensor], Tensor]) -> "TokenTopics":
         """Numbers of words by topic from `assign`(responsibilities, counts), in blocks of entries."""

@@ -30,13 +30,12 @@ class EM(Trainer):
     Args:
         model: serves `Conjugate`.
         latents, parameters: what is kept of each posterior; `Gradient` is a partial M-step (generalised EM).
-        every: when the M-step comes: once a `sweep`; after each `batch`, averaged over time by `lr` and `decay` (online EM);
-            or after each batch from a `memo` of every batch's latest statistics (incremental EM, with batches that stay).
+        every: when the M-step comes: once a `sweep`; after each `batch`, averaged over time by `lr` and `decay` (online EM,
+            from row 20 on); or after each from a `memo` of all batches' statistics (incremental EM, after a first sweep).
         lr, decay: step size of the M-step, ρ_t = lr · t^−decay; 1 and 0 are the ordinary M-step.
         tol: stop when the bound per datum moves by less than this in an epoch; None never stops.
 
-    References: Dempster, Laird, Rubin (1977), "Maximum likelihood from incomplete data via the EM algorithm"; Neal, Hinton
-    (1998), "A view of the EM algorithm that justifies incremental, sparse, and other variants". """
+    References: Dempster, Laird, Rubin (1977), Maximum likelihood from incomplete data; Neal, Hinton (1998), A view of EM. """
 
     requires = (Conjugate,)
 
@@ -47,31 +46,33 @@ class EM(Trainer):
         super().__init__(model, optimizers={"model": partial(ClosedForm, m_step=self.maximise, lr=lr, decay=decay)})
         self.latents, self.belief, self.every, self.tol, self.mass = latents, parameters, every, tol, 0.0
         exact = latents.monotone and parameters.monotone and every != "batch" and (lr, decay) == (1, 0)
-        gibbs = latents == parameters == Draw()  # KL(law of the chain ‖ posterior) never rises
-        self.guarantee = "monotone" if exact else "monotone in expectation" if gibbs else "none"
+        self.guarantee = "monotone" if exact else "monotone in expectation" if latents == parameters == Draw() else "none"
 
     def training_step(self, batch: Any, index: int) -> None:
         batch = batch if isinstance(batch, Batch) else Batch(*[self.observe(batch)] * 3)
-        self.number, self.precision = index, torch.float32 if batch.x.dtype == torch.float32 else torch.float64
+        self.number, self.seen = index, self.examples + len(batch)
+        self.precision = torch.float32 if batch.x.dtype == torch.float32 else torch.float64
         if not self.mass:
             self.start(batch)
         for piece in batch.split(self.model.rows or len(batch)):  # rows that stay in cache
-            z = self.latents(self.model.posterior(x := piece.x if piece.length is None else (piece.x, piece.length)))
-            s = self.model.statistics(x, z, piece.weight)
+            x = piece.x if piece.length is None else (piece.x, piece.length)
+            s = self.model.statistics(x, self.latents(self.model.posterior(x)), piece.weight)
             self.assign("model", s, now=piece.last and (self.sweep_ends or self.every != "sweep"))
 
     def maximise(self, s: Statistics) -> Statistics:
         """The M-step, with F recorded on both sides of it; returns the statistics as the new θ would have taken them."""
-        memo = self._statistics
+        memo, name = self._statistics, f"batch {self.number}"
+        early = self.every == "batch" and (self.seen < 20 or not s["n"])  # too little was seen to move by
         if self.every == "memo":
-            self.bounds = self.bounds if f"batch {self.number}" in memo else []  # more data: another bound
-            memo[f"batch {self.number}"] = s
-            s = {name: sum(one[name] for one in memo.values()) for name in s}
+            self.bounds, early = (self.bounds, False) if name in memo else ([], not self.sweep_ends)  # more data: another bound
+            memo[name] = s
+            s = {key: sum(one[key] for one in memo.values()) for key in s}
+        if early:
+            return s
         share = s["n"] / self.mass if self.every == "batch" else 1.0  # a batch stands for all rows
         s = {name: value / share for name, value in s.items()}
         self.score(s, "E-step")
-        before = self.model.theta()
-        s = self.model.m_step(s, self.belief)
+        before, s = self.model.theta(), self.model.m_step(s, self.belief)
         memo.update({number: self.model.rebase(one, before) for number, one in memo.items()})
         self.score(s, "M-step")
         return {name: value * share for name, value in s.items()}
@@ -79,7 +80,7 @@ class EM(Trainer):
     def score(self, s: Statistics, half_step: str) -> None:
         """Record F and its terms on one side of the M-step."""
         parts = self.model.free_energy(s, self.latents.temperature)
-        parts.pop("gap" if half_step == "M-step" else "", None)  # after it the posterior is not known yet
+        parts.pop("gap" if half_step == "M-step" or self.every != "sweep" else "", None)  # θ itself must have taken them all
         self.record({**parts, "bound": parts["bound"].to(self.precision)}, half_step if self.comparable else "")
         self.comparable = True
 
@@ -90,9 +91,9 @@ class EM(Trainer):
             raise ValueError("every='memo' remembers batches, which must stay the same: set data.shuffle=false")
         whole, x = (data, data.observed("train")) if isinstance(data, Data) else (batch, batch.x)
         self.mass = float(len(x) if whole.weight is None else whole.weight.sum())
-        x = x if whole.length is None else (x, whole.length)
+        x, weight = x if whole.length is None else (x, whole.length), {} if whole.weight is None else {"weight": whole.weight}
         if self.belief.needs_prior:
-            self.model.make_proper(x)
+            self.model.make_proper(x, **weight)
         self.comparable = not (self.model.started and self.belief.needs_prior)  # a given point is no distribution
         if not self.model.started:
-            self.model.start(x, self.belief)
+            self.model.start(x, self.belief, **weight)
