@@ -13,7 +13,7 @@ def main() -> None:
             from emgen.asking import help_text
 
             print(help_text(), flush=True)
-        elif sys.argv[1:] == ["--version"]:
+        elif "--version" in sys.argv[1:]:
             from emgen import __version__
 
             print(f"emgen {__version__}", flush=True)

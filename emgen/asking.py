@@ -67,12 +67,12 @@ def config_dirs(arguments: Sequence[str]) -> list[str]:
     return found
 
 
-def explain(error: Exception, known: Iterable[str]) -> str:
+def explain(error: Exception, known: Sequence[str]) -> str:
     """One sentence for a composition error: what is unknown and the nearest names that are not.
 
     Args:
         error: what Hydra raised; its `missing_cfg_file` and `options`, or its text, say what was wrong.
-        known: every key of the configuration.
+        known: every key of the configuration, and the option groups.
     """
     text = str(error)
     missing = getattr(error, "missing_cfg_file", None) or first(r"Could not find '([^']+)'", text)
@@ -89,8 +89,8 @@ def explain(error: Exception, known: Iterable[str]) -> str:
             return "divergence=... belongs to trainer=fgan, which this command does not ask for; add trainer=fgan."
         if key == "penalty":
             return "penalty=... is chosen where the trainer keeps it: penalty@trainer.penalty=... or penalty@trainer.adversarial.penalty=..."
-        keys = [*known, *options()]
-        return f"unknown key {key}; {_nearest(key, keys)}. `emgen --cfg job` prints every key, and +{key}=... adds a new one."
+        more = f" `emgen --cfg job` prints every key, and +{key}=... adds a new one." if "trainer" in known else ""
+        return f"unknown key {key}; {_nearest(key, known)}.{more}"
     return " ".join(text.split())
 
 

@@ -1,6 +1,7 @@
 """What a user asked for, checked before anything starts: one sentence that names the value and what to do."""
 
-__all__ = ["UserError", "check_ranges", "check_types", "first", "flat", "naming", "told", "writable"]
+__all__ = ["UserError", "check_counts", "check_ranges", "check_same", "check_trust", "check_types", "first", "flat", "naming", "told",
+           "writable"]
 
 import contextlib
 import math
@@ -11,6 +12,12 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+
+# a configuration that is read back from a file may build what is defined in these and nothing else
+TRUSTED = ("emgen.models", "emgen.data", "emgen.divergences", "emgen.families", "torch.nn", "torch.distributions")
 
 
 class UserError(ValueError):
@@ -100,8 +107,63 @@ def check_ranges(cfg: Any) -> None:
         raise UserError(f"evaluation.rows={rows}: score at least one row, or null for all.")
 
 
+def check_counts(cfg: Any) -> None:
+    """Refuse numbers of samples, rows and the like that no command accepts; null stands where the option's default is.
+
+    Raises:
+        UserError: names the key and the value.
+    """
+    for key, least in {"samples": 1, "rows": 1, "draws": 2, "n": 1, "temperatures": 1, "chains": 1, "seed": 0}.items():
+        value = cfg.get(key, least)
+        if not (type(value) is int and value >= least) and not (value is None and key in ("rows", "draws", "temperatures")):
+            raise UserError(f"{key}={value}: give an integer >= {least}.")
+
+
+def check_same(run: Path, now: Any) -> None:
+    """Refuse to go on with other networks than those in the checkpoint, before the record of the run is overwritten.
+
+    Raises:
+        UserError: names the key and both values.
+    """
+    record = run / "config.yaml"
+    was = yaml.safe_load(record.read_text(encoding="utf-8")) if record.exists() else now
+    for part in ("model", "critic", "trainer"):
+        before, after = (dict(flat(cfg.get(part) or {}, f"{part}.")) for cfg in (was, now))
+        for key in [key for key in {**before, **after} if part != "trainer" or key == "trainer._target_"]:
+            if before.get(key) != after.get(key):
+                raise UserError(f"{key}={after.get(key)}: {run} was trained with {before.get(key)}; leave that as it was, or start "
+                                "another run.")
+
+
+def check_trust(node: Any, where: str, trust: Any, locate: Callable[[str], Any]) -> None:
+    """Refuse a configuration from a file that would build or call what is neither ours nor trusted, at any depth of it.
+
+    Args:
+        node: a part of the configuration.
+        where: what the part is called.
+        trust: import prefixes that the user trusts.
+        locate: dotted name → object; asked for names of the packages in `TRUSTED` alone.
+
+    Raises:
+        UserError: names the target and how to trust it.
+    """
+    if isinstance(node, (list, tuple)):
+        for i, one in enumerate(node):
+            check_trust(one, f"{where}[{i}]", trust, locate)
+    elif isinstance(node, dict):
+        target = str(node.get("_target_", ""))
+        prefixes = [trust] if isinstance(trust, str) else list(trust)
+        if "_target_" in node and not _within(target, prefixes):
+            ours = _within(target, TRUSTED) and not any(name.startswith("_") for name in target.split("."))
+            if not ours or not _within(str(getattr(locate(target), "__module__", "")), TRUSTED):
+                raise UserError(f"{where}._target_ is {target}, outside {', '.join(TRUSTED)}: if you trust it, add "
+                                f"trust=[{target.split('.')[0]}].")
+        for key, one in node.items():
+            check_trust(one, f"{where}.{key}", trust, locate)
+
+
 def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf of a nested configuration with its dotted key."""
+    """Every leaf of a nested configuration with its dotted key; interpolations as they are written."""
     for key in node:
         value = node._get_node(key) if hasattr(node, "_get_node") else node[key]
         name = f"{prefix}{key}"
@@ -109,7 +171,7 @@ def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield name, None
             yield from flat(value, f"{name}.")
         else:
-            yield name, getattr(value, "_value", lambda v=value: v)()
+            yield name, _plain(value)
 
 
 def first(pattern: str, text: str) -> str | None:
@@ -131,3 +193,12 @@ def _allows(hint: Any, value: Any) -> bool:
     if origin is Callable or hint is Callable or (isinstance(hint, type) and hint.__module__.startswith("emgen.")):
         return hasattr(value, "keys") or (isinstance(value, Sequence) and not isinstance(value, str))
     return True
+
+
+def _plain(value: Any) -> Any:
+    value = value._value() if hasattr(value, "_value") else value
+    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _within(name: str, packages: Sequence[str]) -> bool:
+    return any(f"{name}.".startswith(f"{package}.") for package in packages)

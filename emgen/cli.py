@@ -4,7 +4,7 @@
     emgen evaluate run=DIR      emgen sample run=DIR n=64      emgen compare RUN ...      emgen export run=DIR
 """
 
-__all__ = ["build", "instantiate", "main", "train", "trainer_named"]
+__all__ = ["build", "instantiate", "locate", "main", "train", "trainer_named"]
 
 import contextlib
 import inspect
@@ -33,6 +33,7 @@ from emgen.running import RunFolder, finish, fit_run
 
 COMMANDS = ("train", "evaluate", "sample", "compare", "export")
 CONFIGS = "emgen.configs"
+locate = hydra.utils.get_object  # what a dotted name names
 _failures: list[int] = []
 
 
@@ -74,7 +75,7 @@ def build(cfg: DictConfig) -> tuple[Any, Any]:
     torch.manual_seed(cfg.seed)
     model = instantiate(cfg.model, "model", event_shape=tuple(data.event_shape))
     with checking.naming("trainer"):
-        target = hydra.utils.get_object(cfg.trainer._target_)
+        target = locate(cfg.trainer._target_)
     players = {"model": model}
     if "critic" in inspect.signature(target).parameters:
         players["critic"] = instantiate(cfg.critic, "critic", event_shape=tuple(data.event_shape))
@@ -87,7 +88,7 @@ def build(cfg: DictConfig) -> tuple[Any, Any]:
 
 def instantiate(node: Any, where: str, **given: Any) -> Any:
     """Build a `_target_` node, handing over those of the given objects that its constructor takes."""
-    checking.check_types(node, where, hydra.utils.get_object)
+    checking.check_types(node, where, locate)
     with checking.naming(where):
         try:
             make = hydra.utils.instantiate(node, _partial_=True, _convert_="all")
@@ -134,7 +135,7 @@ def trainer_named(name: str, model: Any, arguments: dict[str, Any]) -> Any:
     """
     with _composer([]) as compose:
         node = _checked([f"trainer={name}"], compose).trainer
-    accepted = list(inspect.signature(hydra.utils.get_object(node._target_)).parameters)
+    accepted = list(inspect.signature(locate(node._target_)).parameters)
     unknown = [argument for argument in arguments if argument not in accepted]
     if unknown:
         raise UserError(f"trainer {name!r} takes no argument {unknown[0]!r}; it takes {', '.join(accepted)}.")
@@ -166,7 +167,9 @@ def _train_command(arguments: list[str]) -> None:
             run, before = asking.resumable(arguments, Path(str(cfg.paths.run_dir)))
             if run is not None:
                 arguments = [*before, *(a for a in arguments if not a.startswith("paths.run_dir=")), f"paths.run_dir={run}"]
-                _checked(arguments, compose)
+                cfg = _checked(arguments, compose)
+                checking.check_same(run, cfg)
+                RunFolder(run).refuse_if_beyond(cfg.lightning.max_epochs)
                 print(f"emgen: continuing {run}", file=sys.stderr)
             checking.writable(run or Path(cfg.paths.run_dir))
     _hydra(arguments)
@@ -241,11 +244,12 @@ def _other_command(command: str, arguments: list[str]) -> None:
         raise UserError(f"{paths[0]!r} is not of the form key=value; the run folder is named by run={paths[0]}.")
     with _composer([]) as compose:
         cfg = _checked(overrides, compose, command)
-    missing = [key for key in cfg if OmegaConf.is_missing(cfg, key)]
+    missing = [key for key in cfg if OmegaConf.is_missing(cfg, key) or key == "run" and cfg[key] is None]
     if missing:
         raise UserError(f"emgen {command} needs {missing[0]}=...: name a run folder, as printed at the end of training.")
     if paths:
         cfg.runs = paths
+    checking.check_counts(cfg)
     getattr(commands, command)(cfg)
 
 
@@ -256,7 +260,8 @@ def _checked(arguments: Sequence[str], compose: Any, name: str = "train", comple
         try:
             composed = compose(name, request)
         except (HydraException, OmegaConfBaseException, TypeError, ValueError) as error:
-            raise UserError(asking.explain(error, [key for key, _ in checking.flat(compose(name, []))])) from None
+            known = [key for key, _ in checking.flat(compose(name, []))]
+            raise UserError(asking.explain(error, [*known, *asking.options()] if name == "train" else known)) from None
         if name == "train" and complete:
             for missing in sorted(OmegaConf.missing_keys(composed)):
                 raise UserError(f"{missing} has no value: give it as {missing}=...")

@@ -74,6 +74,15 @@ class RunFolder:
               file=sys.stderr)
         return previous
 
+    def refuse_if_beyond(self, epochs: int) -> None:
+        """
+        Raises:
+            UserError: `last.ckpt` was written after so many epochs.
+        """
+        path = self.path / "checkpoints" / "last.ckpt"
+        if not damage(path) and self.checkpoint_io.load_checkpoint(path).get("epoch", 0) >= epochs:
+            raise UserError(f"lightning.max_epochs={epochs}: {self.path} has gone beyond that; ask for more, or leave it out.")
+
     def write_config(self, config: dict[str, Any]) -> None:
         """The resolved configuration and a status of `running`."""
         self.path.mkdir(parents=True, exist_ok=True)

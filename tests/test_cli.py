@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from emgen import cli
 from emgen.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint
@@ -195,7 +196,10 @@ def test_what_cannot_be_served_is_refused_in_one_sentence_before_anything_starts
     (["evaluate", "run=nowhere"], "run=nowhere is not a run folder"),
     (["evaluate", "runs=x"], "unknown key runs; nearest: run"),
     (["evaluate", "somewhere"], "'somewhere' is not of the form key=value"),
-    (["sample", "run=nowhere", "n=0"], "n=0: draw at least one sample"),
+    (["sample", "run=nowhere", "n=0"], "n=0: give an integer >= 1"),
+    (["evaluate", "run=null"], "emgen evaluate needs run=..."),
+    (["evaluate", "run=nowhere", "samples=many"], "samples=many: give an integer >= 1"),
+    (["evaluate", "run=nowhere", "rows=-1"], "rows=-1: give an integer >= 1"),
     (["evaluate", "--best", "run=nowhere"], "emgen evaluate takes no flag --best"),
 ])
 def test_other_commands_refuse_in_one_sentence_too(capsys, arguments, said):
@@ -374,8 +378,43 @@ def test_a_checkpoint_is_replaced_whole_and_unpickles_no_code(place, monkeypatch
     io.save_checkpoint({"x": torch.zeros(3)}, path)
     assert torch.equal(io.load_checkpoint(f"{path}.previous")["x"], torch.ones(3))
     torch.save({"x": subprocess.Popen}, path)
-    with pytest.raises(Exception, match=r"[Ww]eights"):
+    with pytest.raises(ValueError, match="weights_only=True"):
         io.load_checkpoint(path)
+
+
+@pytest.mark.parametrize("poison", [
+    {"_target_": "os.system", "_args_": ["touch poisoned"]},
+    [[{"_target_": "subprocess.check_output", "_args_": [["touch", "poisoned"]]}]],
+    {"_target_": "emgen.running.os.system", "_args_": ["touch poisoned"]},
+    {"_target_": "emgen.models.latent.torch.load", "_args_": ["poisoned"], "weights_only": False},
+    {"_target_": "emgen.running._write", "path": {"_target_": "pathlib.Path", "_args_": ["poisoned"]}, "text": ""},
+    {"_target_": "ossified.system"},
+], ids=["a call", "in lists", "through our module", "through a trusted module", "a private part", "a name that begins like one"])
+def test_a_configuration_that_is_read_back_builds_nothing_but_models_and_data(place, capsys, poison):
+    assert train("vae", "run", "lightning.max_epochs=1") == 0
+    path = place / "run" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    for part, key in (("model", "prior"), ("data", "dtype")):
+        path.write_text(yaml.safe_dump({**config, part: {**config[part], key: poison}}))
+        for command in ("evaluate", "sample", "export"):
+            capsys.readouterr()
+            assert emgen(command, "run=run", "trust=oss") == 2
+            assert f"{part}.{key}" in capsys.readouterr().err
+    assert not (place / "poisoned").exists()
+
+
+def test_other_networks_and_fewer_epochs_are_refused_before_the_run_is_touched(place, capsys):
+    assert train("vae", "run", "lightning.max_epochs=2") == 0
+    before = {p: p.read_bytes() for p in (place / "run").rglob("*") if p.is_file()}
+    for option, said in (("model.hidden=[7]", "model.hidden=[7]: run was trained with [6]"), ("trainer=gan", "trainer._target_="),
+                         ("lightning.max_epochs=1", "lightning.max_epochs=1: ")):
+        capsys.readouterr()
+        assert emgen("resume=run", option) == 2
+        assert said in one_sentence(capsys.readouterr().err)
+    assert all(p.read_bytes() == content for p, content in before.items())
+    summary = json.loads((place / "run" / "summary.json").read_text())
+    assert emgen("resume=run") == 0  # nothing is left to do, and all that was known stays known
+    assert json.loads((place / "run" / "summary.json").read_text()) == summary
 
 
 # ---- parts of one's own --------------------------------------------------------------------------------------------
@@ -407,7 +446,7 @@ def test_a_model_from_the_current_folder_an_option_of_ones_own_and_a_sweep(place
     assert state(runs[0])["state_dict"]["model.decoder.network.layers.0.weight"].shape == (7, 2)
     assert emgen("model=custom", "model._target_=mymod.net", "+model.width=3", *small, "paths.run_dir=own") == 0
     assert emgen("evaluate", "run=own") == 2
-    assert "outside emgen." in one_sentence(capsys.readouterr().err)
+    assert "outside emgen.models, emgen.data" in one_sentence(capsys.readouterr().err)
     assert emgen("evaluate", "run=own", "trust=[mymod]", "samples=2") == 0
 
 

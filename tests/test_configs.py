@@ -30,6 +30,7 @@ STEPS = [
     "trainer=gan model=convolutional data=digits critic=convolutional",
     "trainer=fgan model=dense data=mnist",
     "trainer=fgan model=location_scale data=line",
+    "trainer=fgan divergence@trainer.divergence=pearson +divergence@trainer.surrogate=jensen_shannon model=dense data=digits",
     "trainer=fgan penalty@trainer.penalty=roth critic.spectral_norm=true model=dense_gaussian data=ring",
     "trainer=gan penalty@trainer.adversarial.penalty=roth critic=convolutional critic.spectral_norm=true model=convolutional data=digits",
     "trainer=vae model=dense data=fashion_mnist",

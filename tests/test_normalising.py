@@ -128,11 +128,12 @@ def test_errors_and_effective_sizes_are_one_statement():
 
 
 def test_path_sampling_forgives_a_coarse_ladder_by_its_end_correction():
-    """Six temperatures: without the correction, or with Var(∂ log f) alone for the slope, the rule is off by tens of errors."""
+    """Four temperatures: the rule errs by .0002 nats; without its correction, or with the variance alone for g′, by .02."""
     torch.manual_seed(0)
-    machine = sine_machine(6, 4)
-    estimate = path_sampling(machine, ladder(6), 40_000, 10)
-    assert abs(float(estimate.value) - LOG_Z[6, 4]) < 3 * float(estimate.error)
+    machine = sine_machine(6, 4, scale=2.0)
+    estimate = path_sampling(machine, ladder(4), 100_000, 10)
+    assert float(estimate.error) < 0.003
+    within(estimate, machine.log_partition().item())
 
 
 def test_the_optimal_bridge_needs_no_ladder_and_ignores_which_side_is_larger():

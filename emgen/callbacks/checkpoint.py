@@ -4,6 +4,7 @@ __all__ = ["AtomicCheckpointIO", "Checkpoint", "Interrupted", "damage"]
 
 import math
 import os
+import pickle
 import signal
 import tempfile
 import zipfile
@@ -57,7 +58,11 @@ class AtomicCheckpointIO(CheckpointIO):
         if reason:
             raise ValueError(f"the checkpoint {path} is damaged ({reason}): the one before it is {path}.previous; copy that "
                              "over it to go on from there.")
-        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        try:
+            return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(f"the checkpoint {path} holds more than tensors and plain containers, which weights_only=True does not "
+                             "load: it was not written by this program.") from error
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)

@@ -37,9 +37,11 @@ class Metrics(lightning.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds, self.history = state_dict["seconds"], state_dict["history"]
 
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        pl_module.row = self.history[-1] if self.history else {}
+
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self._clock, self._columns = time.perf_counter(), []
-        pl_module.row = self.history[-1] if self.history else {}
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self._clock = time.perf_counter()

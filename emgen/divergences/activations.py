@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid, softplus
 
 from emgen.divergences.base import FDivergence, curvature_of_pair
 from emgen.divergences.f import GAN, KL, Jeffreys, JensenShannon, ReverseKL, TotalVariation
-from emgen.divergences.powers import Alpha, Neyman, Pearson, SquaredHellinger
+from emgen.divergences.powers import Alpha, Neyman, Pearson, SquaredHellinger, power
 
 _PRINTED = (KL, ReverseKL, Jeffreys, JensenShannon, GAN, TotalVariation, Pearson, Neyman, SquaredHellinger, Alpha)
 
@@ -56,7 +56,7 @@ class PaperActivation(FDivergence):
             case KL() | Jeffreys() | Pearson():
                 return v.clone()
             case Neyman() | SquaredHellinger():
-                return -(-v).expm1()
+                return power(v, -1.0)
             case Alpha(alpha):
                 return v.clone() if alpha >= 1 else 1 / (1 - alpha) + logsigmoid(v)
         return self.divergence.activation(v)
@@ -66,9 +66,9 @@ class PaperActivation(FDivergence):
             case KL() | Jeffreys() | Pearson():
                 return self.divergence.conjugate(v)
             case Neyman():
-                return -2 * (-v / 2).expm1()
+                return power(v, -0.5)
             case SquaredHellinger():
-                return v.expm1()
+                return power(v, 1.0)
             case Alpha(alpha):  # log r at which f′(r) is the printed activation
                 if alpha >= 1:
                     return self.divergence.conjugate(v)

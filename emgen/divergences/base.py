@@ -102,13 +102,18 @@ class FDivergence:
     def perspective(self, log_p: Float[Tensor, "*shape"], log_q: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """q f(p/q) − f′(1) (p − q), the integrand of D_f made non-negative point by point, of finite log densities.
 
-        A generator cannot be asked for u beyond e^±300; there this default takes f to be linear, exact for a bounded
-        divergence. Override it when f grows otherwise and densities so far apart matter.
+        A generator cannot be asked for u beyond e^±300; there this default continues it as the power or the logarithm
+        of u that it is, so that a zero density, written as a log density of −1e300, costs f(0), f′(∞) or infinity.
         """
+
+        def excess(v: Tensor) -> Tensor:  # over the larger of p and q
+            u = v.exp()
+            tangent = self.derivative(torch.ones_like(u)) * (u - 1)
+            return (self.generator(u) - tangent).clamp_max(1e300) / u.clamp_min(1)
+
         v = log_p - log_q
-        u = torch.where(v < -1e100, 0.0, v.clamp(-_REACH, _REACH).exp())
-        f = self.generator(u) - self.derivative(torch.ones_like(u)) * (u - 1)
-        return torch.where(v > 0, log_p.exp() * f / u.clamp_min(1), log_q.exp() * f).clamp_min(0)
+        inside = torch.where(v > 0, _continued(excess, v.clamp_min(0), _REACH), _continued(excess, v.clamp_max(0), -_REACH))
+        return (torch.where(v > 0, log_p, log_q).exp() * inside).nan_to_num(0.0).clamp_min(0)
 
     def exact(self, p: Distribution, q: Distribution) -> Tensor | None:
         """D_f(p‖q) where a closed form is known, else None."""
@@ -126,7 +131,7 @@ class FDivergence:
             samples: draws of the Monte Carlo estimate; given, they are used even where an exact way is known.
 
         Raises:
-            ValueError: if the event shapes differ or samples < 4.
+            ValueError: if event shapes differ, batches do not broadcast, one is discrete and one not, or samples < 4.
 
         >>> from torch.distributions import Normal
         >>> from emgen.divergences import Pearson
@@ -136,22 +141,24 @@ class FDivergence:
         return between(self, p, q, samples)
 
     def _dual_value(self, v: Tensor) -> Tensor:
-        """eᵛ f′(eᵛ) − f(eᵛ), beyond v = 18 as g + g′ (e^{κ(v−18)} − 1)/κ with κ = g″/g′: exact for powers and logs."""
-
-        def direct(x: Tensor) -> Tensor:
-            return x.exp() * self.derivative(x.exp()) - self.generator(x.exp())
-
-        edge = v.new_tensor(_SURE)
-        value, slope = direct(edge), elementwise(direct, edge).clamp_min(0)
-        bend = elementwise(lambda x: elementwise(direct, x), edge)
-        power = torch.where(slope > 0, bend / slope, 0.0).nan_to_num(0.0).clamp(-5, 5)
-        power = torch.where(power.abs() < 1e-9, 1e-9, power)
-        large = v > edge
-        beyond = value + slope * (power * torch.where(large, v - edge, 0.0)).expm1() / power
-        return torch.where(large, beyond, direct(torch.where(large, edge, v)))
+        """eᵛ f′(eᵛ) − f(eᵛ), continued beyond v = 18."""
+        return _continued(lambda x: x.exp() * self.derivative(x.exp()) - self.generator(x.exp()), v, _SURE)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
+
+
+def _continued(function: _Function, v: Tensor, edge: float) -> Tensor:
+    """function(v), from the edge outwards as g + g′ (e^{κ(v−edge)} − 1)/κ with κ = g″/g′: exact for powers and logs of eᵛ."""
+    at = v.new_tensor(edge)
+    value, slope = function(at), elementwise(function, at)
+    slope = torch.where(slope.abs() > 1e-12 * value.abs(), slope, 0.0)  # a bounded function has come to rest
+    bend = elementwise(lambda x: elementwise(function, x), at)
+    power = torch.where(slope == 0, 0.0, bend / slope).nan_to_num(0.0).clamp(-5, 5)
+    outside = v > edge if edge > 0 else v < edge
+    step, line = torch.where(outside, v - edge, 0.0), power.abs() < 1e-9
+    rise = torch.where(line, step, (power * step).expm1() / torch.where(line, 1.0, power))
+    return torch.where(outside, value + slope * rise, function(torch.where(outside, at, v)))
 
 
 def curvature_of_pair(activation: _Function, conjugate: _Function, v: Tensor) -> Tensor:

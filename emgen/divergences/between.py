@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.distributions import (
+    Bernoulli,
     Categorical,
     Distribution,
     Independent,
+    LowRankMultivariateNormal,
     MultivariateNormal,
     Normal,
+    OneHotCategorical,
     constraints,
     kl_divergence,
 )
@@ -24,7 +27,7 @@ from emgen.divergences.quadrature import integrate
 if TYPE_CHECKING:
     from emgen.divergences.base import FDivergence
 
-_SPREAD = (-8.0, -3.0, -1.0, 0.0, 1.0, 3.0, 8.0)  # standard deviations about a mean where panels of quadrature begin
+_SPREAD = (0.0, 1.0, 3.0, 8.0, 40.0, 200.0, 1e3, 1e4)  # standard deviations about a mean where panels of quadrature begin
 
 
 class Estimate(NamedTuple):
@@ -47,6 +50,15 @@ def between(divergence: FDivergence, p: Distribution, q: Distribution, samples: 
     if p.event_shape != q.event_shape:
         raise ValueError(f"p has events of shape {tuple(p.event_shape)} and q of {tuple(q.event_shape)}: a divergence "
                          "compares distributions over one space; give both the same event shape.")  # fmt: skip
+    try:
+        torch.broadcast_shapes(p.batch_shape, q.batch_shape)
+    except RuntimeError:
+        raise ValueError(f"p is a batch of {tuple(p.batch_shape)} distributions and q of {tuple(q.batch_shape)}, which do "
+                         "not broadcast; give batches of one shape, or one of them a single distribution.") from None  # fmt: skip
+    if {_is_discrete(p), _is_discrete(q)} == {True, False}:
+        raise ValueError(f"of {type(p).__name__} and {type(q).__name__} one is discrete and one continuous, so they share "
+                         "no density; give two of a kind.")  # fmt: skip
+    p, q = _alike(p, q), _alike(q, p)
     if samples is not None:
         return _monte_carlo(divergence, p, q, samples)
     closed = divergence.exact(p, q)
@@ -54,7 +66,7 @@ def between(divergence: FDivergence, p: Distribution, q: Distribution, samples: 
         return Estimate(closed.clamp_min(0), torch.zeros_like(closed), "closed form")
     if p.has_enumerate_support and q.has_enumerate_support:
         return _enumerate(divergence, p, q)
-    if p.event_shape.numel() == 1 and not any(getattr(_support(d), "is_discrete", False) for d in (p, q)):
+    if p.event_shape.numel() == 1 and not _is_discrete(p):
         return _quadrature(divergence, p, q)
     return _monte_carlo(divergence, p, q, 20_000)
 
@@ -115,7 +127,8 @@ def _quadrature(divergence: FDivergence, p: Distribution, q: Distribution) -> Es
     (low_p, high_p), (low_q, high_q) = _interval(p), _interval(q)
     marks = torch.cat([_marks(p), _marks(q)])
     value, error = integrate(integrand, marks, (min(low_p, low_q), max(high_p, high_q)))
-    return Estimate(_finite(value), error, "quadrature")
+    value = _finite(value)
+    return Estimate(value, torch.where(value.isfinite(), error, 0.0), "quadrature")
 
 
 def _monte_carlo(divergence: FDivergence, p: Distribution, q: Distribution, samples: int) -> Estimate:
@@ -129,7 +142,7 @@ def _monte_carlo(divergence: FDivergence, p: Distribution, q: Distribution, samp
         log_m = torch.logaddexp(log_p, log_q) - math.log(2)
         terms = divergence.perspective((log_p - log_m).clamp_min(-1e300), (log_q - log_m).clamp_min(-1e300))
         mean, variance = mean.to(terms) + terms.mean(0) / 2, variance.to(terms) + terms.var(0) / len(terms) / 4
-    return Estimate(_finite(mean), variance.sqrt(), "Monte Carlo")
+    return Estimate(_finite(mean), variance.sqrt().nan_to_num(torch.inf, torch.inf), "Monte Carlo")
 
 
 def _log_density(distribution: Distribution, x: Tensor) -> Tensor:
@@ -145,8 +158,11 @@ def _log_density(distribution: Distribution, x: Tensor) -> Tensor:
 
 def _log_mass(distribution: Distribution, letters: Tensor) -> Tensor:
     """log probabilities of an alphabet; torch clamps those of zero probability to about 1e-7, which would hide an ∞."""
-    if isinstance(distribution, Categorical):
+    if isinstance(distribution, (Categorical, OneHotCategorical)):
         return distribution.probs.movedim(-1, 0).double().log().clamp_min(-1e300)
+    if isinstance(distribution, Bernoulli):
+        probs = distribution.probs.double()
+        return torch.stack([(-probs).log1p(), probs.log()]).clamp_min(-1e300)
     return _log_density(distribution, letters)
 
 
@@ -161,6 +177,28 @@ def _support(distribution: Distribution) -> Any:
         return distribution.support
     except NotImplementedError:
         return None
+
+
+def _is_discrete(distribution: Distribution) -> bool | None:
+    """Whether the support is discrete; None when the distribution does not say."""
+    try:
+        return getattr(_support(distribution), "is_discrete", None)
+    except NotImplementedError:
+        return None
+
+
+def _alike(p: Distribution, q: Distribution) -> Distribution:
+    """A Gaussian p over vectors written as a full one when q is a Gaussian written in another way."""
+
+    def gaussian(d: Distribution) -> bool:
+        diagonal = isinstance(d, Independent) and isinstance(d.base_dist, Normal) and d.reinterpreted_batch_ndims == 1
+        return diagonal or isinstance(d, (MultivariateNormal, LowRankMultivariateNormal))
+
+    low_rank = isinstance(p, LowRankMultivariateNormal)
+    if not (gaussian(p) and gaussian(q)) or type(p) is type(q) and not low_rank:
+        return p
+    covariance = p.covariance_matrix if low_rank else torch.diag_embed(p.variance)  # type: ignore[attr-defined]
+    return MultivariateNormal(p.mean, covariance)
 
 
 def _interval(distribution: Distribution) -> tuple[float, float]:
@@ -182,4 +220,4 @@ def _marks(distribution: Distribution) -> Tensor:
     if not (mean.isfinite().all() and sd.isfinite().all()):  # Cauchy and the like
         mean, sd = (getattr(part, name, torch.full_like(mean, default)) for name, default in (("loc", 0.0), ("scale", 1.0)))
     spread = torch.tensor(_SPREAD, dtype=mean.dtype, device=mean.device)
-    return (mean[..., None] + sd[..., None] * spread).flatten()
+    return (mean[..., None] + sd[..., None] * torch.cat([-spread, spread])).flatten()

@@ -136,7 +136,7 @@ class GAN(FDivergence):
     """
 
     def generator(self, u: Tensor) -> Tensor:
-        return torch.xlogy(u, u) - (u + 1) * (u + 1).log() + 2 * _LOG2
+        return 2 * _LOG2 - torch.special.xlog1py(u, 1 / u) - u.log1p()
 
     def derivative(self, u: Tensor) -> Tensor:
         return -(1 / u).log1p()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Alpha", "Neyman", "Pearson", "SquaredHellinger"]
+__all__ = ["Alpha", "Neyman", "Pearson", "SquaredHellinger", "power"]
 
 import math
 from dataclasses import dataclass
@@ -30,10 +30,10 @@ class Pearson(FDivergence):
         return (t / 2 + 1).clamp_min(0).square() - 1
 
     def activation(self, v: Tensor) -> Tensor:
-        return 2 * v.expm1()
+        return 2 * power(v, 1.0)
 
     def conjugate_of_activation(self, v: Tensor) -> Tensor:
-        return (2 * v).expm1()
+        return 2 * power(v, 2.0)
 
     def perspective(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         v = log_p - log_q
@@ -58,10 +58,10 @@ class Neyman(FDivergence):
         return torch.where(t > 1, torch.inf, 2 - 2 * (1 - t).clamp_min(0).sqrt())
 
     def activation(self, v: Tensor) -> Tensor:
-        return -(-2 * v).expm1()
+        return 2 * power(v, -2.0)
 
     def conjugate_of_activation(self, v: Tensor) -> Tensor:
-        return -2 * (-v).expm1()
+        return 2 * power(v, -1.0)
 
     @property
     def domain(self) -> tuple[float, float]:
@@ -88,10 +88,10 @@ class SquaredHellinger(FDivergence):
         return torch.where(t < 1, t / (1 - t), torch.inf)
 
     def activation(self, v: Tensor) -> Tensor:
-        return -(-v / 2).expm1()
+        return power(v, -0.5) / 2
 
     def conjugate_of_activation(self, v: Tensor) -> Tensor:
-        return (v / 2).expm1()
+        return power(v, 0.5) / 2
 
     @property
     def domain(self) -> tuple[float, float]:
@@ -132,22 +132,22 @@ class Alpha(FDivergence):
     def generator(self, u: Tensor) -> Tensor:
         at_zero = 1 / self.alpha if self.alpha > 0 else math.inf
         v = u.clamp_min(torch.finfo(u.dtype).tiny).log()
-        inside = u * _power(v, self.alpha - 1) - _power(v, self.alpha)
+        inside = u * power(v, self.alpha - 1) - power(v, self.alpha)
         return torch.where(u > 0, inside, at_zero)
 
     def derivative(self, u: Tensor) -> Tensor:
-        return _power(u.log(), self.alpha - 1)
+        return power(u.log(), self.alpha - 1)
 
     def conjugate(self, t: Tensor) -> Tensor:
         slope = self.alpha - 1
         v = (slope * t).clamp_min(-1).log1p() / slope if slope else t
-        return torch.where(t > self.domain[1], torch.inf, _power(v, self.alpha))
+        return torch.where(t > self.domain[1], torch.inf, power(v, self.alpha))
 
     def activation(self, v: Tensor) -> Tensor:
-        return _power(v, self.alpha - 1)
+        return power(v, self.alpha - 1)
 
     def conjugate_of_activation(self, v: Tensor) -> Tensor:
-        return _power(v, self.alpha)
+        return power(v, self.alpha)
 
     @property
     def domain(self) -> tuple[float, float]:
@@ -166,7 +166,7 @@ class Alpha(FDivergence):
         return None if affinity is None else affinity.expm1() / (self.alpha * (self.alpha - 1))
 
 
-def _power(v: Tensor, exponent: float) -> Tensor:
+def power(v: Tensor, exponent: float) -> Tensor:
     """(e^{exponent·v} − 1)/exponent and its limit v at zero; its gradient keeps all digits, which that of expm1 loses."""
     if not exponent:
         return v.clone()

@@ -49,7 +49,9 @@ def i_projection(target: Distribution, family: Any, start: Tensor | None = None)
         start = torch.stack([start[list(c)] for c in choices if len(set(c)) == len(c) or len(start) < len(c)])
     start = start.reshape(len(start), family.components, -1).to(points)
     covariance = _moments(points, weights)[1] / 4
-    found = [_descend(target, family, means, covariance) for means in start]
+    parts = _gaussian_parts(target)  # in float64, for the noise of a lower precision ends a line search early
+    fine = target if parts is None else MixtureFamily().build(parts[0].log(), *parts[1:])
+    found = [_descend(fine, family, means, covariance) for means in start]
     best = min(found, key=lambda pair: pair[0])[1]
     return _as_events_of(target, best)
 
@@ -76,9 +78,15 @@ def m_projection(target: Distribution, family: Any) -> Distribution:
 def f_projection(target: Distribution, divergence: FDivergence) -> Normal:
     """argmin over Gaussians q on the line of D_f(target ‖ q), for any f, by quadrature and L-BFGS from several starts.
 
+    It starts from the whole of the target and from each of its peaks, for a divergence that seeks a mode has as many
+    local minima as there are peaks, and one as strict as Neyman's is infinite but near them.
+
     Args:
         target: a distribution of scalars.
         divergence: the f-divergence; KL gives the M-projection, reverse KL the I-projection.
+
+    Raises:
+        ValueError: if the divergence is infinite at every start.
 
     >>> from emgen.divergences import SquaredHellinger
     >>> f_projection(Normal(1.0, 2.0), SquaredHellinger()).mean.round(decimals=5)
@@ -87,9 +95,12 @@ def f_projection(target: Distribution, divergence: FDivergence) -> Normal:
     points, weights = _points(target)
     mean, covariance = _moments(points, weights)
     best, lowest = None, float("inf")
-    for shift, scale in ((0.0, 1.0), (-0.7, 0.5), (0.7, 0.5), (0.0, 1.3)):
-        sd = covariance.sqrt().squeeze()
-        theta = torch.stack([mean.squeeze() + shift * sd, (scale * sd).log()]).requires_grad_()
+    sd, parts = covariance.sqrt().squeeze(), _gaussian_parts(target)
+    starts = [(mean.squeeze() + shift * sd, scale * sd) for shift, scale in ((0.0, 1.0), (-0.7, 0.5), (0.7, 0.5), (0.0, 1.3))]
+    starts += [] if parts is None else list(zip(parts[1].squeeze(-1), parts[2].flatten(), strict=True))
+    heights = [float(divergence.of(p=target, q=Normal(middle, width))) for middle, width in starts]
+    for _, (middle, width) in sorted(zip(heights, starts, strict=True), key=lambda pair: pair[0])[:4]:
+        theta = torch.stack([middle, width.log()]).requires_grad_()
 
         def value(theta: Tensor = theta) -> Tensor:
             theta.grad = torch.zeros_like(theta)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid, softplus
 
 from emgen.divergences.base import FDivergence, curvature_of_pair, elementwise
 from emgen.divergences.f import JensenShannon, TotalVariation
@@ -53,6 +53,11 @@ class MarginLoss(FDivergence):
     def induces(self) -> tuple[FDivergence, float]:
         """A divergence D and a factor c in closed form with D_f = c D; by default D_f itself."""
         return self, 1.0
+
+    def perspective(self, log_p: Float[Tensor, "*shape"], log_q: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        named, factor = self.induces()
+        whole = super() if named is self else named
+        return factor * whole.perspective(log_p, log_q)
 
     def generator(self, u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         ratio, zero = u.double(), self.loss(torch.zeros_like(u, dtype=torch.float64))
@@ -213,10 +218,10 @@ class TriangularDiscrimination(FDivergence):
         return torch.where(t > 1, math.inf, (2 - root).square() - 1)
 
     def activation(self, v: Tensor) -> Tensor:
-        return 1 - 4 * (-v).sigmoid().square()
+        return 1 - 4 * (2 * logsigmoid(-v)).exp()
 
     def conjugate_of_activation(self, v: Tensor) -> Tensor:
-        return 4 * v.sigmoid().square() - 1
+        return 4 * (2 * logsigmoid(v)).exp() - 1
 
     @property
     def domain(self) -> tuple[float, float]:

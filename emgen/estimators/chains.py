@@ -49,7 +49,7 @@ def effective_sample_size(draws: Float[Tensor, "draws chains *what"]) -> Float[T
     covariance = torch.fft.irfft(spectrum * spectrum.conj(), n=2 * n, dim=0)[:n].mean(1) / n
     rho = 1 - (within - covariance * n / (n - 1)) / total
     pairs = rho[: n // 2 * 2].unflatten(0, (-1, 2)).sum(1)
-    pairs = torch.where((pairs > 0).cumprod(0).bool(), pairs, 0.0).cummin(0).values
+    pairs = pairs.clamp(min=0).cummin(0).values
     return n * chains / (2 * pairs.sum(0) - 1).clamp(min=1.0)
 
 

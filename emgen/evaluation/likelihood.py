@@ -155,7 +155,7 @@ def _log_prob(p: Distribution, x: Tensor) -> Tensor:
     if not support.check(x).all():
         raise ValueError(
             f"x holds values outside the support of p(x|z), {support} of {type(pixels).__name__}: binarise the data "
-            "(data.binarise=fixed or dynamic) or choose another head."
+            "(data.binarise=fixed or dynamic) or choose another head, such as model=dense_gaussian for real values."
         )
     if type(pixels) is not Bernoulli:
         return p.log_prob(x)

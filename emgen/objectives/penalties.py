@@ -47,6 +47,8 @@ class RothPenalty:
         Ω_f = E_p[f*″(T) ‖∇_x T‖²] = E_p[c(v) ‖∇_x v‖²],   T = f′(eᵛ), c(v) = e²ᵛ f″(eᵛ);   loss = (γ_t/2) Ω_f
         γ_t = weight · annealing^progress
 
+    An f whose dual is straight has no curvature to be penalised, Ω_f = 0: total variation and the hinge need `GradientPenalty`.
+
     Args:
         weight: γ₀, the variance of the noise.
         annealing: what is left of γ₀ at the end of training, in (0, 1]; 1 keeps it constant.

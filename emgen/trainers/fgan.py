@@ -31,7 +31,8 @@ class FGAN(Trainer):
         divergence: the f-divergence to descend.
         non_saturating: whether the model ascends E_p[f′(eᵛ)] (the paper's section 3.2) or descends the bound itself.
         penalty: on the critic's gradient; None plays the bare game.
-        surrogate: a margin loss or another divergence that teaches the critic; None for the divergence itself.
+        surrogate: a margin loss or another divergence that teaches the critic; None for the divergence itself. The χ²
+            divergences need one far from the data, where their critic's loss, a power of the ratio, runs away.
         sleep: the objective of the recognition network.
         optimizer: parameters → optimiser of model and critic.
         recognition_optimizer: parameters → optimiser of the recognition network.
