@@ -1,8 +1,9 @@
 """What torch.distributions lacks: a point mass, a joint over layers, relaxed draws, a KL that names its two sides."""
 
-__all__ = ["Dirac", "IndependentBernoulli", "Joint", "OneHot", "UnitNormal", "kl", "relaxed"]
+__all__ = ["Dirac", "IndependentBernoulli", "Joint", "OneHot", "UnitNormal", "full_precision", "kl", "relaxed"]
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +19,11 @@ from torch.distributions import (
     register_kl,
 )
 from torch.nn.functional import gumbel_softmax, softplus
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """A context without mixed precision, on any device (the meta device knows none)."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def kl(*, q: Distribution, p: Distribution, samples: int | None = None) -> Tensor:

@@ -17,6 +17,7 @@ from emgen.divergences.between import Estimate, between
 _Function = Callable[[Tensor], Tensor]
 _SURE = 18.0  # eᵛ f′(eᵛ) − f(eᵛ) and its two derivatives keep most of their digits up to here
 _REACH = 300.0  # |log u| searched by the generic conjugate: e^600 is still a float64, so u² f″(u) of a χ² is finite
+_FAR = 100.0  # |log u| from which a generic integrand is continued: second derivatives of powers of u are still finite
 
 
 class FDivergence:
@@ -102,7 +103,7 @@ class FDivergence:
     def perspective(self, log_p: Float[Tensor, "*shape"], log_q: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """q f(p/q) − f′(1) (p − q), the integrand of D_f made non-negative point by point, of finite log densities.
 
-        A generator cannot be asked for u beyond e^±300; there this default continues it as the power or the logarithm
+        A generator cannot be asked for u beyond e^±100; there this default continues it as the power or the logarithm
         of u that it is, so that a zero density, written as a log density of −1e300, costs f(0), f′(∞) or infinity.
         """
 
@@ -112,7 +113,7 @@ class FDivergence:
             return (self.generator(u) - tangent).clamp_max(1e300) / u.clamp_min(1)
 
         v = log_p - log_q
-        inside = torch.where(v > 0, _continued(excess, v.clamp_min(0), _REACH), _continued(excess, v.clamp_max(0), -_REACH))
+        inside = torch.where(v > 0, _continued(excess, v.clamp_min(0), _FAR), _continued(excess, v.clamp_max(0), -_FAR))
         return (torch.where(v > 0, log_p, log_q).exp() * inside).nan_to_num(0.0).clamp_min(0)
 
     def exact(self, p: Distribution, q: Distribution) -> Tensor | None:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from emgen.distributions import full_precision
 from emgen.estimators.montecarlo import LogMean, log_mean_exp
 
 
@@ -195,7 +196,7 @@ def log_partition(machine: Any, temperatures: int = 1000, chains: int = 100) -> 
         chains: of AIS.
     """
     device = machine.log_z0().device
-    with torch.autocast(device.type, enabled=False):  # a trainer may call it in the middle of a step of mixed precision
+    with full_precision(device):  # a trainer may call it in the middle of a step of mixed precision
         try:
             exact = machine.log_partition()
         except ValueError:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from emgen.distributions import full_precision
 from emgen.objectives.base import Terms
 
 
@@ -53,7 +54,7 @@ class ContrastiveDivergence:
             x: data (B, *event).
             chain: states of the Markov chain, as `model.gibbs` returns them.
         """
-        with torch.autocast(x.device.type, enabled=False):  # a small difference of large sums needs all its digits
+        with full_precision(x.device):  # a small difference of large sums needs all its digits
             exact = hasattr(model, "statistics")
             loss = _exact(model, x, chain) if exact else model.energy(x).mean() - model.energy(chain).mean()
         parts = {"contrast": loss}
