@@ -288,8 +288,8 @@ def gibbs_kernel(biased=False):
         for state in states:
             model, _, x = state
             q = model.posterior(x)
-            z = q.mode() if biased else q.sample()
-            model.m_step(model.statistics(x, z), Draw())
+            z = q.sample()
+            model.m_step(model.statistics(x, z), Point() if biased else Draw())  # a mode spreads less than draws do
             labels = z.probs.argmax(-1)
             state[1:] = labels, model.components.likelihood().sample((rows,))[torch.arange(rows), labels]
         return states
@@ -298,9 +298,10 @@ def gibbs_kernel(biased=False):
         rows = []
         for model, z, x in states:
             mean, variance, weight = model.components.mean[:, 0], model.components.variance[:, 0], model.weights.mean[0]
-            first = (z == 0).to(F64).mean()  # labels lie closest to what a wrong draw of them gets wrong: how they agree
-            rows.append(torch.stack([first, first**2, first * weight, (mean[0] - mean[1]) ** 2 * first * (1 - first), mean[0], mean[0] ** 2, mean[0] * mean[1], variance.log().sum(), weight, weight**2,
-                                     x.mean(), x.mean() ** 2, x.var().log()]))
+            first = (z == 0).to(F64).mean()  # labels lie closest to what a wrong draw of them gets wrong
+            apart = (mean[0] - mean[1]) ** 2 * first * (1 - first)
+            rows.append(torch.stack([first, first**2, first * weight, apart, mean[0], mean[0] ** 2, mean[0] * mean[1],
+                                     variance.log().sum(), weight, weight**2, x.mean(), x.mean() ** 2, x.var().log()]))
         return torch.stack(rows)
 
     return exact, sweep, statistics
