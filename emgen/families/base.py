@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 
-FAR = 1e-5  # share of a mean's squared move that is left as variance: below it, moments about the old mean are round-off
+FAR = 1e-13  # share of a mean's squared move that is left as variance: below it, moments about the old mean are round-off
 
 
 def remembered(method: Callable) -> Callable:
