@@ -32,7 +32,7 @@ STEPS = [
     "trainer=fgan model=location_scale data=line",
     "trainer=fgan divergence@trainer.divergence=pearson +divergence@trainer.surrogate=jensen_shannon model=dense data=digits",
     "trainer=fgan penalty@trainer.penalty=roth critic.spectral_norm=true model=dense_gaussian data=ring",
-    "trainer=gan penalty@trainer.adversarial.penalty=roth critic=convolutional critic.spectral_norm=true model=convolutional data=digits",
+    "trainer=gan penalty@trainer.adversarial.penalty=roth critic=convolutional critic.spectral_norm=true data=digits",
     "trainer=vae model=dense data=fashion_mnist",
     "trainer=vae model=dense_gaussian data=file",
     "trainer=rws model=sigmoid_belief_net data=bars",

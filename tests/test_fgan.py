@@ -121,6 +121,14 @@ def test_the_annealing_follows_the_epochs(trainer):
     assert seen == pytest.approx([1.0, 0.1, 0.01, 0.001])
 
 
+def test_a_game_that_runs_away_says_so():
+    torch.manual_seed(0)
+    model = models.dense((2,), latent=2, hidden=(4,), likelihood=models.heads.Dirac)
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        emgen.fit(model, torch.randn(512, 2), "fgan", critic=models.dense_critic((2,), hidden=(4,)), divergence=Pearson(),
+                  optimizer=partial(torch.optim.Adam, lr=1e30), max_epochs=1, device="cpu")  # fmt: skip
+
+
 @pytest.mark.parametrize("critic", [
     models.dense_critic((2,), hidden=(8, 8), spectral_norm=True),
     models.dense_critic((2,), hidden=(8, 8), spectral_norm=True, squares=True),
@@ -133,7 +141,7 @@ def test_spectral_norm_reaches_every_layer_of_a_critic(critic):
     layers = [layer for layer in critic.eval().modules() if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d))]
     assert len(layers) == 3
     for layer in layers:
-        assert float(torch.linalg.matrix_norm(layer.weight.flatten(1), 2)) == pytest.approx(1.0, abs=1e-4)
+        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1.0, abs=1e-4)
 
 
 def test_the_paper_target_is_stratified():

@@ -99,7 +99,7 @@ class Dirac(nn.Module):
 
     def forward(self, features: Tensor) -> distributions.Distribution:
         point = shaped(self.point(features), self.event_shape)
-        return PointMass(point.sigmoid() if self.squash else point, len(self.event_shape))
+        return PointMass(point.sigmoid() if self.squash else point, len(self.event_shape), validate_args=False)
 
 
 class OneHot(nn.Module):
