@@ -9,6 +9,7 @@ from torch.optim import SGD
 from emgen.evaluation.likelihood import elbo
 from emgen.models import DeepBeliefNet
 from emgen.models.boltzmann import binary_states
+from emgen.models.units import Gaussian
 from emgen.objectives import ModelPhase, Sleep, Wake
 from emgen.trainers import UpDown
 
@@ -63,6 +64,47 @@ def test_a_larger_top_is_not_stacked_but_keeps_its_own_weights():
     assert torch.equal(before, net.top.weight)
 
 
+def test_a_layer_of_gaussian_units_is_tied_to_its_posterior_and_never_turned_upside_down():
+    torch.manual_seed(0)
+    net = DeepBeliefNet((4,), (4, 4), units=Gaussian(0.5)).double()
+    lower, top = net.machines[0], net.top.weight.detach().clone()
+    with torch.no_grad():
+        for parameter in lower.parameters():
+            parameter.normal_()
+    net.tie(0)
+    v = torch.randn(7, 4, dtype=torch.float64)
+    torch.testing.assert_close(net.recognition.layers[0](v).mean, lower.hidden_mean(v))
+    net.stack(1)
+    assert torch.equal(net.top.weight, top)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("hidden", [(4, 5), (3, 4, 2)])
+def test_fantasies_have_the_density_of_the_net_and_its_prior_that_of_its_layers(hidden):
+    net, n = small_net(hidden), 20_000
+    for machine in net.machines:
+        machine.sweeps = 60
+    torch.manual_seed(0)
+    v = binary_states(5, net.log_z)
+    pairs = lambda x: (x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(1)
+    exact = log_prob(net, v).exp() @ pairs(v)
+    assert ((pairs(net.sample(n)).mean(0) - exact).abs() < 4 * 0.5 / n**0.5).all()
+    z = net.prior().sample((n,))
+    assert [layer.shape[-1] for layer in z] == list(hidden[:-1])
+    top = binary_states(hidden[-2], v)
+    exact = (-net.top.energy(top)).softmax(0) @ pairs(top)
+    assert ((pairs(z[-1]).mean(0) - exact).abs() < 4 * 0.5 / n**0.5).all()
+
+
+def test_a_machine_learns_from_draws_of_the_layers_below():
+    net = small_net((4, 5, 4))
+    v = binary_states(5, net.log_z)
+    assert torch.equal(net.below(0, v), v)
+    for level, size in ((1, 4), (2, 5)):
+        h = net.below(level, v)
+        assert h.shape == (32, size) and torch.equal(h, h.round())
+
+
 def test_the_up_step_is_the_gradient_of_the_bound_when_the_chain_is_at_equilibrium():
     """E over z ~ q of wake, plus the model phase over all states of the top weighted exactly, = −∇ bound."""
     net, v = small_net(), torch.tensor([[1.0, 0, 1, 1, 0]], dtype=torch.float64)
@@ -110,6 +152,32 @@ def test_greedy_learning_then_fine_tuning_raise_the_bound():
         trainer._fine_tune(x)
     history.append(log_prob(net, rows).mean().item())
     assert history[0] < history[2] < history[3] <= -torch.log(torch.tensor(4.0))
+
+
+def test_the_schedule_stacks_and_centres_each_machine_once_and_finds_log_z_each_epoch(monkeypatch):
+    """greedy = 2 over two machines: epochs 0, 1 | 2, 3 | up-down from 4 on; three batches an epoch."""
+    net, x, events = DeepBeliefNet((5,), (4, 5)), torch.rand(3, 10, 5).round(), []
+    trainer = UpDown(net, greedy=2)
+    for owner, name in ((net, "stack"), (net, "tie"), (trainer, "_fine_tune")):
+        made = getattr(owner, name)
+        note = lambda *a, name=name, made=made: events.append((epoch, index, name)) or made(*a)
+        owner.__dict__[name] = note
+    for level, machine in enumerate(net.machines):
+        made = machine.centre_at
+        machine.__dict__["centre_at"] = lambda *a, level=level, made=made, **k: events.append(
+            (epoch, index, f"centre {level}")) or made(*a, **k)
+    for epoch in range(5):
+        monkeypatch.setattr(UpDown, "current_epoch", epoch)
+        for index in range(3):
+            trainer.__dict__["sweep_ends"] = index == 2
+            type(trainer).training_step.__wrapped__(trainer, x[index], index)
+        assert float(net.log_z) == pytest.approx(float(net.top.log_partition().detach()), abs=1e-5)
+    happened = lambda name: [(e, i) for e, i, n in events if n == name]
+    steps = lambda *epochs: [(e, i) for e in epochs for i in range(3)]
+    assert happened("stack") == [(2, 0)]
+    assert happened("centre 0") == steps(0) and happened("centre 1") == steps(2)
+    assert happened("tie") == steps(0, 1)
+    assert happened("_fine_tune") == steps(4)
 
 
 def test_what_a_belief_net_and_its_trainer_refuse():

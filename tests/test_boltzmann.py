@@ -147,6 +147,56 @@ def test_the_base_has_the_mean_it_was_given():
         assert (draws.mean(0) - mean).abs().max() < 4 * 0.5 / 200
 
 
+@pytest.mark.parametrize("units", [Binary(), Gaussian(0.5), Multinomial(3, 1), Multinomial(3, 4)])
+def test_units_are_exponential_families(units):
+    """E[s(v)] = ∇A(η), which is s(E[v]); `natural` undoes `mean`, `given` is the layer that `sample` draws from."""
+    torch.manual_seed(0)
+    eta = torch.randn(6, dtype=torch.float64, requires_grad=True)
+    slope, = torch.autograd.grad(units.log_partition(eta), eta)
+    torch.testing.assert_close(units.statistic(units.mean(eta)), slope)
+    torch.testing.assert_close(units.mean(units.natural(units.mean(eta))), units.mean(eta))
+    given = units.given(eta.detach(), (2, 3))
+    torch.testing.assert_close(given.mean.flatten(), units.mean(eta.detach()))
+    draws = units.sample(eta.detach().expand(40_000, -1))
+    for moment, exact in ((draws, given.mean.flatten()), (draws.square(), (given.variance + given.mean.square()).flatten())):
+        assert ((moment.mean(0) - exact).abs() < 4 * moment.std(0) / 200).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("deep", [False, True])
+def test_annealed_draws_and_their_means_are_those_of_p(deep):
+    """Against enumeration: E[v] and E[v vᵀ] of `sample`, E[v] of `means`, which averages out what v adds given h."""
+    machine = deep_machine((3, 2), sweeps=60) if deep else random_machine(sweeps=60)
+    even = states(6 if deep else 4)
+    p, n = probabilities(machine, even), 20_000
+    products = lambda v: (v.unsqueeze(-1) * v.unsqueeze(-2)).flatten(1)
+    torch.manual_seed(0)
+    drawn, means = machine.sample(n), machine.means(n)
+    v = even[:, :4]
+    assert ((products(drawn).mean(0) - p @ products(v)).abs() < 4 * 0.5 / n**0.5).all()
+    assert ((means.mean(0) - p @ v).abs() < 4 * 0.5 / n**0.5).all()
+    assert (means.var(0) < 0.9 * drawn.var(0)).all()
+
+
+def test_filters_are_what_a_unit_alone_makes_of_visible_units_without_bias():
+    machine = random_machine(centred=False)
+    with torch.no_grad():
+        machine.visible_bias.zero_()
+    torch.testing.assert_close(machine.filters(), machine.likelihood(torch.eye(3).double()).mean)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("deep", [False, True])
+def test_the_centre_is_a_running_mean_that_leaves_p_alone(deep):
+    machine = deep_machine() if deep else random_machine()
+    even, rows = states(8 if deep else 4), torch.rand(5, 4, dtype=torch.float64)
+    before = machine.energy(even) + machine.log_partition()
+    for index, row in enumerate(rows):
+        machine.centre_at(row, rate=1 / (index + 1))
+    torch.testing.assert_close(machine.centre, rows.mean(0))
+    torch.testing.assert_close(machine.energy(even) + machine.log_partition(), before)
+
+
 # ---- deep machines ---------------------------------------------------------------------------------------------------
 
 
@@ -207,6 +257,22 @@ def test_the_deep_sampler_passes_geweke():
     geweke(lambda n: even[torch.multinomial(p, n, replacement=True)], machine.gibbs,
            lambda s: torch.cat([s, s[:, :-1] * s[:, 1:]], 1))
     assert machine.gibbs(states(4)).shape == (16, 6)  # from data, the hidden layers are drawn first
+
+
+@torch.no_grad()
+def test_mean_field_climbs_from_fair_coins_and_its_means_are_what_data_begin_their_chains_with():
+    machine, v = deep_machine((3, 2), centred=False, mean_field_sweeps=1), states(4)
+    first = (machine.biases[1] + v @ machine.weights[0] + machine.weights[1].sum(1) / 2).sigmoid()
+    second = (machine.biases[2] + first @ machine.weights[1]).sigmoid()
+    for found, expected in zip(machine.mean_field(v), (first, second)):
+        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(machine.hidden_mean(v),
+                               (machine.biases[1] + v @ machine.weights[0] + second @ machine.weights[1].T).sigmoid())
+    machine.move = lambda state: state  # what is handed to the first sweep
+    torch.manual_seed(0)
+    begun = machine.gibbs(v.repeat_interleave(10_000, 0)).view(16, 10_000, 6)
+    assert torch.equal(begun[:, 0, :4], v) and torch.equal(begun, begun.round())
+    assert ((begun[..., 4:].mean(1) - second).abs() < 4 * 0.5 / 100).all()
 
 
 # ---- learning --------------------------------------------------------------------------------------------------------
@@ -361,6 +427,58 @@ def test_the_chain_persists_and_tempering_keeps_one_row_of_chains_a_rung():
     plain = CD(random_machine())
     plain.training_step(x, 0)
     assert plain.chain is None
+
+
+class Ladder(torch.nn.Module):
+    """States that say where they come from: a kernel that counts, equal energies so that every exchange is accepted."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def energy(self, x, beta=None):
+        return 0 * x.sum(-1) * self.weight
+
+    def log_z0(self):
+        return torch.zeros(())
+
+    def start(self, n):
+        return torch.arange(float(n)).unsqueeze(-1)
+
+    def move(self, x, beta):
+        return x + 100
+
+    def gibbs(self, x):
+        return x + 1
+
+
+def test_each_sweep_of_tempering_is_followed_by_both_exchanges():
+    trainer = CD(Ladder(), persistent=True, rungs=4)
+    trainer.training_step(torch.zeros(1, 1), 0)
+    assert trainer.chain.flatten().tolist() == [101, 103, 100, 102]  # (0,1) (2,3), then (1,2)
+    twice = CD(Ladder(), persistent=True, rungs=4, steps=2)
+    twice.training_step(torch.zeros(1, 1), 0)
+    assert twice.chain.flatten().tolist() == [203, 202, 201, 200]
+
+
+@pytest.mark.parametrize(("persistent", "seen"), [(False, [3, 3]), (True, [3, 6])])
+def test_the_chain_takes_k_sweeps_from_the_data_or_from_where_it_stood(persistent, seen):
+    trainer, ends = CD(Ladder(), steps=3, persistent=persistent), []
+    trainer.contrastive = lambda model, x, chain: ends.append(float(chain)) or ContrastiveDivergence()(model, x, chain)
+    for index in range(2):
+        trainer.training_step(torch.zeros(1, 1), index)
+    assert ends == seen
+
+
+def test_the_first_epoch_finds_the_mean_of_the_data_and_later_ones_leave_it(monkeypatch):
+    torch.manual_seed(0)
+    trainer, batches = CD(BoltzmannMachine((4,), 3)), torch.rand(3, 10, 4)
+    for index, x in enumerate(batches):
+        trainer.training_step(x, index)
+    torch.testing.assert_close(trainer.model.centre, batches.mean((0, 1)))
+    monkeypatch.setattr(CD, "current_epoch", 1)
+    trainer.training_step(torch.ones(10, 4), 0)
+    torch.testing.assert_close(trainer.model.centre, batches.mean((0, 1)))
 
 
 @pytest.mark.parametrize("rungs", [1, 3])

@@ -128,6 +128,15 @@ def test_nets_of_different_depth_are_refused():
         HelmholtzMachine(Marginal(heads.Bernoulli, (2,)), [layer(), layer()], [layer()])
 
 
+def test_differentiable_samples_of_a_gaussian_likelihood_are_draws_of_it():
+    model = machine(layers=(3,), likelihood=partial(heads.Gaussian, scale=0.5))
+    torch.manual_seed(0)
+    a, b = model.rsample(50_000).detach(), model.sample(50_000)
+    for moment in (lambda x: x, torch.square):
+        error = (moment(a).var(0) + moment(b).var(0)).div(50_000).sqrt()
+        assert ((moment(a).mean(0) - moment(b).mean(0)).abs() < 4 * error).all()
+
+
 @pytest.mark.parametrize("scale", [None, 0.5])
 def test_filters_are_what_a_unit_adds_whatever_the_biases(scale):
     likelihood = heads.Bernoulli if scale is None else partial(heads.Gaussian, scale=scale)
