@@ -81,14 +81,18 @@ def explain(error: Exception, known: Sequence[str]) -> str:
         names = options().get(group) or getattr(error, "options", None) or []
         return f"there is no {group or 'option'}={name}; {_nearest(name, names)} (all: {', '.join(names)})."
     if text.startswith("Config group override must be"):
-        return "an option group takes the name of one of its options (`emgen --help` lists them); ~logger or ~callbacks leaves that group out."
+        return (
+            "an option group takes the name of one of its options (`emgen --help` lists them); ~logger or ~callbacks leaves that group out."
+        )
     key = first(r"Could not override '([^']+)'", text) or first(r"Key '([^']+)' is not in struct", text)
     if key:
         key = "divergence" if key.startswith("divergence@") else key
         if key == "divergence":
             return "divergence=... belongs to trainer=fgan, which this command does not ask for; add trainer=fgan."
         if key == "penalty":
-            return "penalty=... is chosen where the trainer keeps it: penalty@trainer.penalty=... or penalty@trainer.adversarial.penalty=..."
+            return (
+                "penalty=... is chosen where the trainer keeps it: penalty@trainer.penalty=... or penalty@trainer.adversarial.penalty=..."
+            )
         more = f" `emgen --cfg job` prints every key, and +{key}=... adds a new one." if "trainer" in known else ""
         return f"unknown key {key}; {_nearest(key, known)}.{more}"
     return " ".join(text.split())
@@ -119,7 +123,8 @@ def single_choices(arguments: Sequence[str]) -> list[list[str]]:
 def resumable(arguments: Sequence[str], run_dir: Path) -> tuple[Path | None, list[str]]:
     """Where a run is to be continued, and the overrides it was started with.
 
-    `resume=DIR` (or its `checkpoints/last.ckpt`) is that run; `resume=auto` is `paths.run_dir` if it holds a run, else the newest unfinished run beside it.
+    `resume=DIR` (or its `checkpoints/last.ckpt`) is that run; `resume=auto` is `paths.run_dir` if it holds a run, else the newest
+    unfinished run beside it.
 
     Raises:
         UserError: DIR holds no checkpoint.
@@ -130,7 +135,9 @@ def resumable(arguments: Sequence[str], run_dir: Path) -> tuple[Path | None, lis
     if asked == "auto":
         named = any(a.startswith("paths.run_dir=") for a in arguments)
         found = [run_dir] if named else sorted(run_dir.parent.glob("*/"), key=lambda p: p.stat().st_mtime, reverse=True)
-        unfinished = [p for p in found if (p / "checkpoints" / "last.ckpt").exists() and (named or status_of(p) not in ("finished", "running"))]
+        unfinished = [
+            p for p in found if (p / "checkpoints" / "last.ckpt").exists() and (named or status_of(p) not in ("finished", "running"))
+        ]
         return (unfinished[0], []) if unfinished else (None, [])
     run = Path(asked)
     if run.name == "last.ckpt" and run.parent.name == "checkpoints":

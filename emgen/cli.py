@@ -244,7 +244,7 @@ def _other_command(command: str, arguments: list[str]) -> None:
         raise UserError(f"{paths[0]!r} is not of the form key=value; the run folder is named by run={paths[0]}.")
     with _composer([]) as compose:
         cfg = _checked(overrides, compose, command)
-    missing = [key for key in cfg if OmegaConf.is_missing(cfg, key) or key == "run" and cfg[key] is None]
+    missing = [key for key in cfg if OmegaConf.is_missing(cfg, key) or (key == "run" and cfg[key] is None)]
     if missing:
         raise UserError(f"emgen {command} needs {missing[0]}=...: name a run folder, as printed at the end of training.")
     if paths:

@@ -124,10 +124,17 @@ def finish(folder: RunFolder, trainer: lightning.Trainer, module: Any, data: Any
         metrics[f"test/{name}_error"] = estimate.error
     seconds = float(module.row.get("seconds", 0.0))
     summary = {
-        **names, "seed": seed, "epochs": trainer.current_epoch, "seconds": seconds,
+        **names,
+        "seed": seed,
+        "epochs": trainer.current_epoch,
+        "seconds": seconds,
         "examples_per_second": module.examples / seconds if seconds else None,
-        "parameters": sum(p.numel() for p in module.parameters()), "binarise": getattr(data, "binarise", "none"),
-        "rows": len(x), "metrics": {tag: value if math.isfinite(value) else None for tag, value in metrics.items()}, "methods": methods, "torch": torch.__version__,
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "binarise": getattr(data, "binarise", "none"),
+        "rows": len(x),
+        "metrics": {tag: value if math.isfinite(value) else None for tag, value in metrics.items()},
+        "methods": methods,
+        "torch": torch.__version__,
     }
     folder.write_summary(summary)
     for logger in trainer.loggers:

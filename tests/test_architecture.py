@@ -24,7 +24,20 @@ BELOW = {
     "trainers": ("roles", "optim", "distributions", "families", "divergences", "estimators", "objectives", "data.base"),
 }
 # the top floor: evaluation, callbacks, sklearn and the command line may import everything below and one another
-TOP = {"evaluation", "callbacks", "sklearn", "cli", "asking", "checking", "commands", "running", "fitting", "testing", "__main__", "__init__"}
+TOP = {
+    "evaluation",
+    "callbacks",
+    "sklearn",
+    "cli",
+    "asking",
+    "checking",
+    "commands",
+    "running",
+    "fitting",
+    "testing",
+    "__main__",
+    "__init__",
+}
 MAY_IMPORT = {
     "pytorch_lightning": ("trainers/", "callbacks/", "data/", "cli.py", "running.py", "fitting.py"),
     "lightning_fabric": ("trainers/", "callbacks/", "data/", "cli.py", "running.py", "fitting.py"),
@@ -157,8 +170,13 @@ def test_public_names_exist_and_say_what_they_are(path):
     if public is None:
         return
     defined = {n.name: n for n in module.body if isinstance(n, (ast.ClassDef, ast.FunctionDef))}
-    assigned = {t.id for n in module.body if isinstance(n, (ast.Assign, ast.AnnAssign))
-                for t in (n.targets if isinstance(n, ast.Assign) else [n.target]) if isinstance(t, ast.Name)}
+    assigned = {
+        t.id
+        for n in module.body
+        if isinstance(n, (ast.Assign, ast.AnnAssign))
+        for t in (n.targets if isinstance(n, ast.Assign) else [n.target])
+        if isinstance(t, ast.Name)
+    }
     imported = {a.asname or a.name for n in ast.walk(module) if isinstance(n, (ast.Import, ast.ImportFrom)) for a in n.names}
     assert len(public) == len(set(public)), f"{name(path)}: a name stands twice in __all__"
     for each in public:
@@ -175,7 +193,8 @@ def test_importing_changes_no_global_state_of_torch(path):
                 continue
             called = ast.unparse(call.func)
             assert not called.startswith(("torch.set_", "torch.manual_seed", "torch.backends", "torch.use_deterministic")), (
-                f"{name(path)}:{call.lineno} calls {called} when it is imported")
+                f"{name(path)}:{call.lineno} calls {called} when it is imported"
+            )
         if isinstance(node, ast.Assign):
             assert not ast.unparse(node.targets[0]).startswith("torch."), f"{name(path)}:{node.lineno} assigns into torch"
 

@@ -424,7 +424,7 @@ def test_roth_penalty_is_noise_on_both_sides_for_any_f(divergence):
     from emgen.objectives.penalties import RothPenalty
 
     slope, x = 0.7, torch.linspace(-1, 1, 7, dtype=torch.float64)[:, None]
-    critic = lambda rows: slope * rows.squeeze(-1) + 0.2  # noqa: E731
+    critic = lambda rows: slope * rows.squeeze(-1) + 0.2
     omega = RothPenalty(weight=2.0, annealing=0.25)(critic, x, x, divergence, 0.5)
     v = critic(x)
     t = divergence.derivative(v.exp()).requires_grad_()

@@ -134,7 +134,7 @@ def test_each_factor_is_optimal_given_the_others(latents):
         for share in (0.99, 0.9):
             moved = share * q.marginals[:, 0] + (1 - share) * torch.rand_like(q.marginals[:, 0]).softmax(-1)
             changed = FactorialBelief([Factorised(q.chains[0].packing, moved, q.log_evidence), q.chains[1]])
-            assert bound(model, x, lambda _: changed) < best
+            assert bound(model, x, lambda _, changed=changed: changed) < best
     else:
         assert bound(model, x, lambda _: FactorialBelief([other, q.chains[1]])) < best
 
@@ -218,8 +218,8 @@ def test_drawn_and_gibbs_states_follow_the_posterior():
     p = log_evidence(model, x).probs
     torch.manual_seed(0)
     state = q.sample()
-    for state in (state, q.gibbs(state), q.gibbs(state, sweeps=3)):
-        z = state.marginals.argmax(-1).view(2, n, 2).transpose(0, 1).flatten(1)
+    for drawn in (state, q.gibbs(state), q.gibbs(state, sweeps=3)):
+        z = drawn.marginals.argmax(-1).view(2, n, 2).transpose(0, 1).flatten(1)
         frequency = torch.bincount((z * torch.tensor([8, 4, 2, 1])).sum(1), minlength=16) / n
         assert ((frequency - p) / (p * (1 - p) / n).sqrt())[p > 1e-3].abs().max() < 4.5
 

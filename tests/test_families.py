@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.distributions import Beta, Dirichlet, Gamma, MultivariateNormal, Wishart, kl_divergence
+from torch.distributions import Beta, Dirichlet, Gamma, Wishart, kl_divergence
 
 from emgen.families import Bernoulli, Binomial, Categorical, DiagonalGaussian, Gaussian, Poisson, StickBreaking
 
 sys.path.insert(0, str(Path(__file__).parent / "extension"))
-from mylab.exponential import Exponential  # noqa: E402
+from mylab.exponential import Exponential
 
 F64 = torch.float64
 K, D, N = 4, 3, 40
@@ -21,8 +21,8 @@ X = torch.randn(N, D, dtype=F64, generator=torch.Generator().manual_seed(1))
 def beliefs(seed=0):
     """A proper belief of every family with rows that it can explain."""
     g = torch.Generator().manual_seed(seed)
-    rand = lambda *shape: torch.rand(shape, dtype=F64, generator=g)  # noqa: E731
-    randn = lambda *shape: torch.randn(shape, dtype=F64, generator=g)  # noqa: E731
+    rand = lambda *shape: torch.rand(shape, dtype=F64, generator=g)
+    randn = lambda *shape: torch.randn(shape, dtype=F64, generator=g)
     eye = torch.eye(D, dtype=F64)
     root = randn(K, D, D) / 2 + eye
     binary, counts = (rand(N, D) < 0.5).to(F64), (rand(N, D) * 8).floor()
@@ -264,6 +264,6 @@ def test_bad_values_are_refused_in_one_sentence():
         Gaussian.flat(2, 2).given(mean=[0.0, 1.0, 2.0])
     with pytest.raises(ValueError, match="cannot be shared evenly"):
         Gaussian(torch.zeros(3, 2), torch.eye(2).repeat(2, 1, 1))
-    with pytest.raises(ValueError, match="component 0 is not positive definite .*try reg_covar"):
+    with pytest.raises(ValueError, match=r"component 0 is not positive definite .*try reg_covar"):
         Gaussian(torch.zeros(2, 2), torch.zeros(2, 2, 2)).factor()
     assert math.isinf(float(Bernoulli(torch.ones(1, 1) / 2).concentration))

@@ -13,8 +13,22 @@ from torch.distributions import Normal
 import emgen
 from emgen import cli, data, models
 from emgen.callbacks import divergences as pictures
-from emgen.divergences import (GAN, KL, Alpha, FDivergence, HingeLoss, Jeffreys, JensenShannon, LogisticLoss, Neyman, Pearson,
-                               ReverseKL, SquaredHellinger, TotalVariation, f_projection)
+from emgen.divergences import (
+    GAN,
+    KL,
+    Alpha,
+    FDivergence,
+    HingeLoss,
+    Jeffreys,
+    JensenShannon,
+    LogisticLoss,
+    Neyman,
+    Pearson,
+    ReverseKL,
+    SquaredHellinger,
+    TotalVariation,
+    f_projection,
+)
 from emgen.models.networks import ConvolutionalEncoder
 from emgen.objectives import Adversarial, GradientPenalty, RothPenalty
 
@@ -92,7 +106,7 @@ def test_roth_penalty_is_what_noise_does_to_the_bound(divergence):
 @pytest.mark.parametrize(("where", "expected"), [("data", 2.5), ("samples", 17.0), ("both", 19.5)])
 def test_gradient_penalty_is_the_mean_squared_slope_and_teaches_the_critic(where, expected):
     scale = torch.ones((), dtype=torch.float64, requires_grad=True)
-    critic = lambda x: scale * x.square().sum(1) / 2  # noqa: E731, whose slope at x is scale · x
+    critic = lambda x: scale * x.square().sum(1) / 2
     data, samples = torch.tensor([[1.0, 2.0], [0.0, 0.0]]).double(), torch.tensor([[3.0, 0.0], [0.0, 5.0]]).double()
     terms = GradientPenalty(weight=0.5, where=where)(critic, data, samples, KL(), 0.7)
     assert terms.parts["penalty"].item() == pytest.approx(expected) and terms.loss.item() == pytest.approx(expected / 4)

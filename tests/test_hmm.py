@@ -11,8 +11,7 @@ from emgen.data.text import letters
 from emgen.estimators.beliefs import Distribution, Draw, MeanField, Point, Tempered
 from emgen.estimators.enumeration import log_evidence
 from emgen.families import Categorical, DiagonalGaussian, Gaussian, Poisson
-from emgen.models import HiddenMarkovModel, hidden_markov_model
-from emgen.models import recursions
+from emgen.models import HiddenMarkovModel, hidden_markov_model, recursions
 from emgen.models.recursions import Packing, forward_backward, sample_paths, viterbi
 from emgen.testing import check_model, geweke
 
@@ -117,7 +116,7 @@ def test_paths_are_drawn_from_the_posterior(zeros):
     n = 20_000
     messages = forward_backward(log_initial, log_transition, log_b.repeat_interleave(n, 0), Packing([4] * n))
     drawn = sample_paths(messages).view(4, n)
-    paths, weights = by_enumeration(log_initial, log_transition, log_b)
+    _, weights = by_enumeration(log_initial, log_transition, log_b)
     p = weights.softmax(0)
     code = (drawn * torch.tensor([27, 9, 3, 1])[:, None]).sum(0)  # the index of a path in the order of enumeration
     frequency = torch.bincount(code, minlength=81) / n

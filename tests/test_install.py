@@ -29,7 +29,12 @@ def test_the_wheel_installed_in_an_empty_folder_trains(tmp_path):
     subprocess.run([*pip, "install", "--no-deps", "--target", site, wheel], check=True)
     assert (site / "bin" / "emgen").exists()
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    command = [sys.executable, "-P", "-c", "import emgen, sys; print(emgen.__file__, file=sys.stderr); import emgen.__main__ as m; m.main()"]
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        "import emgen, sys; print(emgen.__file__, file=sys.stderr); import emgen.__main__ as m; m.main()",
+    ]
     options = ["trainer=em", "model=gaussian_mixture", "data=old_faithful", "lightning.max_epochs=2", "paths.run_dir=run"]
     done = subprocess.run([*command, *options], cwd=empty, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

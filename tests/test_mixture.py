@@ -13,14 +13,22 @@ from emgen.divergences import GeneralisedKL, ItakuraSaito, SquaredEuclidean
 from emgen.estimators.beliefs import Distribution, Draw, Gradient, Point, Tempered
 from emgen.estimators.enumeration import log_evidence
 from emgen.families import Categorical
-from emgen.models import (BernoulliMixture, BinomialMixture, BregmanMixture, CategoricalMixture, GaussianMixture, HiddenMarkovModel,
-                          Mixture, PoissonMixture)
+from emgen.models import (
+    BernoulliMixture,
+    BinomialMixture,
+    BregmanMixture,
+    CategoricalMixture,
+    GaussianMixture,
+    HiddenMarkovModel,
+    Mixture,
+    PoissonMixture,
+)
 from emgen.models.starts import partition
 from emgen.testing import check_model
 from emgen.trainers import EM
 
 sys.path.insert(0, str(Path(__file__).parent / "extension"))
-from mylab.exponential import Exponential  # noqa: E402
+from mylab.exponential import Exponential
 
 F64 = torch.float64
 PAIR = torch.tensor([-5, -4.5, -4, -3.5, 3.5, 4, 4.5, 5], dtype=F64)[:, None]
@@ -39,7 +47,9 @@ def mixtures(seed=0):
     torch.manual_seed(seed)
     x = torch.cat([torch.randn(30, 2, dtype=F64), torch.randn(30, 2, dtype=F64) * 2 + 4])
     counts = torch.poisson(x.abs() * 2)
-    gaussian = {c: (lambda c=c: GaussianMixture(2, 3, c, reg_covar=1e-3), x) for c in ("full", "tied", "diagonal", "spherical", "isotropic")}
+    gaussian = {
+        c: (lambda c=c: GaussianMixture(2, 3, c, reg_covar=1e-3), x) for c in ("full", "tied", "diagonal", "spherical", "isotropic")
+    }
     return gaussian | {
         "bernoulli": (lambda: BernoulliMixture(2, 3), (counts > 2).to(F64)),
         "binomial": (lambda: BinomialMixture(2, 3, trials=9), counts.clamp(max=9)),
@@ -71,7 +81,7 @@ def test_variational_bound_is_the_evidence_of_one_component():
 
 
 def test_variational_and_hard_bounds_lie_where_they_must():
-    model = lambda: GaussianMixture(1, 2, "diagonal", weights=1.0, prior=NORMAL_GAMMA, n_init=20)  # noqa: E731
+    model = lambda: GaussianMixture(1, 2, "diagonal", weights=1.0, prior=NORMAL_GAMMA, n_init=20)
     torch.manual_seed(0)
     variational = climb(EM(model(), parameters=Distribution()), PAIR, 60) * 8
     assert -21.6368665107 <= variational <= -20.9403902329
@@ -120,8 +130,11 @@ def test_the_conjugate_role_keeps_its_laws(name):
 
 
 @pytest.mark.parametrize("name", mixtures())
-@pytest.mark.parametrize("latents, parameters", [*CELLS, (Tempered(0.4), Point()), (Distribution(), Gradient(2, 0.3)), (Point(), Gradient(1, 0.9))],
-                         ids=lambda b: type(b).__name__)
+@pytest.mark.parametrize(
+    "latents, parameters",
+    [*CELLS, (Tempered(0.4), Point()), (Distribution(), Gradient(2, 0.3)), (Point(), Gradient(1, 0.9))],
+    ids=lambda b: type(b).__name__,
+)
 def test_every_cell_of_the_square_runs_and_monotone_ones_never_fall(name, latents, parameters):
     make, x = mixtures()[name]
     trainer = EM(make(), latents, parameters)
@@ -165,8 +178,12 @@ def test_missing_values_fit_as_the_marginal_says():
     x[::2, 1] = torch.nan
     model = GaussianMixture(3, 2, "diagonal")
     climb(EM(model), x, 20)
-    seen = model.components.replace(mean=model.components.mean[:, [0, 2]], variance=model.components.variance[:, [0, 2]],
-                                    kappa=model.components.kappa[:, [0, 2]], nu=model.components.nu[:, [0, 2]])
+    seen = model.components.replace(
+        mean=model.components.mean[:, [0, 2]],
+        variance=model.components.variance[:, [0, 2]],
+        kappa=model.components.kappa[:, [0, 2]],
+        nu=model.components.nu[:, [0, 2]],
+    )
     expected = (seen.log_prob(x[::2][:, [0, 2]]) + model.weights.mean.log()).logsumexp(-1)
     torch.testing.assert_close(model.log_prob(x)[::2], expected)
     assert sorted(model.components.mean[:, 1].round().tolist()) == [0, 5]
@@ -301,5 +318,5 @@ def test_bad_arguments_are_refused_in_one_sentence():
         with pytest.raises(ValueError, match=sentence):
             GaussianMixture(2, **arguments)
     flat = torch.cat([torch.randn(20, 2, dtype=F64), torch.zeros(20, 2, dtype=F64) + 9])
-    with pytest.raises(ValueError, match="covariance of component . is not positive definite .*mass 20.*try reg_covar"):
+    with pytest.raises(ValueError, match=r"covariance of component . is not positive definite .*mass 20.*try reg_covar"):
         climb(EM(GaussianMixture(2, 2)), flat, 3)

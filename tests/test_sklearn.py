@@ -61,7 +61,11 @@ def test_bayesian_mixture_iterates(X, covariance_type, weights):
     if covariance_type != "tied":  # whose belief scikit-learn counts as worth the rows of one component, we as worth all
         np.testing.assert_allclose(ours.score_samples(X), theirs.score_samples(X), rtol=1e-8, atol=1e-8)
     arguments = {"n_components": 3, "covariance_type": covariance_type, "random_state": 0, "weight_concentration_prior_type": weights}
-    same(BayesianGaussianMixture(**arguments).fit(X), mixture.BayesianGaussianMixture(**arguments).fit(X), ("means_", "n_iter_", "converged_"))
+    same(
+        BayesianGaussianMixture(**arguments).fit(X),
+        mixture.BayesianGaussianMixture(**arguments).fit(X),
+        ("means_", "n_iter_", "converged_"),
+    )
 
 
 def test_given_starts_and_restarts(X):
@@ -125,8 +129,12 @@ def test_samples_and_errors(X):
     np.testing.assert_allclose(rows[labels == 0].mean(0), model.means_[0], atol=5 * np.sqrt(model.covariances_[0].max() / 1000))
     with pytest.raises(NotFittedError):
         GaussianMixture().predict(X)
-    for arguments, sentence in (({"n_components": 0}, "n_components=0 must be 1 or more"), ({"covariance_type": "fulll"}, "is not one of full"),
-                                ({"init_params": "kmean"}, "is not one of kmeans"), ({"n_components": 500}, "at least as many samples")):
+    for arguments, sentence in (
+        ({"n_components": 0}, "n_components=0 must be 1 or more"),
+        ({"covariance_type": "fulll"}, "is not one of full"),
+        ({"init_params": "kmean"}, "is not one of kmeans"),
+        ({"n_components": 500}, "at least as many samples"),
+    ):
         with pytest.raises(ValueError, match=sentence):
             GaussianMixture(**arguments).fit(X)
     with pytest.warns(ConvergenceWarning, match="still moved by more than tol"):

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytorch_lightning as lightning
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 
 class Progress(lightning.Callback):
@@ -42,7 +43,9 @@ class Progress(lightning.Callback):
         elif trainer.is_global_zero and trainer.max_epochs:
             done, every = trainer.current_epoch + 1, max(1, trainer.max_epochs // max(1, self.lines))
             if done % every == 0 or done == trainer.max_epochs:
-                self.console.print(f"{type(pl_module).__name__} epoch {done}/{trainer.max_epochs}  {state}", highlight=False, soft_wrap=True)
+                self.console.print(
+                    f"{type(pl_module).__name__} epoch {done}/{trainer.max_epochs}  {state}", highlight=False, soft_wrap=True
+                )
 
     def teardown(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
         if self._bar is not None:

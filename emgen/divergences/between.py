@@ -195,7 +195,7 @@ def _alike(p: Distribution, q: Distribution) -> Distribution:
         return diagonal or isinstance(d, (MultivariateNormal, LowRankMultivariateNormal))
 
     low_rank = isinstance(p, LowRankMultivariateNormal)
-    if not (gaussian(p) and gaussian(q)) or type(p) is type(q) and not low_rank:
+    if not (gaussian(p) and gaussian(q)) or (type(p) is type(q) and not low_rank):
         return p
     covariance = p.covariance_matrix if low_rank else torch.diag_embed(p.variance)  # type: ignore[attr-defined]
     return MultivariateNormal(p.mean, covariance)

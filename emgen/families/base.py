@@ -1,6 +1,19 @@
 """What a conjugate model asks of a family: one class is prior, posterior, point and draw."""
 
-__all__ = ["FAR", "Family", "centre_of", "complete", "masked", "observed", "part", "per_component", "prefixed", "remembered", "share", "spread"]
+__all__ = [
+    "FAR",
+    "Family",
+    "centre_of",
+    "complete",
+    "masked",
+    "observed",
+    "part",
+    "per_component",
+    "prefixed",
+    "remembered",
+    "share",
+    "spread",
+]
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -11,7 +24,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
-
 
 FAR = 1e-13  # share of a mean's squared move that is left as variance: below it, moments about the old mean are round-off
 
@@ -26,7 +38,9 @@ def remembered(method: Callable) -> Callable:
         key = [(b, None if b.is_inference() else b._version) for b in buffers]
         key.append((self.reg_covar, None))
         known = memory.get(method.__name__)
-        if known is None or any((a is not b if isinstance(a, Tensor) else a != b) or v != w for (a, v), (b, w) in zip(known[0], key, strict=True)):
+        if known is None or any(
+            (a is not b if isinstance(a, Tensor) else a != b) or v != w for (a, v), (b, w) in zip(known[0], key, strict=True)
+        ):
             memory[method.__name__] = known = key, method(self)
         return known[1]
 
@@ -152,8 +166,10 @@ def complete(x: Tensor, features: int) -> Tensor:
     """Rows with features flattened, none of them missing."""
     x, seen = observed(x, features)
     if seen is not None:
-        raise ValueError(f"{int((~seen).sum())} values are NaN: full covariances need complete rows; use covariance='diagonal' "
-                         "or 'spherical', which leave missing values out exactly")
+        raise ValueError(
+            f"{int((~seen).sum())} values are NaN: full covariances need complete rows; use covariance='diagonal' "
+            "or 'spherical', which leave missing values out exactly"
+        )
     return x if x.is_floating_point() else x.double()
 
 

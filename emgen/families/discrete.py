@@ -202,7 +202,7 @@ class Categorical(ExponentialFamily):
 
     def _symbols(self, x: Tensor) -> Tensor:
         symbols, most = x.long(), self.mean.shape[-1] - 1
-        if len(x) and (not 0 <= int(symbols.min()) <= int(symbols.max()) <= most or x.is_floating_point() and bool((x != symbols).any())):
+        if len(x) and (not 0 <= int(symbols.min()) <= int(symbols.max()) <= most or (x.is_floating_point() and bool((x != symbols).any()))):
             raise ValueError(f"symbols are whole numbers from 0 to {most}, not from {x.min():g} to {x.max():g}: encode them so, or give "
                              "the model more symbols")
         return symbols

@@ -75,8 +75,10 @@ class LinearGaussian(Family):
         if x.shape[1] != len(self.mean):
             raise ValueError(f"rows have {x.shape[1]} features and the model {len(self.mean)}: give event_shape={x.shape[1]}")
         if not bool((self.variance > 0).all()):
-            raise ValueError(f"the noise of feature {int(self.variance.argmin())} is 0, as of constant data: leave the feature out, add rows, "
-                             "or give a prior")
+            raise ValueError(
+                f"the noise of feature {int(self.variance.argmin())} is 0, as of constant data: leave the feature out, add rows, "
+                "or give a prior"
+            )
         tau, log_tau, spread, second = self.moments()
         x = x if x.is_floating_point() else x.to(self.mean.dtype)
         seen = ~x.isnan()
@@ -152,8 +154,10 @@ class LinearGaussian(Family):
         variance = torch.lerp(own, square / count.clamp(min=torch.finfo(count.dtype).tiny), share)
         lost = variance <= torch.finfo(variance.dtype).eps * self._pooled(s["rr"]) / count.clamp(min=1)  # round-off of what was there
         if bool(lost.any()):
-            raise ValueError(f"the noise of feature {int(lost.nonzero()[0])} vanished: its regressors explain it exactly; use "
-                             "fewer, a prior, or one noise for all features")
+            raise ValueError(
+                f"the noise of feature {int(lost.nonzero()[0])} vanished: its regressors explain it exactly; use "
+                "fewer, a prior, or one noise for all features"
+            )
         return moved.replace(variance=variance, nu=nu, precision=torch.where(fixed[:, None, None], torch.inf, precision))
 
     def rebase(self, s: dict[str, Tensor], about: "LinearGaussian") -> dict[str, Tensor]:

@@ -3,7 +3,6 @@
 __all__ = ["FactorialBelief", "FactorialPosterior", "JointBelief"]
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch

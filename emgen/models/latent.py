@@ -3,7 +3,6 @@
 __all__ = ["Conditional", "DeepLatentModel", "convolutional", "dense"]
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn

@@ -2,6 +2,7 @@
 
 __all__ = ["MLP", "ConvolutionalDecoder", "ConvolutionalEncoder", "activation_named"]
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -28,7 +29,7 @@ class MLP(nn.Module):
         self.event_dims = len(tuple(event_shape))
         widths = [torch.Size(event_shape).numel(), *check_widths(hidden)]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths, widths[1:]):
+        for inputs, outputs in itertools.pairwise(widths):
             linear = nn.Linear(inputs, outputs)
             layers += [nn.utils.parametrizations.spectral_norm(linear) if spectral_norm else linear, activation_named(activation)]
         self.layers, self.features = nn.Sequential(*layers), widths[-1]
@@ -53,7 +54,7 @@ class ConvolutionalEncoder(nn.Module):
         shape, padded = image_shape(event_shape, len(tuple(channels)))
         widths = [shape[0], *check_widths(channels)]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths, widths[1:]):
+        for inputs, outputs in itertools.pairwise(widths):
             convolution = nn.Conv2d(inputs, outputs, 4, stride=2, padding=1)
             layers += [nn.utils.parametrizations.spectral_norm(convolution) if spectral_norm else convolution,
                        activation_named(activation)]
@@ -87,7 +88,7 @@ class ConvolutionalDecoder(nn.Module):
         self.lift = nn.Linear(latent, torch.Size(self.base).numel())
         widths = [*channels, shape[0]]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths, widths[1:]):
+        for inputs, outputs in itertools.pairwise(widths):
             layers += [activation_named(activation), nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)]
         self.layers, self.features = nn.Sequential(*layers), torch.Size(shape).numel()
 

@@ -3,7 +3,6 @@
 __all__ = ["START_NAMES", "partition"]
 
 import math
-
 from collections.abc import Callable
 
 import torch

@@ -107,6 +107,7 @@ class TopicModel(ConjugateModel):
         words, begin, result, point = words.exp().T.to(dtype), begin.to(dtype), alpha.clone(), prior.is_flat
         for rows, word, count in layout.blocks(CELLS // words.shape[1]):
             table, own, topics, count = words[word], alpha[rows].to(dtype), begin[rows], count.to(dtype)
+            before = topics
             for sweep in range(1, sweeps + 1):
                 ratio = count / (table @ topics[:, :, None]).squeeze(-1)
                 counts = (ratio[:, None] @ table).squeeze(1).mul_(topics)

@@ -2,6 +2,7 @@
 
 __all__ = ["KMeans"]
 
+import math
 import warnings
 from typing import Any
 
@@ -59,7 +60,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
             labels, inertia, centres, n_iter = self._lloyd(torch.as_tensor(centred), weight, centres)
             if self.verbose:
                 print(f"inertia {inertia:.6g} after {n_iter} iterations")
-            if best is None or inertia < best[1] and not _refines(labels, best[0]):
+            if best is None or (inertia < best[1] and not _refines(labels, best[0])):
                 best = labels, inertia, centres + mean, n_iter
         self.labels_, self.inertia_, self.cluster_centers_, self.n_iter_ = best
         found = len(np.unique(self.labels_))
@@ -98,12 +99,12 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         model = Mixture(Categorical.flat(symbols=k).mode(), spheres, start={"mean": centres, "variance": scale})
         trainer = EM(model, latents=Point(), tol=None)
         batch = Batch(x, x, x, None if weight is None else torch.as_tensor(weight))
-        for n_iter in range(1, self.max_iter + 1):
+        n_iter, shift = 0, math.inf
+        while n_iter < self.max_iter and shift > max(self._tol, (torch.finfo(x.dtype).eps ** 2) * scale):
+            n_iter += 1
             before = model.components.mean
             trainer.training_step(batch, 0)
             shift = float((model.components.mean - before).square().sum())
-            if shift <= max(self._tol, (torch.finfo(x.dtype).eps ** 2) * scale):
-                break
         labels = model.posterior(x).scores.argmax(-1)
         square = (x - model.components.mean[labels]).square().sum(1)
         inertia = square.sum() if weight is None else square @ torch.as_tensor(weight, dtype=square.dtype)

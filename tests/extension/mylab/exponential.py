@@ -3,9 +3,10 @@
 __all__ = ["Exponential"]
 
 import torch
-from emgen.families import ExponentialFamily
 from torch.distributions import Exponential as Waiting
 from torch.distributions import Gamma, Independent
+
+from emgen.families import ExponentialFamily
 
 
 class Exponential(ExponentialFamily):
