@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from copy import copy
 from functools import wraps
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -72,26 +72,26 @@ class Family(nn.Module, ABC):
         """Σ_i r_ik E_θ log p(x_i|θ_k), one value a component, linear in the statistics that this belief took."""
 
     @abstractmethod
-    def update(self, s: dict[str, Tensor], about: "Family | None" = None) -> "Family":
+    def update(self, s: dict[str, Tensor], about: Any = None) -> Self:
         """The conjugate posterior of this prior, given statistics that the belief `about` took (default: this one).
 
         A component with neither data nor a prior stays where `about` has it.
         """
 
     @abstractmethod
-    def mode(self) -> "Family":
+    def mode(self) -> Self:
         """The most probable parameters, as a point."""
 
     @abstractmethod
-    def sample(self) -> "Family":
+    def sample(self) -> Self:
         """One draw of the parameters, as a point."""
 
-    def ascend(self, posterior: "Family", steps: int, lr: float) -> "Family":
+    def ascend(self, posterior: Any, steps: int, lr: float) -> Self:
         """The point reached from this one by natural-gradient steps on log posterior(θ)."""
         raise TypeError(f"{type(self).__name__} has no gradient M-step; use parameters=Point(), its closed form")
 
     @abstractmethod
-    def kl(self, prior: "Family") -> Tensor:
+    def kl(self, prior: Any) -> Tensor:
         """KL(q(θ_k) ‖ p(θ_k)), one value a component; of a point −log p(θ_k); a flat prior counts as p = 1."""
 
     @abstractmethod
@@ -109,7 +109,7 @@ class Family(nn.Module, ABC):
         return True
 
     @abstractmethod
-    def weak(self, x: Tensor, weight: Tensor | None = None) -> "Family":
+    def weak(self, x: Tensor, weight: Tensor | None = None) -> Self:
         """This prior with its flat parts replaced by a proper one, worth one datum and centred on the (weighted) rows."""
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class Family(nn.Module, ABC):
         point.reg_covar = 0.0  # a regulariser belongs to the objective, not to the density
         return point.expected_log_prob(x)
 
-    def given(self, **values: Any) -> "Family":
+    def given(self, **values: Any) -> Self:
         """The same belief with some buffers given, each broadcast to its shape.
 
         Raises:
@@ -127,7 +127,7 @@ class Family(nn.Module, ABC):
         for name, value in values.items():
             if name not in self._buffers:
                 raise ValueError(f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(self._buffers)}")
-            old = self._buffers[name]
+            old: Tensor = getattr(self, name)
             value = torch.as_tensor(value, dtype=old.dtype, device=old.device)
             try:
                 values[name] = value.broadcast_to(old.shape).clone()
@@ -139,15 +139,15 @@ class Family(nn.Module, ABC):
         """How far rows (N, D) lie from seeds (R, D), (N, R), for a start: squared Euclidean distance."""
         return torch.cdist(x, seeds, compute_mode="donot_use_mm_for_euclid_dist").square()
 
-    def rebase(self, s: dict[str, Tensor], about: "Family") -> dict[str, Tensor]:
+    def rebase(self, s: dict[str, Tensor], about: Any) -> dict[str, Tensor]:
         """The statistics taken by `about` as this belief would have taken them; only centred moments change."""
         return s
 
-    def replace(self, **buffers: Tensor) -> "Family":
+    def replace(self, **buffers: Tensor) -> Self:
         """The same family with other buffers."""
         new = copy(self)
-        new.__dict__["_buffers"] = {**self._buffers, **buffers}
-        new.__dict__.pop("_memory", None)
+        vars(new)["_buffers"] = {**self._buffers, **buffers}
+        vars(new).pop("_memory", None)
         return new
 
 

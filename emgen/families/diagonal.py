@@ -3,6 +3,7 @@
 __all__ = ["DiagonalGaussian"]
 
 import math
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -110,7 +111,7 @@ class DiagonalGaussian(Family):
 
     # --- the belief itself --------------------------------------------------------------------------------------------
 
-    def update(self, s: dict[str, Tensor], about: Family | None = None) -> "DiagonalGaussian":
+    def update(self, s: dict[str, Tensor], about: "DiagonalGaussian | None" = None) -> Self:
         about, count = self if about is None else about, s["count"]
         held = self._pooled(count)
         kappa, nu = self.kappa + count, self.nu + held
@@ -127,15 +128,15 @@ class DiagonalGaussian(Family):
             raise _collapsed(variance, held)
         return self.replace(mean=torch.lerp(prior, data, moved), variance=variance, kappa=kappa, nu=nu)
 
-    def rebase(self, s: dict[str, Tensor], about: Family) -> dict[str, Tensor]:
+    def rebase(self, s: dict[str, Tensor], about: "DiagonalGaussian") -> dict[str, Tensor]:
         shift = about.mean - self.mean
         scatter = s["scatter"] + 2 * shift * s["sum"] + s["count"] * shift.square()
         return {"count": s["count"], "sum": s["sum"] + s["count"] * shift, "scatter": scatter}
 
-    def mode(self) -> "DiagonalGaussian":
+    def mode(self) -> Self:
         return self.replace(kappa=torch.full_like(self.kappa, torch.inf), nu=torch.full_like(self.nu, torch.inf))
 
-    def sample(self) -> "DiagonalGaussian":
+    def sample(self) -> Self:
         if (self.kappa == 0).any() or (self.nu == 0).any():
             raise ValueError("cannot draw Gaussian parameters from a flat belief: give the model a prior with kappa > 0 and nu > 0")
         half = torch.where(self.nu.isinf(), 1.0, self.nu / 2)
@@ -143,7 +144,7 @@ class DiagonalGaussian(Family):
         noise = torch.randn_like(self.mean) * (self._shared(variance) / self.kappa).sqrt()
         return self.replace(mean=self.mean + noise, variance=variance).mode()
 
-    def ascend(self, posterior: "DiagonalGaussian", steps: int, lr: float) -> "DiagonalGaussian":
+    def ascend(self, posterior: "DiagonalGaussian", steps: int, lr: float) -> Self:
         mean, variance = self.mean, self.variance
         tie = torch.where(posterior.kappa > 0, posterior.kappa / posterior._shared(posterior.nu), 0.0).nan_to_num(0.0)
         for _ in range(steps):  # in turn: each block's conditional optimum is a share of the way off
@@ -169,7 +170,7 @@ class DiagonalGaussian(Family):
     def holds_one_row(self) -> bool:
         return bool((self.nu > 0).all()) or self.reg_covar > 0 or len(self.variance) < len(self.mean)
 
-    def weak(self, x: Tensor, weight: Tensor | None = None) -> "DiagonalGaussian":
+    def weak(self, x: Tensor, weight: Tensor | None = None) -> Self:
         """Where flat, κ = 1 at the data's mean and ν = 1 at their variance."""
         mean, variance = spread(x.reshape(len(x), -1).to(self.mean.dtype), weight)
         variance = variance + self.reg_covar

@@ -2,6 +2,8 @@
 
 __all__ = ["Bernoulli", "Binomial", "Categorical", "Poisson", "StickBreaking"]
 
+from typing import Self
+
 import torch
 from torch import Tensor, distributions
 from torch.distributions import Distribution, Independent
@@ -193,7 +195,7 @@ class Categorical(ExponentialFamily):
         gamma = torch.where(total > 0, torch._standard_gamma(total.clamp(min=torch.finfo(total.dtype).tiny)), 0.0)
         return gamma / gamma.sum(-1, keepdim=True)
 
-    def weak(self, x: Tensor, weight: Tensor | None = None) -> "Categorical":
+    def weak(self, x: Tensor, weight: Tensor | None = None) -> Self:
         """Where flat, the uniform prior worth one datum, Dirichlet(1/V, …, 1/V)."""
         return self.replace(concentration=torch.where(self.concentration == 0, 1.0, self.concentration))
 
@@ -241,19 +243,23 @@ class StickBreaking(Family):
     def expected_fit(self, s: dict[str, Tensor]) -> Tensor:
         return torch.where(s["sum"] > 0, s["sum"] * self.expected_natural, 0.0).sum(-1)
 
-    def update(self, s: dict[str, Tensor], about: "StickBreaking | None" = None) -> "StickBreaking":
+    def update(self, s: dict[str, Tensor], about: "StickBreaking | None" = None) -> Self:
         beyond = s["sum"].sum(-1, keepdim=True) - s["sum"].cumsum(-1)
         broken = {"count": s["sum"] + beyond, "sum": torch.stack([s["sum"], beyond], -1)}
-        return StickBreaking(self.sticks.update(broken, None if about is None else about.sticks))
+        return self._over(self.sticks.update(broken, None if about is None else about.sticks))
 
-    def mode(self) -> "StickBreaking":
-        return StickBreaking(self.sticks.mode())
+    def mode(self) -> Self:
+        return self._over(self.sticks.mode())
 
-    def sample(self) -> "StickBreaking":
-        return StickBreaking(self.sticks.sample())
+    def sample(self) -> Self:
+        return self._over(self.sticks.sample())
 
-    def ascend(self, posterior: "StickBreaking", steps: int, lr: float) -> "StickBreaking":
-        return StickBreaking(self.sticks.ascend(posterior.sticks, steps, lr))
+    def ascend(self, posterior: "StickBreaking", steps: int, lr: float) -> Self:
+        return self._over(self.sticks.ascend(posterior.sticks, steps, lr))
+
+    def _over(self, sticks: Categorical) -> Self:
+        """The same family over other sticks."""
+        return type(self)(sticks)
 
     def kl(self, prior: "StickBreaking") -> Tensor:
         return (prior.sticks.cross_entropy(self.sticks) - self.sticks.entropy()).sum(-1)
@@ -262,8 +268,8 @@ class StickBreaking(Family):
     def is_flat(self) -> bool:
         return self.sticks.is_flat
 
-    def weak(self, x: Tensor, weight: Tensor | None = None) -> "StickBreaking":
-        return StickBreaking(self.sticks.weak(x))
+    def weak(self, x: Tensor, weight: Tensor | None = None) -> Self:
+        return self._over(self.sticks.weak(x))
 
     def likelihood(self) -> Distribution:
         return distributions.Categorical(probs=self.mean)

@@ -3,6 +3,7 @@
 __all__ = ["ExponentialFamily"]
 
 from abc import abstractmethod
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -127,7 +128,7 @@ class ExponentialFamily(Family):
             d_total, d_count = torch.autograd.grad(self.log_normaliser(total, c).sum(), (total, c))
         return torch.where(self._wide(proper), d_total, natural), torch.where(proper, -d_count, partition)
 
-    def update(self, s: dict[str, Tensor], about: Family | None = None) -> "ExponentialFamily":
+    def update(self, s: dict[str, Tensor], about: "ExponentialFamily | None" = None) -> Self:
         """The conjugate posterior: the mean moves by the data's share of the total count."""
         count, total = s["count"], self.concentration + s["count"]
         data = share(s["sum"], self._wide(count))
@@ -135,11 +136,11 @@ class ExponentialFamily(Family):
         moved = self._wide(share(count, total)).expand_as(data)
         return self.replace(mean=torch.lerp(prior, data, moved), concentration=total)
 
-    def mode(self) -> "ExponentialFamily":
+    def mode(self) -> Self:
         """The point m: the mode in natural coordinates, maximum likelihood when the prior was flat."""
         return self.replace(concentration=torch.full_like(self.concentration, torch.inf))
 
-    def sample(self) -> "ExponentialFamily":
+    def sample(self) -> Self:
         """One draw of the parameters, as a point.
 
         Raises:
@@ -151,7 +152,7 @@ class ExponentialFamily(Family):
         drawn = self.draw(self._wide(c) * self.mean, c)
         return self.replace(mean=torch.where(self._wide(self._proper), drawn, self.mean)).mode()
 
-    def ascend(self, posterior: "ExponentialFamily", steps: int, lr: float) -> "ExponentialFamily":
+    def ascend(self, posterior: "ExponentialFamily", steps: int, lr: float) -> Self:
         return self.replace(mean=torch.lerp(self.mean, posterior.mean, 1 - (1 - lr) ** steps)).mode()
 
     def kl(self, prior: "ExponentialFamily") -> Tensor:
@@ -173,7 +174,7 @@ class ExponentialFamily(Family):
     def is_flat(self) -> bool:
         return bool((self.concentration == 0).any())
 
-    def weak(self, x: Tensor, weight: Tensor | None = None) -> "ExponentialFamily":
+    def weak(self, x: Tensor, weight: Tensor | None = None) -> Self:
         """Where flat, a proper prior worth one datum, at the mean of the data."""
         ones = torch.ones(len(x), len(self.mean), dtype=self.mean.dtype, device=x.device)
         ones = ones if weight is None else ones * weight[:, None]

@@ -4,7 +4,7 @@ __all__ = ["Gaussian"]
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -106,7 +106,7 @@ class Gaussian(Family):
 
     # --- the belief itself --------------------------------------------------------------------------------------------
 
-    def update(self, s: dict[str, Tensor], about: Family | None = None) -> "Gaussian":
+    def update(self, s: dict[str, Tensor], about: "Gaussian | None" = None) -> Self:
         about, count = self if about is None else about, s["count"]
         held = self._pooled(count)
         kappa, nu = self.kappa + count, self.nu + held
@@ -128,16 +128,16 @@ class Gaussian(Family):
             raise _not_positive(posterior, g := int(failed.nonzero()[0]), float(held[g]))
         return posterior
 
-    def rebase(self, s: dict[str, Tensor], about: Family) -> dict[str, Tensor]:
+    def rebase(self, s: dict[str, Tensor], about: Any) -> dict[str, Tensor]:
         shift = about.mean - self.mean
         cross = outer(shift, s["sum"])
         scatter = s["scatter"] + cross + cross.mT + s["count"][:, None, None] * outer(shift, shift)
         return {"count": s["count"], "sum": s["sum"] + s["count"][:, None] * shift, "scatter": scatter}
 
-    def mode(self) -> "Gaussian":
+    def mode(self) -> Self:
         return self.replace(kappa=torch.full_like(self.kappa, torch.inf), nu=torch.full_like(self.nu, torch.inf))
 
-    def sample(self) -> "Gaussian":
+    def sample(self) -> Self:
         features = self.mean.shape[1]
         if (self.kappa == 0).any() or (self.nu <= features - 1).any():
             raise ValueError(f"cannot draw Gaussian parameters from an improper belief: it needs kappa > 0 and nu > {features - 1}")
@@ -152,7 +152,7 @@ class Gaussian(Family):
         mean = self.mean + torch.einsum("kd,kde->ke", noise, self._shared(drawn))
         return self.replace(mean=mean, covariance=drawn.mT @ drawn).mode()
 
-    def ascend(self, posterior: "Gaussian", steps: int, lr: float) -> "Gaussian":
+    def ascend(self, posterior: "Gaussian", steps: int, lr: float) -> Self:
         mean, covariance = self.mean, self.covariance
         tie = torch.where(posterior.kappa > 0, posterior.kappa / posterior._shared(posterior.nu), 0.0).nan_to_num(0.0)
         for _ in range(steps):  # in turn: each block's conditional optimum is a share of the way off
@@ -169,7 +169,7 @@ class Gaussian(Family):
     def likelihood(self) -> Distribution:
         return MultivariateNormal(self.mean, scale_tril=self._shared(self.factor()))
 
-    def given(self, **values: Any) -> "Gaussian":
+    def given(self, **values: Any) -> Self:
         """The same belief with some buffers given; a covariance may be a scalar, (D,) or a matrix."""
         if "covariance" in values:
             covariance = torch.as_tensor(values["covariance"], dtype=self.mean.dtype, device=self.mean.device)
@@ -185,7 +185,7 @@ class Gaussian(Family):
     def holds_one_row(self) -> bool:
         return bool((self.nu > 0).all()) or self.reg_covar > 0 or len(self.covariance) < len(self.mean)
 
-    def weak(self, x: Tensor, weight: Tensor | None = None) -> "Gaussian":
+    def weak(self, x: Tensor, weight: Tensor | None = None) -> Self:
         """Where flat, κ = 1 at the data's mean and ν = D at their covariance."""
         x = complete(x, self.mean.shape[1]).to(self.mean.dtype)
         share = x.new_full((len(x), 1), 1 / len(x)) if weight is None else (weight / weight.sum()).to(x.dtype)[:, None]
@@ -247,7 +247,7 @@ class Gaussian(Family):
 
     def _features(self, x: Tensor, reuse: bool = False) -> Iterator[tuple[slice, Tensor]]:
         """The rows expanded block by block; those of a short E-step are kept for the statistics that follow it."""
-        memory = self.__dict__.setdefault("_memory", {})
+        memory = vars(self).setdefault("_memory", {})
         rows, known = memory.pop("features", (None, []))
         if reuse and rows is not None and (rows.data_ptr(), rows.shape, rows.stride()) == (x.data_ptr(), x.shape, x.stride()):
             yield from known

@@ -4,6 +4,7 @@ __all__ = ["LinearGaussian"]
 
 import math
 from collections.abc import Callable
+from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -136,7 +137,7 @@ class LinearGaussian(Family):
 
     # --- the belief itself --------------------------------------------------------------------------------------------
 
-    def update(self, s: dict[str, Tensor], about: "LinearGaussian | None" = None) -> "LinearGaussian":
+    def update(self, s: dict[str, Tensor], about: "LinearGaussian | None" = None) -> Self:
         about = self if about is None else about
         fixed = self.precision.isinf().any(-1).any(-1)
         prior = torch.where(fixed[:, None, None], 0.0, self.precision)
@@ -170,10 +171,10 @@ class LinearGaussian(Family):
             "uu": s["uu"],
         }
 
-    def mode(self) -> "LinearGaussian":
+    def mode(self) -> Self:
         return self.replace(precision=torch.full_like(self.precision, torch.inf), nu=torch.full_like(self.nu, torch.inf))
 
-    def sample(self) -> "LinearGaussian":
+    def sample(self) -> Self:
         if self.is_flat:
             raise ValueError("cannot draw parameters from a flat belief: give the model a prior, or use a point")
         nu = torch.where(self.nu.isinf(), 2.0, self.nu)
@@ -184,7 +185,7 @@ class LinearGaussian(Family):
         noise = (root @ torch.randn_like(self.mean)[:, :, None]).squeeze(-1)
         return self.replace(mean=self.mean + self._each(variance).sqrt()[:, None] * noise, variance=variance).mode()
 
-    def ascend(self, posterior: "LinearGaussian", steps: int, lr: float) -> "LinearGaussian":
+    def ascend(self, posterior: "LinearGaussian", steps: int, lr: float) -> Self:
         mean, variance = self.mean, self.variance
         tie = torch.where(posterior.precision.isinf(), 0.0, posterior.precision)
         for _ in range(steps):  # in turn: each block's conditional optimum is a share of the way off
@@ -206,7 +207,7 @@ class LinearGaussian(Family):
     def is_flat(self) -> bool:
         return bool((self.nu == 0).any() or (self.precision.diagonal(dim1=1, dim2=2) == 0).any())
 
-    def weak(self, x: Tensor, weight: Tensor | None = None, about: Tensor | None = None) -> "LinearGaussian":
+    def weak(self, x: Tensor, weight: Tensor | None = None, about: Tensor | None = None) -> Self:
         """Where flat, weights worth one datum, ν = 1 at the data's variance; m · about is the data's mean (default m = 0)."""
         centre, variance = spread(x.to(self.mean.dtype), weight)
         variance = variance if len(self.variance) > 1 else variance.mean(0, keepdim=True)

@@ -3,7 +3,7 @@
 __all__ = ["BregmanFamily", "BregmanMixture"]
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor
@@ -60,16 +60,16 @@ class BregmanFamily(Family):
         at_mean = s["count"] * self.of.potential(self.mean) + (self.of.link(self.mean) * away).sum(1)
         return torch.where(s["count"] > 0, at_mean - s["potential"], 0.0)
 
-    def update(self, s: dict[str, Tensor], about: Family | None = None) -> "BregmanFamily":
+    def update(self, s: dict[str, Tensor], about: "BregmanFamily | None" = None) -> Self:
         count, total = s["count"], self.concentration + s["count"]
         prior = self.mean if about is None else torch.where(self.concentration[:, None] > 0, self.mean, about.mean)
         data, moved = share(s["sum"], count[:, None]), share(count, total)[:, None]
         return self.replace(mean=torch.where(moved > 0, torch.lerp(prior, data, moved.expand_as(data)), prior), concentration=total)
 
-    def mode(self) -> "BregmanFamily":
+    def mode(self) -> Self:
         return self.replace(concentration=torch.full_like(self.concentration, torch.inf))
 
-    def ascend(self, posterior: Family, steps: int, lr: float) -> "BregmanFamily":
+    def ascend(self, posterior: Family, steps: int, lr: float) -> Self:
         return self.replace(mean=torch.lerp(self.mean, posterior.mean, 1 - (1 - lr) ** steps)).mode()
 
     def kl(self, prior: Family) -> Tensor:
@@ -81,7 +81,7 @@ class BregmanFamily(Family):
     def is_flat(self) -> bool:
         return bool((self.concentration == 0).any())
 
-    def weak(self, x: Tensor, weight: Tensor | None = None) -> "BregmanFamily":
+    def weak(self, x: Tensor, weight: Tensor | None = None) -> Self:
         flat = self.concentration == 0
         mean, _ = spread(complete(x, self.mean.shape[1]).to(self.mean.dtype), weight)
         return self.replace(mean=torch.where(flat[:, None], mean, self.mean),

@@ -38,6 +38,9 @@ class ConjugateModel(nn.Module, ABC):
 
     rows: int | None = None  # rows an E-step takes at a time to stay in cache; None takes a batch whole
 
+    priors: Any  # of each part of θ by name
+    started: Tensor
+
     def __init__(self, priors: dict[str, Family]):
         super().__init__()
         self.priors = nn.ModuleDict(priors)

@@ -36,6 +36,8 @@ class FactorAnalysis(ConjugateModel):
 
     rows = 4096
 
+    loadings: Any
+
     def __init__(self, loadings: LinearGaussian, start: str | Mapping[str, Any] = "random") -> None:
         need_families("factor_analysis", loadings=loadings)
         super().__init__({"loadings": loadings})

@@ -19,6 +19,8 @@ from emgen.models.recursions import Packing, frames
 class _Factorial(ConjugateModel):
     """x|z ~ N(Σ_m W_m[z_m], Ψ) with M causes of K states, whatever ties the causes of successive rows."""
 
+    loadings: Any
+
     def __init__(self, priors: dict[str, Family], start: str | Mapping[str, Any]) -> None:
         need_families("factorial_hmm" if "transition" in priors else "factorial_mixture", **priors)
         super().__init__(priors)
@@ -133,6 +135,8 @@ class FactorialMixture(_Factorial):
 
     rows = 4096
 
+    weights: Any
+
     def __init__(self, loadings: LinearGaussian, weights: Categorical, start: str | Mapping[str, Any] = "random") -> None:
         super().__init__({"weights": weights, "loadings": loadings}, start)
 
@@ -167,6 +171,9 @@ class FactorialHMM(_Factorial):
     References:
         Ghahramani and Jordan (1997), "Factorial hidden Markov models".
     """
+
+    initial: Any
+    transition: Any
 
     def __init__(
         self, loadings: LinearGaussian, initial: Categorical, transition: Categorical, start: str | Mapping[str, Any] = "random"

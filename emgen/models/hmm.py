@@ -43,6 +43,10 @@ class HiddenMarkovModel(ConjugateModel):
         tensor([0.0336])
     """
 
+    initial: Any
+    transition: Any
+    emission: Any
+
     def __init__(
         self,
         emission: Family,

@@ -36,6 +36,10 @@ class Mixture(ConjugateModel):
 
     rows = 4096
 
+    weights: Any
+    components: Any
+    best: Tensor
+
     def __init__(self, weights: Family, components: Family, start: str | Mapping[str, Any] = "kmeans++", n_init: int = 1):
         if isinstance(start, str) and start not in START_NAMES:
             raise ValueError(f"start={start!r} is not one of {', '.join(START_NAMES)}, nor a mapping of values by name")

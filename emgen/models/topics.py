@@ -37,6 +37,9 @@ class TopicModel(ConjugateModel):
         allocation"; Griffiths and Steyvers (2004), "Finding scientific topics".
     """
 
+    proportions: Any
+    topics: Any
+
     def __init__(self, proportions: Categorical, topics: Categorical, start: str | Mapping[str, Any] = "random") -> None:
         need_families("topic_model", proportions=proportions, topics=topics)
         if proportions.mean.ndim != 2 or topics.mean.ndim != 2 or proportions.mean.shape[1] != len(topics.mean):
