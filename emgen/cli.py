@@ -114,7 +114,8 @@ def train(cfg: DictConfig, run_dir: str | Path, choices: dict[str, str] | None =
         folder.refuse_if_used()
     checking.check_ranges(cfg)
     _check_device(cfg.lightning.get("accelerator"))
-    folder.write_config({**OmegaConf.to_container(cfg, resolve=True), "choices": names})
+    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
+    folder.write_config({**resolved, "choices": names})
     data, module = build(cfg)
     callbacks = [instantiate(node, f"callbacks.{name}") for name, node in (cfg.get("callbacks") or {}).items() if node]
     logger = instantiate(cfg.logger, "logger", save_dir=str(run_dir)) if cfg.get("logger") else None
@@ -267,6 +268,7 @@ def _checked(arguments: Sequence[str], compose: Any, name: str = "train", comple
                 raise UserError(f"{missing} has no value: give it as {missing}=...")
             checking.check_ranges(composed)
         cfg = composed if cfg is None else cfg
+    assert cfg is not None  # there is always one request at least
     return cfg
 
 

@@ -43,7 +43,7 @@ def load_run(run: str | Path, checkpoint: str = "best", trust: Any = ()) -> tupl
     path = folder.checkpoint(checkpoint) or folder.checkpoint("last")
     if path is None:
         raise UserError(f"run={run} has no checkpoint yet: wait for its first epoch, or train it again.")
-    cfg = OmegaConf.load(folder.path / "config.yaml")
+    cfg: Any = OmegaConf.load(folder.path / "config.yaml")
     for part in ("data", "model"):
         check_trust(OmegaConf.to_container(cfg[part], resolve=True), f"{run}: {part}", trust, locate)
     data = instantiate(cfg.data, "data")
@@ -52,7 +52,8 @@ def load_run(run: str | Path, checkpoint: str = "best", trust: Any = ()) -> tupl
     with naming(str(path)):
         model.load_state_dict({name.removeprefix("model."): v for name, v in state.items() if name.startswith("model.")})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return model.eval().to(device), data.to(device), OmegaConf.to_container(cfg, resolve=True)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    return model.eval().to(device), data.to(device), config
 
 
 def evaluate(cfg: Any) -> None:

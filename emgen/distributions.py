@@ -59,8 +59,8 @@ class Dirac(Distribution):
     tensor([0., -inf])
     """
 
-    arg_constraints = {"point": constraints.real}
-    support = constraints.real
+    arg_constraints: Any = {"point": constraints.real}
+    support: Any = constraints.real
     has_rsample = True
 
     def __init__(self, point: Tensor, event_dims: int = 0, validate_args: bool | None = None):

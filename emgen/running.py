@@ -16,6 +16,7 @@ from typing import Any
 import pytorch_lightning as lightning
 import torch
 import yaml
+from pytorch_lightning.loggers import TensorBoardLogger
 
 from emgen.asking import status_of
 from emgen.callbacks.checkpoint import AtomicCheckpointIO, damage
@@ -139,7 +140,7 @@ def finish(folder: RunFolder, trainer: lightning.Trainer, module: Any, data: Any
     folder.write_summary(summary)
     for logger in trainer.loggers:
         table = {**names, "seed": seed, "epochs": trainer.current_epoch, "parameters": summary["parameters"]}
-        if isinstance(logger, lightning.loggers.TensorBoardLogger):
+        if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(table, {tag: metrics.get(tag, float("nan")) for tag in SCORES})
             logger.finalize("success")
             logger.experiment.close()

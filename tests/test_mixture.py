@@ -156,7 +156,7 @@ def test_weight_two_is_a_repeated_row(name):
     r = torch.rand(len(x), 3, dtype=F64, generator=torch.Generator().manual_seed(0)).softmax(-1)
     for model, rows, w, start in ((one, x, weight, r), (other, repeated, None, r.repeat_interleave(weight, 0))):
         if w is None:
-            model.start(rows, Point(), start)
+            model.start(rows, Point(), r=start)
             climb(EM(model), rows, 4)
         else:
             for prior_name, prior in model.priors.items():
@@ -209,12 +209,12 @@ def test_restarts_side_by_side_are_restarts_one_by_one():
     r = partition(x, 3, 4, "rows")
     for covariance in ("full", "tied", "diagonal", "isotropic"):
         together = GaussianMixture(2, 3, covariance, reg_covar=1e-6, n_init=4)
-        together.start(x, Point(), r)
+        together.start(x, Point(), r=r)
         climb(EM(together), x, 8)
         alone = []
         for i in range(4):
             model = GaussianMixture(2, 3, covariance, reg_covar=1e-6)
-            model.start(x, Point(), r[:, i])
+            model.start(x, Point(), r=r[:, i])
             alone.append((climb(EM(model), x, 8), model))
         bound, best = max(alone, key=lambda run: run[0])
         torch.testing.assert_close(together.log_prob(x), best.log_prob(x), rtol=1e-8, atol=1e-8)

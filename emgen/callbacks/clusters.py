@@ -141,7 +141,8 @@ class CoClustering(Picture):
             trace.axhline(float(value), xmax=0.02, color="black", linewidth=1)
         trace.set(xlabel="sweep", ylabel="drawn mean (ticks: the data)", title=f"the last {len(means)} draws of the means")
         trace.legend(frameon=False, markerscale=4, loc="center right")
-        for axes, matrix, title in zip(panels, (drawn, exact), ("Gibbs sampling", "exact, by enumeration")):
+        shown = [(drawn, "Gibbs sampling")] if exact is None else [(drawn, "Gibbs sampling"), (exact, "exact, by enumeration")]
+        for axes, (matrix, title) in zip(panels, shown):
             image = axes.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
             axes.set(title=f"p(z_i = z_j | x), {title}", xlabel="row j", ylabel="row i")
             if len(matrix) <= 12:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
+from pytorch_lightning.loggers import TensorBoardLogger
 
 from emgen.data.base import Data
 from emgen.evaluation.scores import scores
@@ -52,7 +53,7 @@ class Metrics(lightning.Callback):
         epoch = trainer.current_epoch + 1
         row: dict[str, float] = {"epoch": epoch, "examples": pl_module.examples, "seconds": self.seconds}
         row |= {f"train/{name}": value for name, value in pl_module.ledger.means().items()}
-        data = trainer.datamodule
+        data = pl_module.trainer.datamodule
         if isinstance(data, Data) and (epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs):
             x = data.observed("validation")[: self.rows]
             row |= {f"val/{name}": estimate.value for name, estimate in scores(pl_module.model, x, self.samples).items()}
@@ -69,7 +70,7 @@ class Metrics(lightning.Callback):
         else:
             self._columns = write_csv(path, self.history)
         for logger in trainer.loggers:
-            if isinstance(logger, lightning.loggers.TensorBoardLogger):
+            if isinstance(logger, TensorBoardLogger):
                 for tag, value in row.items():
                     if "/" in tag:
                         logger.experiment.add_scalar(tag, value, int(row["examples"]))

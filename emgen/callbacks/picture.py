@@ -93,7 +93,7 @@ def scatter(axes: Axes, x: Tensor, r: Tensor) -> None:
 
 
 def _rows(trainer: lightning.Trainer, module: Any) -> Tensor:
-    data = trainer.datamodule
+    data = getattr(trainer, "datamodule", None)
     if not isinstance(data, Data):
         raise TypeError("pictures of a level need data in memory, an emgen.data.Data: set callbacks of that name to null.")
     return data.observed("train").to(module.device)

@@ -92,6 +92,8 @@ class Data(LightningDataModule):
             [0, 1], negative weights, a batch size below 1.
     """
 
+    vocabulary: list[str]  # names of the symbols, where a data set has them
+
     def __init__(
         self,
         train: Any,

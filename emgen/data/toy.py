@@ -88,7 +88,7 @@ def line(
     >>> tuple(rows.shape), abs(rows.mean().item() - (0.67 * 2 - 0.33)) < 0.01
     ((1000, 1), True)
     """
-    density = line_density(weights, means, sds)
+    density: Any = line_density(weights, means, sds)
     data = _drawn(density, train, validation, test, batch_size, seed, "line")
     part, probs = density.component_distribution.base_dist, density.mixture_distribution.probs
     with torch.random.fork_rng(devices=[]):

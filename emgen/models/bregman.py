@@ -69,10 +69,10 @@ class BregmanFamily(Family):
     def mode(self) -> Self:
         return self.replace(concentration=torch.full_like(self.concentration, torch.inf))
 
-    def ascend(self, posterior: Family, steps: int, lr: float) -> Self:
+    def ascend(self, posterior: "BregmanFamily", steps: int, lr: float) -> Self:
         return self.replace(mean=torch.lerp(self.mean, posterior.mean, 1 - (1 - lr) ** steps)).mode()
 
-    def kl(self, prior: Family) -> Tensor:
+    def kl(self, prior: "BregmanFamily") -> Tensor:
         held = (prior.concentration > 0) & prior.concentration.isfinite()
         cost = torch.where(held, prior.concentration, 0.0) * self.of.of(prior.mean, self.mean)
         return torch.where(held, cost, 0.0)

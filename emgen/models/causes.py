@@ -4,6 +4,7 @@ __all__ = ["FactorialBelief", "FactorialPosterior", "JointBelief"]
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -152,7 +153,7 @@ class JointBelief:
     def at(self, path: Tensor) -> "FactorialBelief":
         """Certainty about one joint path."""
         states = self.u.shape[1] // self.index.shape[1]
-        chains = [Paths(self.chain.packing, path, states, self.log_evidence) for path in self.index[path].unbind(1)]
+        chains: list[Any] = [Paths(self.chain.packing, path, states, self.log_evidence) for path in self.index[path].unbind(1)]
         return FactorialBelief(chains)
 
 

@@ -3,6 +3,7 @@
 __all__ = ["Critic", "WithSquares", "convolutional_critic", "dense_critic"]
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ class Critic(nn.Module):
     torch.Size([5])
     """
 
-    def __init__(self, network: nn.Module, spectral_norm: bool = False):
+    def __init__(self, network: Any, spectral_norm: bool = False):
         super().__init__()
         linear = nn.Linear(network.features, 1)
         self.network, self.log_ratio = network, parametrizations.spectral_norm(linear) if spectral_norm else linear
@@ -39,7 +40,7 @@ class WithSquares(nn.Module):
         event_dims: dimensions of x that are one event.
     """
 
-    def __init__(self, network: nn.Module, event_dims: int):
+    def __init__(self, network: Any, event_dims: int):
         super().__init__()
         self.network, self.event_dims, self.features = network, event_dims, network.features
 

@@ -72,7 +72,7 @@ class Entries:
 
     def transposed_times(self, values: Tensor, a: Tensor) -> Float[Tensor, "words topics"]:
         """Rᵀ a."""
-        return _compressed(self._pattern[1], self.document[self.by_word], values[self.by_word], self.shape[::-1]) @ a
+        return _compressed(self._pattern[1], self.document[self.by_word], values[self.by_word], (self.shape[1], self.shape[0])) @ a
 
 
 def _compressed(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -4,6 +4,7 @@ __all__ = ["Bernoulli", "Categorical", "Dirac", "Gaussian", "OneHot"]
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, distributions, nn
@@ -47,7 +48,8 @@ class Gaussian(nn.Module):
         if not min_scale >= 0:
             raise ValueError(f"min_scale={min_scale}: the smallest standard deviation cannot be negative.")
         self.event_shape = torch.Size(event_shape)
-        self.scale, self.min_scale = scale, min_scale
+        self.scale: Any = scale
+        self.min_scale = min_scale
         self.mean = nn.Linear(features, self.event_shape.numel())
         self.raw_scale = nn.Linear(features, self.event_shape.numel()) if scale is None else None
         if self.raw_scale is not None:  # start at σ = 1

@@ -5,6 +5,7 @@ __all__ = ["HelmholtzMachine", "Marginal", "Recognition", "helmholtz_machine"]
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +77,8 @@ class HelmholtzMachine(nn.Module):
         """
         layer = self.prior().sample()[0]
         single = torch.eye(layer.numel(), dtype=layer.dtype, device=layer.device).reshape(-1, *layer.shape)
-        on, off = self.likelihood((single,)), self.likelihood((torch.zeros_like(single),))
+        on: Any = self.likelihood((single,))
+        off: Any = self.likelihood((torch.zeros_like(single),))
         if isinstance(on, IndependentBernoulli):
             return (on.base_dist.logits - off.base_dist.logits).sigmoid()
         return on.mean - off.mean

@@ -49,7 +49,7 @@ class HiddenMarkovModel(ConjugateModel):
 
     def __init__(
         self,
-        emission: Family,
+        emission: Any,
         initial: Categorical | None = None,
         transition: Categorical | None = None,
         start: str | Mapping[str, Any] = "kmeans++",
@@ -83,7 +83,7 @@ class HiddenMarkovModel(ConjugateModel):
         return ChainPosterior(initial, transition, log_b, packing)
 
     def statistics(
-        self, x: Sequences, z: "ChainPosterior | Paths", weight: Tensor | None = None
+        self, x: Sequences, z: Any, weight: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Expected counts of first states, moves and emissions; `weight` counts sequences."""
         _, rows, seen = frames(x)

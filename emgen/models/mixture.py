@@ -73,7 +73,7 @@ class Mixture(ConjugateModel):
                 "n": counts.new_tensor(len(x)) if weight is None else weight.sum(dtype=dtype),
                 "entropy": _weighted(z.entropy, weight, dtype), "evidence": _weighted(z.log_normaliser, weight, dtype)}
 
-    def start(self, x: Tensor, parameters: Callable[..., Family], r: Tensor | None = None, weight: Tensor | None = None) -> None:
+    def start(self, x: Tensor, parameters: Callable[..., Family], weight: Tensor | None = None, r: Tensor | None = None) -> None:
         """Put θ inside the belief about it, from a partition of the rows or from responsibilities r (N, [R,] K)."""
         for name, prior in self.priors.items():  # moments are taken about the data's mean while there is no better
             setattr(self, name, prior.weak(x, weight).mode())
@@ -126,7 +126,7 @@ class Mixture(ConjugateModel):
         weights, components = self._best()
         return (components.log_prob(x) + weights.mean.log()).logsumexp(-1)
 
-    def prior(self) -> Distribution:
+    def prior(self) -> CategoricalDistribution:
         """p(z), the weights."""
         return CategoricalDistribution(probs=self._best()[0].mean)
 
@@ -141,7 +141,7 @@ class Mixture(ConjugateModel):
     def _relocation(self) -> Relocation:
         return Relocation(self.weights.mean.shape[-1], self.components.mean.shape[1], self.n_init, self.components.mean.dtype)
 
-    def _best(self) -> tuple[Family, Family]:
+    def _best(self) -> tuple[Any, Any]:
         if self.n_init == 1:
             return self.weights, self.components
         def keep(v: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ class Responsibilities:
         top = scores.amax(-1, keepdim=True)
         # what would be denormal is 0: it changes no sum and would slow every product down
         below = 0.9 * math.log(torch.finfo(scores.dtype).tiny)
-        odds = torch.nn.functional.threshold_(scores - top, below, -torch.inf).exp_()
+        odds = torch.threshold_(scores - top, below, -torch.inf).exp_()
         mass = odds.sum(-1, keepdim=True)
         self.log_normaliser = (top + mass.log()).squeeze(-1)
         self.probs = odds.div_(mass) if probs is None else probs
@@ -218,7 +218,7 @@ def _each(family: Family, change: Callable[[Tensor], Tensor]) -> Family:
     """The family with every buffer changed, those of its parts too."""
     family = deepcopy(family)
     for module in family.modules():
-        module._buffers = {name: change(value) for name, value in module._buffers.items()}
+        module._buffers = {name: change(value) for name, value in module._buffers.items() if value is not None}
     return family
 
 

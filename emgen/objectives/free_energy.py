@@ -64,14 +64,13 @@ class FreeEnergy:
         several = self.samples > 1 or self.importance_weighted
         z = q.rsample((self.samples,) if several else ())
         log_likelihood = model.likelihood(z).log_prob(x)
-        kl = None if self.importance_weighted else _exact_kl(q, prior)
-        if kl is None:
-            kl = log_ratio = q.log_prob(z) - prior.log_prob(z)
+        exact = None if self.importance_weighted else _exact_kl(q, prior)
+        kl = q.log_prob(z) - prior.log_prob(z) if exact is None else exact
         reconstruction, kl_mean = log_likelihood.mean(), kl.mean()
         parts = {"elbo": reconstruction - kl_mean, "reconstruction": reconstruction, "kl": kl_mean}
         if not self.importance_weighted:
             return Terms(self.beta * kl_mean - reconstruction, parts)
-        bound = (torch.logsumexp(log_likelihood - log_ratio, 0) - math.log(self.samples)).mean()
+        bound = (torch.logsumexp(log_likelihood - kl, 0) - math.log(self.samples)).mean()
         return Terms(-bound, {**parts, "bound": bound})
 
 

@@ -108,7 +108,7 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
             r = rng.uniform(size=r.shape)
             r /= r.sum(1, keepdims=True)
         model = self._model(x.double())
-        model.start(x, self._belief, torch.as_tensor(r))
+        model.start(x, self._belief, r=torch.as_tensor(r))
         if self.covariance_type == "tied" and not r.any(1).all():  # scikit-learn counts the squares of rows in no component too
             rest, nu = x.double()[~torch.as_tensor(r).any(1)], model.components.nu
             mass = torch.where(nu.isinf(), r.sum(), nu)[:, None, None]

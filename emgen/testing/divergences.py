@@ -104,7 +104,8 @@ def _dual_pair_laws(d: FDivergence, law: Law, rng: torch.Generator, log_ratio: b
 
 
 def _value_laws(d: FDivergence, law: Law, rng: torch.Generator, log_ratio: bool) -> None:
-    p, q = Normal(*torch.tensor([0.3, 1.0], dtype=torch.float64)), Normal(*torch.tensor([-0.4, 1.3], dtype=torch.float64))
+    loc, scale = torch.tensor([[0.3, -0.4], [1.0, 1.3]], dtype=torch.float64)
+    p, q = Normal(loc[0], scale[0]), Normal(loc[1], scale[1])
     for a, b in ((p, q), (q, p)):
         closed = d.exact(a, b)
         law("exact(p, q) is the integral",

@@ -110,7 +110,7 @@ class Trainer(LightningModule):
         `descend({"critic": a, "model": b})` is simultaneous play: both gradients are taken before either player moves.
         The gradient is averaged over processes, clipped, laid out as its parameter, and recorded.
         """
-        plays = dict(players) if isinstance(players, Mapping) else {players: terms}
+        plays: dict[Any, Any] = dict(players) if isinstance(players, Mapping) else {players: terms}
         moves = []
         for names, play in plays.items():
             parameters = self.parameters_of(names)
@@ -204,12 +204,12 @@ class Trainer(LightningModule):
                 group.update((key, value) for key, value in optimizer.defaults.items() if key in group)
 
     def on_train_epoch_end(self) -> None:
-        schedulers = self.lr_schedulers() or []
+        schedulers: Any = self.lr_schedulers() or []
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
             scheduler.step()
         self.history.append(self.ledger.means())
-        bound = self.history[-1].get("bound") if self.tol is not None else None
-        if bound is not None:
+        bound = self.history[-1].get("bound")
+        if bound is not None and self.tol is not None:
             self.converged = self._bound_before is not None and abs(bound - self._bound_before) < self.tol
             self._bound_before = bound
             self.trainer.should_stop = self.trainer.should_stop or self.converged

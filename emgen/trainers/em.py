@@ -49,7 +49,7 @@ class EM(Trainer):
         self.guarantee = "monotone" if exact else "monotone in expectation" if latents == parameters == Draw() else "none"
 
     def training_step(self, batch: Any, index: int) -> None:
-        batch = batch if isinstance(batch, Batch) else Batch(*[self.observe(batch)] * 3)
+        batch = batch if isinstance(batch, Batch) else Batch(x := self.observe(batch), x, x)
         self.number, self.seen = index, self.examples + len(batch)
         self.precision = torch.float32 if batch.x.dtype == torch.float32 else torch.float64
         if not self.mass:
@@ -66,7 +66,7 @@ class EM(Trainer):
         if self.every == "memo":
             self.bounds, early = (self.bounds, False) if name in memo else ([], not self.sweep_ends)  # more data: another bound
             memo[name] = s
-            s = {key: sum(one[key] for one in memo.values()) for key in s}
+            s = {key: sum((one[key] for one in memo.values()), torch.zeros_like(s[key])) for key in s}
         if early:
             return s
         share = s["n"] / self.mass if self.every == "batch" else 1.0  # a batch stands for all rows
