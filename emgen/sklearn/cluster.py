@@ -100,7 +100,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         trainer = EM(model, latents=Point(), tol=None)
         batch = Batch(x, x, x, None if weight is None else torch.as_tensor(weight))
         n_iter, shift = 0, math.inf
-        while n_iter < self.max_iter and shift > max(self._tol, (torch.finfo(x.dtype).eps ** 2) * scale):
+        while n_iter < self.max_iter and shift > max(self._tol, (1e3 * torch.finfo(x.dtype).eps) ** 2 * scale):
             n_iter += 1
             before = model.components.mean
             trainer.training_step(batch, 0)
