@@ -130,7 +130,7 @@ def estimators(name: str, aim: float, make: Callable[[object], object], x: objec
     import emgen.sklearn
 
     warnings.filterwarnings("ignore")
-    peers = types.SimpleNamespace(**{n: getattr(m, n) for m in (sklearn.mixture, sklearn.cluster, sklearn.decomposition,
+    peers = types.SimpleNamespace(__name__="sklearn", **{n: getattr(m, n) for m in (sklearn.mixture, sklearn.cluster, sklearn.decomposition,
                                                                      sklearn.neural_network)
                                      for n in dir(m) if n[0].isupper()})
     difference = same(make(emgen.sklearn).fit(x), make(peers).fit(x))
@@ -175,8 +175,13 @@ def rbm() -> None:
     """Boltzmann machine 784-256, persistent chains, batches of 100, one sweep over 6,000 binary rows."""
     x = (np.random.default_rng(0).random((6_000, 784)) < 0.2).astype(np.float32)
     arguments = {"n_components": 256, "batch_size": 100, "n_iter": 1, "learning_rate": 0.05, "random_state": 0}
-    estimators("Boltzmann machine / scikit-learn", 3, lambda m: m.BernoulliRBM(**arguments), x,
-               lambda a, b: abs(a.components_.mean() - b.components_.mean()))
+    for precision in ("bf16-mixed", "32-true"):
+        def make(module: types.ModuleType, precision: str = precision) -> object:
+            ours = {"precision": precision} if module.__name__ == "emgen.sklearn" else {}
+            return module.BernoulliRBM(**arguments, **ours)
+
+        estimators(f"Boltzmann machine, {precision} / scikit-learn", 3, make, x,
+                   lambda a, b: abs(a.components_.mean() - b.components_.mean()))
 
 
 def single() -> None:

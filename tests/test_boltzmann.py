@@ -325,9 +325,9 @@ def test_statistics_are_the_gradient_of_the_energy(centred, units):
         torch.testing.assert_close(got, want)
 
 
-@pytest.mark.parametrize("kind", [BoltzmannMachine, DeepBoltzmannMachine])
-def test_mixed_precision_leaves_the_contrast_its_digits(kind):
-    """Given the chain, the gradient is the one of full precision; only the chain's own products are rounded."""
+@pytest.mark.parametrize("kind, error", [(BoltzmannMachine, 2**-8), (DeepBoltzmannMachine, 0.0)])
+def test_mixed_precision_rounds_the_contrast_less_than_chance_does(kind, error):
+    """Given the chain, the gradient is the one of full precision to the 8 bits of a factor: the terms are rounded, not their sum."""
     torch.manual_seed(0)
     x = (torch.rand(200, 30) < 0.3).float()
     machine = kind((30,), 20 if kind is BoltzmannMachine else (20, 10))
@@ -337,7 +337,7 @@ def test_mixed_precision_leaves_the_contrast_its_digits(kind):
         mixed = ContrastiveDivergence()(machine, x, chain).loss
     parameters = list(machine.parameters())
     for a, b in zip(torch.autograd.grad(mixed, parameters), torch.autograd.grad(plain, parameters)):
-        assert torch.equal(a, b)
+        assert (a - b).norm() <= error * b.norm()
 
 
 @pytest.mark.parametrize("kind", [BoltzmannMachine, DeepBoltzmannMachine])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torch.nn.functional import softplus
+from torch.nn.functional import linear, softplus
 
 from emgen.models.units import Binary, Units, bernoulli
 
@@ -83,13 +83,14 @@ class BoltzmannMachine(nn.Module):
     def statistics(self, v: Tensor, weight: Tensor) -> dict[str, Tensor]:
         """Σ_i w_i ∂(−energy(v_i))/∂θ for each parameter θ, by name: its gradient in three products and no graph."""
         s = self.units.statistic(self._flat(v))
-        above = self._above(s)
-        h = above.sigmoid_().mul_(weight.unsqueeze(-1))
-        total, moved = weight @ s, h.sum(0)
-        product = s.T @ h
-        if self.centred:  # the biases of the energy depend on the weights
-            product -= torch.outer(self.units.statistic(self.centre), moved) + total.unsqueeze(-1) / 2
-        return {"weight": product, "visible_bias": total, "hidden_bias": moved}
+        h, total = self._above(s).sigmoid_(), weight @ s
+        if not self.centred:
+            h.mul_(weight.unsqueeze(-1))
+            return {"weight": s.T @ h, "visible_bias": total, "hidden_bias": h.sum(0)}
+        mean, half = self.units.statistic(self.centre), weight.sum() / 2  # the biases of the energy depend on the weights
+        h = h.sub_(0.5).mul_(weight.unsqueeze(-1))
+        product = (s - mean).T @ h - half * mean.unsqueeze(-1)
+        return {"weight": product, "visible_bias": total, "hidden_bias": h.sum(0) + half}
 
     def hidden_mean(self, v: Tensor) -> Tensor:
         """E[h|v], of shape (*batch, hidden)."""
@@ -173,7 +174,7 @@ class BoltzmannMachine(nn.Module):
 
     def _below(self, h: Tensor) -> Tensor:
         """Natural parameters of v given h."""
-        return (h - 0.5 if self.centred else h) @ self.weight.T + self.visible_bias
+        return linear(h - 0.5 if self.centred else h, self.weight) + self.visible_bias
 
 
 def binary_states(bits: int, like: Tensor) -> Tensor:

@@ -54,9 +54,11 @@ class ContrastiveDivergence:
             x: data (B, *event).
             chain: states of the Markov chain, as `model.gibbs` returns them.
         """
-        with full_precision(x.device):  # a small difference of large sums needs all its digits
-            exact = hasattr(model, "statistics")
-            loss = _exact(model, x, chain) if exact else model.energy(x).mean() - model.energy(chain).mean()
+        if hasattr(model, "statistics"):
+            loss = _exact(model, x, chain)
+        else:
+            with full_precision(x.device):  # a small difference of large sums needs all its digits
+                loss = model.energy(x).mean() - model.energy(chain).mean()
         parts = {"contrast": loss}
         if self.weight_decay:
             loss = loss + self.weight_decay / 2 * sum(w.square().sum() for w in model.parameters() if w.dim() > 1)
@@ -86,5 +88,5 @@ def _exact(model: Any, x: Tensor, chain: Tensor) -> Tensor:
     sign = torch.cat([x.new_full((len(x),), 1 / len(x)), x.new_full((len(chain),), -1 / len(chain))])
     statistics = model.statistics(torch.cat([x, chain]), sign)
     parameters = dict(model.named_parameters())
-    products = [torch.dot(parameters[name].flatten(), value.flatten()) for name, value in statistics.items()]
+    products = [torch.dot(parameters[name].flatten(), value.to(parameters[name]).flatten()) for name, value in statistics.items()]
     return -torch.stack(products).sum()
