@@ -10,6 +10,7 @@ from oracles import LinearGaussian, Scripted, Tables, expected, gauss_hermite, g
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
 from emgen import divergences, objectives
+from emgen.distributions import softplus
 from emgen.objectives import VIMCO, Adversarial, FreeEnergy, Relaxed, ReweightedWake, Sleep, Terms, Wake
 
 EXACT = dict(rtol=1e-11, atol=1e-12)
@@ -309,3 +310,17 @@ def test_normal_is_what_the_oracle_says():
     joint = model.prior().log_prob(z) + model.likelihood(z).log_prob(x)
     torch.testing.assert_close(joint, model.posterior_of(x).log_prob(z) + model.evidence().log_prob(x), **EXACT)
     assert Normal(0.0, 1.0).has_rsample
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_softplus_keeps_its_digits_and_slopes(dtype):
+    ends = torch.tensor([-torch.inf, torch.inf, 0.0], dtype=dtype)
+    x = torch.cat([torch.linspace(-80, 80, 4001, dtype=dtype), torch.logspace(-9, 1, 101, dtype=dtype), ends])
+    exact = torch.where(x > 0, x.double(), 0.0) + x.double().abs().neg().exp().log1p()
+    torch.testing.assert_close(softplus(x).double(), exact, rtol=4 * torch.finfo(dtype).eps, atol=0.0)
+    x = x[:-3].requires_grad_()
+    slope, = torch.autograd.grad(softplus(x).sum(), x, create_graph=True)
+    torch.testing.assert_close(slope, x.sigmoid())
+    bend, = torch.autograd.grad(slope.sum(), x)
+    torch.testing.assert_close(bend, x.sigmoid() * (-x).sigmoid(), atol=torch.finfo(dtype).eps, rtol=1e-5)
+    torch.testing.assert_close(torch.vmap(torch.func.grad(softplus))(x.detach()), x.detach().sigmoid())

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent
 from torch.nn import Module
-from torch.nn.functional import softplus
 
-from emgen.distributions import Dirac
+from emgen.distributions import Dirac, softplus
 from emgen.estimators.montecarlo import log_mean_exp
 
 

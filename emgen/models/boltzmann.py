@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torch.nn.functional import linear, softplus
+from torch.nn.functional import linear
 
+from emgen.distributions import softplus
 from emgen.models.units import Binary, Units, bernoulli
 
 

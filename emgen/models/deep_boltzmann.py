@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
+from emgen.distributions import softplus
 from emgen.models.boltzmann import anneal, binary_states, tempered
 from emgen.models.units import Binary, Units, bernoulli
 

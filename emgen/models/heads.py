@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, distributions, nn
 
 from emgen.distributions import Dirac as PointMass
-from emgen.distributions import IndependentBernoulli
+from emgen.distributions import IndependentBernoulli, softplus
 from emgen.distributions import OneHot as OneHotDistribution
 
 
@@ -60,7 +60,7 @@ class Gaussian(nn.Module):
         if self.raw_scale is None:
             scale = torch.full_like(mean, self.scale)
         else:
-            scale = nn.functional.softplus(shaped(self.raw_scale(features), self.event_shape)) + self.min_scale
+            scale = softplus(shaped(self.raw_scale(features), self.event_shape)) + self.min_scale
         return distributions.Independent(distributions.Normal(mean, scale, validate_args=False), len(self.event_shape))
 
 

@@ -9,7 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, distributions
 from torch.distributions import Distribution, Independent
-from torch.nn.functional import softplus
+
+from emgen.distributions import softplus
 
 
 class Units(Protocol):
