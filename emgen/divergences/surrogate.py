@@ -78,6 +78,9 @@ class MarginLoss(FDivergence):
 
     def conjugate(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """f*(t) = inf of φ(−m) − φ(0) over the margins m with φ(0) − φ(m) ≥ t, twice differentiable."""
+        named, factor = self.induces()
+        if named is not self:  # f = c g, so f*(t) = c g*(t/c)
+            return factor * named.conjugate(t / factor)
         goal = t.double()
         with torch.no_grad():
             best = _bisect(lambda m: elementwise(self.loss, m) >= 0, goal)  # where φ is least, or as far as it goes
