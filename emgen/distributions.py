@@ -39,10 +39,7 @@ def softplus(x: Tensor) -> Tensor:
 
 
 class _Softplus(torch.autograd.Function):
-    """softplus(x) = max(x, 0) + log(1 + e⁻|ˣ|), its logarithm by Kahan's identity, since torch's log1p takes one number at a time.
-
-    References: Higham (2002), "Accuracy and stability of numerical algorithms", section 1.14.1.
-    """
+    """max(x, 0) + log(1 + e⁻|ˣ|), the logarithm corrected by what rounding took, since torch's log1p takes one number at a time."""
 
     generate_vmap_rule = True
 
@@ -50,8 +47,9 @@ class _Softplus(torch.autograd.Function):
     def forward(x: Tensor) -> Tensor:
         small = x.abs().neg_().exp_()
         one = small + 1
-        log1p = torch.where(one == 1, small, one.log() * (small / (one - 1)))
-        return log1p.add_(x.clamp(min=0))
+        log = one.log()
+        lost = small.sub_(one - 1).div_(one)  # what rounding took from 1 + e⁻|ˣ|, over it
+        return log.add_(lost).add_(x.clamp(min=0))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
