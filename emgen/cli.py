@@ -29,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 from emgen import asking, checking
 from emgen.callbacks.checkpoint import Interrupted
 from emgen.checking import UserError
-from emgen.running import RunFolder, finish, fit_run
+from emgen.running import RunFolder, finish, fit_run, keep_freed_memory
 
 COMMANDS = ("train", "evaluate", "sample", "compare", "export")
 CONFIGS = "emgen.configs"
@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     sys.path.insert(0, os.getcwd())  # so that `_target_: mymod.Net` finds a user's module beside them
     quiet()
+    keep_freed_memory()
     command = arguments.pop(0) if arguments and arguments[0] in COMMANDS else "train"
     if {"-h", "--help"} & set(arguments):
         print(asking.help_text())
