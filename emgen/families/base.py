@@ -15,6 +15,7 @@ __all__ = [
     "spread",
 ]
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from copy import copy
@@ -24,6 +25,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
+
+from emgen.families.choice import Choice
 
 FAR = 1e-13  # share of a mean's squared move that is left as variance: below it, moments about the old mean are round-off
 
@@ -66,6 +69,10 @@ class Family(nn.Module, ABC):
     @abstractmethod
     def statistics(self, x: Tensor, r: Tensor) -> dict[str, Tensor]:
         """Sufficient statistics of the rows with weights r (N, K): named sums over rows, which add."""
+
+    def chosen(self, x: Tensor, choice: Choice) -> dict[str, Tensor]:
+        """The statistics of rows that belong to one member each; a family that gains by the zeros says how."""
+        return self.statistics(x, choice.dense())
 
     @abstractmethod
     def expected_fit(self, s: dict[str, Tensor]) -> Tensor:
@@ -156,7 +163,7 @@ def observed(x: Tensor, features: int) -> tuple[Tensor, Tensor | None]:
     x = x.reshape(len(x), -1)
     if x.shape[1] != features:
         raise ValueError(f"rows have {x.shape[1]} features and the model {features}: give event_shape={x.shape[1]}")
-    if not x.is_floating_point() or x.sum().isfinite():  # one pass finds that nothing is missing
+    if not x.is_floating_point() or math.isfinite(x.sum()):  # one pass finds that nothing is missing
         return x, None
     seen = ~x.isnan()
     return (x, None) if seen.all() else (x.masked_fill(~seen, 0.0), seen)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Gamma, Independent, Normal
 
 from emgen.families.base import FAR, Family, centre_of, masked, observed, per_component, remembered, share, spread
+from emgen.families.choice import Choice
 
 ROWS = 512  # rows a block where differences are taken explicitly
 
@@ -65,49 +66,59 @@ class DiagonalGaussian(Family):
         """E log N(x|μ, 1/λ) = −½ Σ_d [log 2π − E log λ + 1/κ + ((x − m)² + ε)/v] over what was seen, (N, K)."""
         x, seen = observed(x, self.mean.shape[1])
         x = x if x.is_floating_point() else x.to(self.mean.dtype)
-        centre, weight, shift, constant = (c.to(x.dtype) for c in self._scorer())
+        centre, linear, square, constant, _ = (c.to(x.dtype) for c in self._quadratics())
         if not self._safe(x.dtype):
-            quadratic = self._differences(x, seen)
-        else:
-            y = x - centre
-            y = y if seen is None else masked(y, seen)
-            quadratic = y.square() @ weight.T - 2 * (y @ (weight * shift).T)
-            squares = weight * shift.square()
-            quadratic = quadratic + (squares.sum(1) if seen is None else seen.to(x.dtype) @ squares.T)
-        rest = constant.sum(1) if seen is None else seen.to(x.dtype) @ constant.T
-        return -0.5 * (quadratic + rest)
+            return self._differences(x, seen)
+        y = x - centre
+        y = y if seen is None else masked(y, seen)
+        rest = constant.sum(1, keepdim=True) if seen is None else constant @ seen.to(x.dtype).T
+        scores = torch.addmm(rest, linear, y.T)  # (K, N): what runs over the components then runs along rows
+        return scores.addmm_(square, self._across(y.square()).T).T
 
     def statistics(self, x: Tensor, r: Tensor) -> dict[str, Tensor]:
-        """Moments about the current means, (x − m_k): count, sum and scatter, each (K, D)."""
+        """Moments about the current means: count (K, D), Σ r (x − m_k) (K, D), and scatter (K, F), pooled over the features of a sphere."""
         x, seen = observed(x, self.mean.shape[1])
         dtype = self.mean.dtype
-        centre = self._scorer()[0]
+        centre = self._quadratics()[0]
         y = x.to(dtype) - centre
         y, r = (y if seen is None else masked(y, seen)), r.to(dtype)
         count = r.sum(0)[:, None].expand_as(self.mean) if seen is None else r.T @ seen.to(dtype)
         shift = self.mean - centre
         safe = self._safe(dtype)
         if safe:
-            total, square = r.T @ y, r.T @ y.square()
-            own = square - total * share(total, count) + self.reg_covar * count
-            lost = (square * torch.finfo(dtype).eps > 1e-10 * own) & (count > (0 if self.reg_covar else 1))
+            total, square = r.T @ y, r.T @ self._across(y.square())
+            own = square - self._across(total * share(total, count) - self.reg_covar * count)
+            most = count if self.variance.shape[1] > 1 else count.amax(1, keepdim=True)
+            lost = (square * torch.finfo(dtype).eps > 1e-10 * own) & (most > (0 if self.reg_covar else 1))
             safe = not bool(lost.any())  # else more cancels than the current variances foretold
         if safe:
-            scatter = square - 2 * shift * total + count * shift.square()
+            scatter = square - self._across(2 * shift * total - count * shift.square())
             total = total - count * shift
         else:
-            total, scatter = torch.zeros_like(self.mean), torch.zeros_like(self.mean)
+            total, scatter = torch.zeros_like(self.mean), self.mean.new_zeros(len(self.mean), self.variance.shape[1])
             for start in range(0, len(x), ROWS):
                 rows = slice(start, start + ROWS)
                 z = y[rows, None] - shift
                 z = z if seen is None else masked(z.transpose(1, 2), seen[rows]).transpose(1, 2)
                 total += torch.einsum("nk,nkd->kd", r[rows], z)
-                scatter += torch.einsum("nk,nkd->kd", r[rows], z.square())
+                scatter += torch.einsum("nk,nkf->kf", r[rows], self._across(z.square()))
         return {"count": count, "sum": total, "scatter": scatter}
+
+    def chosen(self, x: Tensor, choice: Choice) -> dict[str, Tensor]:
+        """The same of one choice a row: differences from the chosen mean itself, which are exact and few."""
+        x, seen = observed(x, self.mean.shape[1])
+        away = x.to(choice.dtype)[:, None] - choice.of(self.mean)
+        if seen is None:
+            count = choice.counts[:, None].expand_as(self.mean)
+        else:
+            away = torch.where(seen[:, None], away, 0.0)
+            count = choice.sums(seen[:, None].expand_as(away).to(choice.dtype))
+        return {"count": count, "sum": choice.sums(away), "scatter": choice.sums(self._across(away.square()))}
 
     def expected_fit(self, s: dict[str, Tensor]) -> Tensor:
         fit = s["count"] * (math.log(2 * math.pi) + 1 / self.kappa - self._shared(self._expected_log()))
-        return -0.5 * per_component(fit + (s["scatter"] + self.reg_covar * s["count"]) / self._shared(self.variance))
+        scatter = s["scatter"] + self.reg_covar * self._across(s["count"])
+        return -0.5 * (per_component(fit) + per_component(scatter / self._shared(self.variance)))
 
     # --- the belief itself --------------------------------------------------------------------------------------------
 
@@ -120,7 +131,8 @@ class DiagonalGaussian(Family):
         prior = torch.where(self.kappa > 0, self.mean, about.mean)
         moved = share(count, kappa)
         between = torch.where(self.kappa.isinf(), count, torch.where(self.kappa > 0, self.kappa * moved, 0.0))
-        scatter = (s["scatter"] - offset * s["sum"]).clamp(min=0) + between * (data - prior).square() + self.reg_covar * count
+        scatter = (s["scatter"] - self._across(offset * s["sum"])).clamp(min=0)
+        scatter = scatter + self._across(between * (data - prior).square() + self.reg_covar * count)
         expected = torch.where(self.nu > 0, self.variance, about.variance)
         far = FAR * share(self._pooled(offset * s["sum"]), held)
         variance = torch.lerp(expected, torch.maximum(share(self._pooled(scatter), held), far), share(held, nu))
@@ -130,7 +142,7 @@ class DiagonalGaussian(Family):
 
     def rebase(self, s: dict[str, Tensor], about: "DiagonalGaussian") -> dict[str, Tensor]:
         shift = about.mean - self.mean
-        scatter = s["scatter"] + 2 * shift * s["sum"] + s["count"] * shift.square()
+        scatter = s["scatter"] + self._across(2 * shift * s["sum"] + s["count"] * shift.square())
         return {"count": s["count"], "sum": s["sum"] + s["count"] * shift, "scatter": scatter}
 
     def mode(self) -> Self:
@@ -194,12 +206,13 @@ class DiagonalGaussian(Family):
         return torch.where(self.nu.isinf(), 0.0, digamma - half.log()) - self.variance.log()
 
     @remembered
-    def _scorer(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A common centre (D), and for each component and feature 1/v, m − centre, and what does not depend on x."""
-        weight = self._shared(1 / self.variance).expand_as(self.mean).contiguous()
-        centre = centre_of(self.mean)
-        constant = math.log(2 * math.pi) + 1 / self.kappa - self._shared(self._expected_log()) + self.reg_covar * weight
-        return centre, weight, self.mean - centre, constant
+    def _quadratics(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """A common centre (D), and the scores as quadratics about it: linear (K, D), square (K, F), and what is constant (K, D),
+        about the centre and about the means."""
+        weight, centre = self._shared(1 / self.variance), centre_of(self.mean)
+        shift = self.mean - centre
+        constant = -0.5 * (math.log(2 * math.pi) + 1 / self.kappa - self._shared(self._expected_log()) + self.reg_covar * weight)
+        return centre, weight * shift, -0.5 * weight, constant - 0.5 * weight * shift.square(), constant
 
     def _safe(self, dtype: torch.dtype) -> bool:
         """Whether squares about the common centre keep 8 digits (4 in single precision) of those about the means."""
@@ -207,18 +220,19 @@ class DiagonalGaussian(Family):
 
     @remembered
     def _spread(self) -> float:
-        _, weight, shift, _ = self._scorer()
-        return float((weight * shift.square()).max())
+        centre, linear = self._quadratics()[:2]
+        return float((linear * (self.mean - centre)).max())
 
     def _differences(self, x: Tensor, seen: Tensor | None) -> Tensor:
-        """Σ_d (x − m_k)²/v by blocks of rows, where means lie too far apart for expanded squares."""
+        """The scores by blocks of rows from x − m_k itself, where means lie too far apart for expanded squares."""
         out = x.new_empty(len(x), len(self.mean))
-        centre, weight, shift, _ = self._scorer()
+        centre, _, square, _, constant = self._quadratics()
+        shift = self.mean - centre
         for start in range(0, len(x), ROWS):
             rows = slice(start, start + ROWS)
             y = x[rows].to(shift.dtype) - centre
-            square = (y[:, None] - shift).square_() * weight
-            out[rows] = (square if seen is None else square * seen[rows, None]).sum(-1)
+            terms = (y[:, None] - shift).square_() * square + constant
+            out[rows] = (terms if seen is None else terms * seen[rows, None]).sum(-1)
         return out
 
     def _normal_cross(self, belief: "DiagonalGaussian") -> Tensor:
@@ -236,6 +250,10 @@ class DiagonalGaussian(Family):
         value = half * (self.variance / belief.variance - belief._expected_log())
         value = value + half.lgamma() - half * (half * self.variance).log()
         return torch.where(proper, value, 0.0)
+
+    def _across(self, values: Tensor) -> Tensor:
+        """Values of features (…, D) as the variances hold them, (…, F): a sphere's are summed."""
+        return values if self.variance.shape[1] > 1 else values.sum(-1, keepdim=True)
 
     def _shared(self, per_group: Tensor) -> Tensor:
         """One row a component from one row a group of variances."""
