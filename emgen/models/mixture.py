@@ -5,6 +5,7 @@ __all__ = ["Mixture", "Responsibilities"]
 import math
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Categorical as CategoricalDistribution
 from torch.distributions import Distribution, MixtureSameFamily
 
-from emgen.families import Family, prefixed
+from emgen.families import Choice, Family, prefixed
 from emgen.models.conjugate import ConjugateModel
 from emgen.models.relocation import Relocation
 from emgen.models.starts import START_NAMES, partition
@@ -62,16 +63,21 @@ class Mixture(ConjugateModel):
         return Responsibilities(self._scores(x))
 
     def statistics(self, x: Tensor, z: "Responsibilities", weight: Tensor | None = None) -> dict[str, Tensor]:
-        dtype = self.weights.mean.dtype
-        weight = None if weight is None else weight.to(z.probs.dtype)
-        r = z.probs if weight is None else z.probs * weight.view(-1, *[1] * (z.probs.ndim - 1))
-        if self.relocation is not None and z.is_mode:
-            self.relocation.note(x, z.scores, z.probs, weight)
-        components = self.components.statistics(x, r.flatten(1))
-        counts = r.sum(0, dtype=dtype)
+        dtype, shape = self.weights.mean.dtype, self.weights.mean.shape
+        weight = None if weight is None else weight.to(z.scores.dtype)
+        if z.labels is None:
+            r = z.probs if weight is None else z.probs * weight.view(-1, *[1] * (z.probs.ndim - 1))
+            components, counts = self.components.statistics(x, r.flatten(1)), r.sum(0, dtype=dtype)
+            entropy = _weighted(z.entropy, weight, dtype)
+        else:
+            choice = Choice(z.labels, shape.numel(), dtype, weight)
+            components, counts = self.components.chosen(x, choice), choice.counts.view(shape)
+            entropy = counts.new_zeros(shape[:-1])
+            if z.is_mode and self.relocation is not None:
+                self.relocation.note(x, z.scores, z.labels, counts, weight)
         return {**prefixed("weights", {"count": counts.sum(-1), "sum": counts}), **prefixed("components", components),
-                "n": counts.new_tensor(len(x)) if weight is None else weight.sum(dtype=dtype),
-                "entropy": _weighted(z.entropy, weight, dtype), "evidence": _weighted(z.log_normaliser, weight, dtype)}
+                "n": counts.new_full((), len(x)) if weight is None else weight.sum(dtype=dtype),
+                "entropy": entropy, "evidence": _weighted(z.log_normaliser, weight, dtype)}
 
     def start(self, x: Tensor, parameters: Callable[..., Family], weight: Tensor | None = None, r: Tensor | None = None) -> None:
         """Put θ inside the belief about it, from a partition of the rows or from responsibilities r (N, [R,] K)."""
@@ -159,38 +165,60 @@ class Mixture(ConjugateModel):
 
 
 class Responsibilities:
-    """A belief about which component each row came from, exp(β score_k) normalised, or a one-hot choice.
+    """A belief about which component each row came from: exp(score_k) normalised, other probabilities, or a choice.
+
+    What it says is computed when it is asked for: a choice is its labels and needs neither exponentials nor a table.
 
     Args:
         scores: E log p(x, z=k|θ), (N, [R,] K).
         probs: q, where it is not the full posterior.
-        is_mode: whether it is the mode.
+        labels: the component of each row, (N, [R]), where it is certain.
+        is_mode: whether these are the most probable ones.
     """
 
-    def __init__(self, scores: Tensor, probs: Tensor | None = None, is_mode: bool = False):
-        self.scores, self.is_mode = scores, is_mode
-        top = scores.amax(-1, keepdim=True)
+    def __init__(self, scores: Tensor, probs: Tensor | None = None, labels: Tensor | None = None, is_mode: bool = False):
+        self.scores, self.labels, self.is_mode = scores, labels, is_mode
+        self.exact = probs is None and labels is None
+        if probs is not None:
+            self.probs = probs
+
+    @cached_property
+    def _odds(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The largest score, exp(score − largest) and its sum."""
+        top = self.scores.amax(-1, keepdim=True)
         # what would be denormal is 0: it changes no sum and would slow every product down
-        below = 0.9 * math.log(torch.finfo(scores.dtype).tiny)
-        odds = torch.threshold_(scores - top, below, -torch.inf).exp_()
-        mass = odds.sum(-1, keepdim=True)
-        self.log_normaliser = (top + mass.log()).squeeze(-1)
-        self.probs = odds.div_(mass) if probs is None else probs
-        self.exact = probs is None
+        below = 0.9 * math.log(torch.finfo(self.scores.dtype).tiny)
+        odds = torch.threshold_(self.scores - top, below, -torch.inf).exp_()
+        return top, odds, odds.sum(-1, keepdim=True)
+
+    @cached_property
+    def log_normaliser(self) -> Tensor:
+        """log Σ_k exp(score_k), (N, [R])."""
+        top, _, mass = self._odds
+        return (top + mass.log()).squeeze(-1)
+
+    @cached_property
+    def probs(self) -> Tensor:
+        """q, (N, [R,] K)."""
+        if self.labels is not None:
+            return torch.zeros_like(self.scores).scatter_(-1, self.labels[..., None], 1.0)
+        _, odds, mass = self._odds
+        return odds.div_(mass)
 
     @property
     def entropy(self) -> Tensor:
         """H(q), (N, [R])."""
+        if self.labels is not None:
+            return self.scores.new_zeros(self.labels.shape)
         if self.exact:
             return self.log_normaliser - (self.probs * self.scores).sum(-1)
         return -torch.xlogy(self.probs, self.probs).sum(-1)
 
     def mode(self) -> "Responsibilities":
-        return Responsibilities(self.scores, self._one_hot(self.scores.argmax(-1)), is_mode=True)
+        return Responsibilities(self.scores, labels=_largest(self.scores), is_mode=True)
 
     def sample(self) -> "Responsibilities":
-        drawn = torch.multinomial(self.probs.flatten(0, -2), 1)
-        return Responsibilities(self.scores, self._one_hot(drawn.view(self.probs.shape[:-1])))
+        return self.at(torch.multinomial(self.probs.flatten(0, -2), 1).view(self.probs.shape[:-1]))
 
     @property
     def configurations(self) -> list[int]:
@@ -199,7 +227,7 @@ class Responsibilities:
 
     def at(self, labels: Tensor) -> "Responsibilities":
         """Certainty about the component of every row."""
-        return Responsibilities(self.scores, self._one_hot(labels))
+        return Responsibilities(self.scores, labels=labels)
 
     def tempered(self, beta: float) -> "Responsibilities":
         return Responsibilities(self.scores, (beta * self.scores).softmax(-1))
@@ -210,8 +238,14 @@ class Responsibilities:
 
     structured = mean_field
 
-    def _one_hot(self, labels: Tensor) -> Tensor:
-        return torch.nn.functional.one_hot(labels, self.scores.shape[-1]).to(self.scores.dtype)
+
+def _largest(scores: Tensor) -> Tensor:
+    """The place of the largest score of each row, (N, [R]): two passes and a product, which argmax takes much longer for."""
+    k = scores.shape[-1]
+    hot = torch.eq(scores, scores.amax(-1, keepdim=True), out=torch.empty_like(scores))
+    places = torch.stack([scores.new_ones(k), torch.arange(k, dtype=scores.dtype, device=scores.device)])
+    found, labels = (places @ hot.movedim(-1, 0).flatten(1)).view(2, *scores.shape[:-1])
+    return labels.long() if bool((found == 1).all()) else scores.argmax(-1)  # of equal ones the first
 
 
 def _each(family: Family, change: Callable[[Tensor], Tensor]) -> Family:

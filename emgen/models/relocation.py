@@ -13,7 +13,8 @@ class Relocation(nn.Module):
     """The K worst-fitting rows of a sweep, kept so that components left empty can start again at them.
 
     Taking a row from its component and giving it one of its own is a partial E-step: the statistics change by that row, so
-    the M-step that follows needs no second look at the data, and the next E-step labels every row anew.
+    the M-step that follows needs no second look at the data, and the next E-step labels every row anew. As soon as no
+    component can end the sweep empty there is nothing left to note.
 
     Args:
         components: K.
@@ -26,6 +27,8 @@ class Relocation(nn.Module):
     x: Tensor
     label: Tensor
     weight: Tensor
+    held: Tensor
+    needed = True
 
     def __init__(self, components: int, features: int, restarts: int, dtype: torch.dtype):
         super().__init__()
@@ -33,11 +36,17 @@ class Relocation(nn.Module):
         self.register_buffer("x", torch.zeros(components, restarts, features, dtype=dtype))
         self.register_buffer("label", torch.zeros(components, restarts, dtype=torch.long))
         self.register_buffer("weight", torch.zeros(components, restarts, dtype=dtype))
+        self.register_buffer("held", torch.zeros(restarts * components, dtype=dtype), persistent=False)  # so far in the sweep
 
-    def note(self, x: Tensor, scores: Tensor, probs: Tensor, weight: Tensor | None) -> None:
-        """Remember the worst rows of a piece: x (N, *event), scores and one-hot probs (N, [R,] K), weights (N,)."""
+    def note(self, x: Tensor, scores: Tensor, labels: Tensor, counts: Tensor, weight: Tensor | None) -> None:
+        """Remember the worst rows of a piece: x (N, *event), scores (N, [R,] K), labels (N, [R]), counts ([R,] K), weights (N,)."""
+        if self.needed:
+            self.held = self.held + counts.flatten()
+            self.needed = not bool((self.held > 0).all())
+        if not self.needed:
+            return
         components, restarts = self.score.shape
-        label = probs.view(len(x), restarts, -1).argmax(-1)
+        label = labels.view(len(x), restarts)
         score = scores.view(len(x), restarts, -1).gather(-1, label[..., None])[..., 0].to(self.score.dtype)
         score = score if weight is None else score.masked_fill((weight == 0)[:, None], torch.inf)
         worst = score.topk(min(components, len(x)), 0, largest=False).indices
@@ -69,4 +78,5 @@ class Relocation(nn.Module):
 
     def forget(self) -> None:
         """A new sweep begins."""
-        self.score = torch.full_like(self.score, torch.inf)
+        self.needed = True
+        self.score, self.held = torch.full_like(self.score, torch.inf), torch.zeros_like(self.held)

@@ -4,6 +4,7 @@ __all__ = ["KMeans"]
 
 import math
 import warnings
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,9 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor
 
 from emgen.data.base import Batch
-from emgen.estimators.beliefs import Point
+from emgen.estimators.beliefs import Belief
 from emgen.families import Categorical, DiagonalGaussian
-from emgen.models.mixture import Mixture
+from emgen.models.mixture import Mixture, Responsibilities
 from emgen.trainers.em import EM
 
 
@@ -52,18 +53,18 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         X = validate_data(self, X, dtype=[np.float64, np.float32])
         self._check(len(X))
         weight = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=X.dtype)
-        rng, mean = check_random_state(self.random_state), X.mean(0)
-        self._tol, best = self.tol * X.var(0).mean(), None
+        rng, x, best = check_random_state(self.random_state), torch.as_tensor(X), None
+        mean = x.mean(0)
+        x, mean = x - mean, mean.numpy()
         for _ in range(self._starts()):
-            centred = X - mean
-            centres = self._seeds(centred, weight, rng, mean)
-            labels, inertia, centres, n_iter = self._lloyd(torch.as_tensor(centred), weight, centres)
+            centres = self._seeds(x.numpy(), weight, rng, mean)
+            labels, inertia, centres, n_iter = self._lloyd(x, weight, centres)
             if self.verbose:
                 print(f"inertia {inertia:.6g} after {n_iter} iterations")
             if best is None or (inertia < best[1] and not _refines(labels, best[0])):
                 best = labels, inertia, centres + mean, n_iter
         self.labels_, self.inertia_, self.cluster_centers_, self.n_iter_ = best
-        found = len(np.unique(self.labels_))
+        found = np.count_nonzero(np.bincount(self.labels_))
         if found < self.n_clusters:
             warnings.warn(f"only {found} of {self.n_clusters} clusters hold a row: there may be duplicate rows", ConvergenceWarning,
                           stacklevel=2)
@@ -94,21 +95,28 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
     def _lloyd(self, x: Tensor, weight: np.ndarray | None, centres: np.ndarray) -> tuple[np.ndarray, float, np.ndarray, int]:
         """Hard EM from given centres; labels, inertia, centres and iterations."""
         k, d = self.n_clusters, x.shape[1]
-        scale = float(x.var()) or 1.0
+        variance = float(x.flatten().dot(x.flatten())) / x.numel()  # of the features on average; rows are centred
+        scale = variance or 1.0
         spheres = DiagonalGaussian.flat(k, d, spherical=True).given(variance=scale, nu=torch.inf)
         model = Mixture(Categorical.flat(symbols=k).mode(), spheres, start={"mean": centres, "variance": scale})
-        trainer = EM(model, latents=Point(), tol=None)
+        choices = _Choices()
+        trainer = EM(model, latents=choices, tol=None)
         batch = Batch(x, x, x, None if weight is None else torch.as_tensor(weight))
-        n_iter, shift = 0, math.inf
-        while n_iter < self.max_iter and shift > max(self._tol, (1e3 * torch.finfo(x.dtype).eps) ** 2 * scale):
-            n_iter += 1
-            before = model.components.mean
+        n_iter, shift, still = 0, math.inf, (1e3 * torch.finfo(x.dtype).eps) ** 2 * scale
+        while n_iter < self.max_iter and shift > max(self.tol * variance, still):
+            n_iter, before = n_iter + 1, model.components.mean
+            choices.labels.clear()
             trainer.training_step(batch, 0)
             shift = float((model.components.mean - before).square().sum())
-        labels = model.posterior(x).scores.argmax(-1)
-        square = (x - model.components.mean[labels]).square().sum(1)
-        inertia = square.sum() if weight is None else square @ torch.as_tensor(weight, dtype=square.dtype)
-        return labels.to(torch.int32).numpy(), float(inertia), model.components.mean.numpy().astype(x.numpy().dtype), n_iter
+        if shift > still:  # else the last choice was about these very centres
+            choices.labels.clear()
+            for piece in batch.split(model.rows):
+                choices(model.posterior(piece.x))
+        centres, inertia = model.components.mean.to(x.dtype), 0.0
+        for piece, labels in zip(batch.split(model.rows), choices.labels, strict=True):
+            square = torch.linalg.vector_norm(piece.x - centres.index_select(0, labels), dim=1).square()
+            inertia += float(square.sum() if piece.weight is None else square @ piece.weight.to(x.dtype))
+        return torch.cat(choices.labels).to(torch.int32).numpy(), inertia, centres.numpy(), n_iter
 
     def _seeds(self, X: np.ndarray, weight: np.ndarray | None, rng: np.random.RandomState, mean: np.ndarray) -> np.ndarray:
         """scikit-learn's starting centres, from the same random numbers."""
@@ -139,6 +147,19 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
             raise ValueError(f"init={self.init!r} is neither k-means++ nor random, nor an array of centres, nor a function")
         if self.algorithm not in ("lloyd", "elkan"):
             raise ValueError(f"algorithm={self.algorithm!r} is neither lloyd nor elkan")
+
+
+@dataclass(frozen=True)
+class _Choices(Belief):
+    """The mode of each row, remembered piece by piece, and taken for all of the posterior, as it is when σ² → 0."""
+
+    labels: list[Tensor] = field(default_factory=list)
+
+    def __call__(self, posterior: Responsibilities, current: Any = None) -> Responsibilities:
+        z = posterior.mode()
+        z.log_normaliser = z.scores.gather(1, z.labels[:, None])[:, 0]
+        self.labels.append(z.labels)
+        return z
 
 
 def _refines(labels: np.ndarray, other: np.ndarray) -> bool:
