@@ -85,7 +85,7 @@ class Gaussian(Family):
         if exact:
             sums = self.mean.new_zeros(len(self.mean), 1 + x.shape[1] + x.shape[1] * (x.shape[1] + 1) // 2)
             for block, features in self._features(x, reuse=True):
-                sums += (features @ r[block].to(x.dtype)).T
+                sums += r[block].to(x.dtype).T @ features.T  # much faster than its transpose
             count, total, scatter = unpacked(sums, x.shape[1])
             shift = self.mean - self._quadratics()[0]
             cross = outer(shift, total)

@@ -66,26 +66,26 @@ class Mixture(ConjugateModel):
         dtype, shape = self.weights.mean.dtype, self.weights.mean.shape
         weight = None if weight is None else weight.to(z.scores.dtype)
         if z.labels is None:
-            r = z.probs if weight is None else z.probs * weight.view(-1, *[1] * (z.probs.ndim - 1))
-            components, counts = self.components.statistics(x, r.flatten(1)), r.sum(0, dtype=dtype)
-            entropy = _weighted(z.entropy, weight, dtype)
+            sums, entropy = self._sums(x, z.probs, weight), _weighted(z.entropy, weight, dtype)
         else:
             choice = Choice(z.labels, shape.numel(), dtype, weight)
-            components, counts = self.components.chosen(x, choice), choice.counts.view(shape)
-            entropy = counts.new_zeros(shape[:-1])
+            counts = choice.counts.view(shape)
+            sums, entropy = _named(counts, self.components.chosen(x, choice)), counts.new_zeros(shape[:-1])
             if z.is_mode and self.relocation is not None:
                 self.relocation.note(x, z.scores, z.labels, counts, weight)
-        return {**prefixed("weights", {"count": counts.sum(-1), "sum": counts}), **prefixed("components", components),
-                "n": counts.new_full((), len(x)) if weight is None else weight.sum(dtype=dtype),
-                "entropy": entropy, "evidence": _weighted(z.log_normaliser, weight, dtype)}
+        n = entropy.new_full((), len(x)) if weight is None else weight.sum(dtype=dtype)
+        return {**sums, "n": n, "entropy": entropy, "evidence": _weighted(z.log_normaliser, weight, dtype)}
 
     def start(self, x: Tensor, parameters: Callable[..., Family], weight: Tensor | None = None, r: Tensor | None = None) -> None:
         """Put θ inside the belief about it, from a partition of the rows or from responsibilities r (N, [R,] K)."""
         for name, prior in self.priors.items():  # moments are taken about the data's mean while there is no better
-            setattr(self, name, prior.weak(x, weight).mode())
+            setattr(self, name, (prior.weak(x, weight) if prior.is_flat else prior).mode())
         r = partition(x, self.weights.mean.shape[-1], self.n_init, self.how, self.components.distance, weight) if r is None else r
         r = r.view(len(x), *self.weights.mean.shape)
-        self.m_step(self.statistics(x, Responsibilities(r.log(), r), weight), parameters)
+        held = r.flatten(1).amax(1) > 0  # a start may be a few rows alone
+        if not bool(held.all()):
+            x, r, weight = x[held], r[held], None if weight is None else weight[held]
+        self.m_step(self._sums(x, r, weight), parameters)
         self.started.fill_(True)
 
     def m_step(self, s: dict[str, Tensor], parameters: Callable[..., Family]) -> dict[str, Tensor]:
@@ -159,6 +159,11 @@ class Mixture(ConjugateModel):
         scores = self.components.expected_log_prob(x)
         log_weights = self.weights.expected_natural.clamp(min=torch.finfo(scores.dtype).min / 4).to(scores.dtype)
         return scores.view(len(x), *log_weights.shape).add_(log_weights)
+
+    def _sums(self, x: Tensor, r: Tensor, weight: Tensor | None) -> dict[str, Tensor]:
+        """The statistics of both parts of θ under responsibilities r (N, [R,] K) of weighted rows."""
+        r = r if weight is None else r * weight.to(r.dtype).view(-1, *[1] * (r.ndim - 1))
+        return _named(r.sum(0, dtype=self.weights.mean.dtype), self.components.statistics(x, r.flatten(1)))
 
     def _total(self, per_component: Tensor) -> Tensor:
         return per_component.reshape(self.n_init, -1).sum(1) if self.n_init > 1 else per_component.sum()
@@ -254,6 +259,10 @@ def _each(family: Family, change: Callable[[Tensor], Tensor]) -> Family:
     for module in family.modules():
         module._buffers = {name: change(value) for name, value in module._buffers.items() if value is not None}
     return family
+
+
+def _named(counts: Tensor, components: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {**prefixed("weights", {"count": counts.sum(-1), "sum": counts}), **prefixed("components", components)}
 
 
 def _weighted(values: Tensor, weight: Tensor | None, dtype: torch.dtype) -> Tensor:

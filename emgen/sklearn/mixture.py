@@ -5,6 +5,7 @@ __all__ = ["GaussianMixture"]
 import math
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from emgen.estimators.beliefs import Point
 from emgen.families import Categorical, DiagonalGaussian, Gaussian
-from emgen.models.mixture import Mixture
+from emgen.models.mixture import Mixture, Responsibilities
 from emgen.trainers.em import EM
 
 TYPES = ("full", "tied", "diag", "spherical")
@@ -62,15 +63,15 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable component of each row, (n_samples,)."""
-        return self._posterior(X).scores.argmax(-1).numpy()
+        return self._posterior(X, lambda z: z.mode().labels)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Responsibilities (n_samples, n_components)."""
-        return self._posterior(X).probs.numpy()
+        return self._posterior(X, lambda z: z.probs)
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Log-likelihood of each row in nats; under Bayes the expected one of the variational posterior."""
-        return self._posterior(X).log_normaliser.numpy()
+        return self._posterior(X, lambda z: z.log_normaliser)
 
     def score(self, X: Any, y: Any = None) -> float:
         """Mean log-likelihood per row in nats, larger is better."""
@@ -89,10 +90,11 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
                         else mean + rng.standard_normal((n, len(mean))) * np.sqrt(spread))
         return np.vstack(rows), np.repeat(np.arange(len(counts)), counts)
 
-    def _posterior(self, X: Any) -> Any:
+    def _posterior(self, X: Any, of: Callable[[Responsibilities], Tensor]) -> np.ndarray:
+        """What is asked of the posterior of each row, by blocks that stay in cache."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        return self.model_.posterior(torch.as_tensor(np.ascontiguousarray(X)))
+        x = torch.as_tensor(np.ascontiguousarray(validate_data(self, X, dtype=[np.float64, np.float32], reset=False)))
+        return torch.cat([of(self.model_.posterior(block)) for block in x.split(self.model_.rows)]).numpy()
 
     def _started(self, x: Tensor, X: np.ndarray, rng: np.random.RandomState) -> Mixture:
         """A model at scikit-learn's start: its own seeds and labels from the same random numbers, then an M-step."""
