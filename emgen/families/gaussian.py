@@ -257,7 +257,7 @@ class Gaussian(Family):
             memory["features"] = x, kept
         for start in range(0, len(x), ROWS):
             block = slice(start, start + ROWS)
-            kept.append((block, expand((x[block] - centre).T.contiguous())))
+            kept.append((block, expand(x[block], centre)))
             yield kept[-1] if len(x) <= 4 * ROWS else kept.pop()
 
     def _normal_cross(self, belief: "Gaussian") -> Tensor:

@@ -9,16 +9,15 @@ ACCURACY = {torch.float64: 1e-10, torch.float32: 1e-3}  # nats that expanding a 
 ROWS = 2048  # rows a block, so that what is computed from a block stays in cache
 
 
-def expand(y: Tensor) -> Tensor:
-    """The features (1, y_i, y_i y_j for i ≤ j) of each column of y (D, B), as (1 + D + D(D+1)/2, B)."""
-    features, rows = y.shape
-    out = y.new_empty(1 + features + features * (features + 1) // 2, rows)
-    out[0] = 1
-    out[1 : features + 1] = y
-    at = features + 1
-    for i in range(features):
-        torch.mul(y[i], y[i:], out=out[at : at + features - i])
-        at += features - i
+def expand(x: Tensor, centre: Tensor) -> Tensor:
+    """The features (1, y_i, y_i y_j for i ≤ j) of y = x − centre for each row of x (B, D), as (1 + D + D(D+1)/2, B)."""
+    rows, features = x.shape
+    out = x.new_empty(1 + features + features * (features + 1) // 2, rows)
+    one, y, *products = out.split([1, features, *range(features, 0, -1)])
+    one.fill_(1)
+    torch.sub(x.T, centre[:, None], out=y)
+    for i, product in enumerate(products):
+        torch.mul(y[i], y[i:], out=product)
     return out
 
 
