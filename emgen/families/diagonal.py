@@ -73,7 +73,7 @@ class DiagonalGaussian(Family):
         y = y if seen is None else masked(y, seen)
         rest = constant.sum(1, keepdim=True) if seen is None else constant @ seen.to(x.dtype).T
         scores = torch.addmm(rest, linear, y.T)  # (K, N): what runs over the components then runs along rows
-        return scores.addmm_(square, self._across(y.square()).T).T
+        return scores.addmm_(square, self._squares(y).T).T
 
     def statistics(self, x: Tensor, r: Tensor) -> dict[str, Tensor]:
         """Moments about the current means: count (K, D), Σ r (x − m_k) (K, D), and scatter (K, F), pooled over the features of a sphere."""
@@ -86,7 +86,7 @@ class DiagonalGaussian(Family):
         shift = self.mean - centre
         safe = self._safe(dtype)
         if safe:
-            total, square = r.T @ y, r.T @ self._across(y.square())
+            total, square = r.T @ y, r.T @ self._squares(y)
             own = square - self._across(total * share(total, count) - self.reg_covar * count)
             most = count if self.variance.shape[1] > 1 else count.amax(1, keepdim=True)
             lost = (square * torch.finfo(dtype).eps > 1e-10 * own) & (most > (0 if self.reg_covar else 1))
@@ -101,19 +101,19 @@ class DiagonalGaussian(Family):
                 z = y[rows, None] - shift
                 z = z if seen is None else masked(z.transpose(1, 2), seen[rows]).transpose(1, 2)
                 total += torch.einsum("nk,nkd->kd", r[rows], z)
-                scatter += torch.einsum("nk,nkf->kf", r[rows], self._across(z.square()))
+                scatter += torch.einsum("nk,nkf->kf", r[rows], self._squares(z))
         return {"count": count, "sum": total, "scatter": scatter}
 
     def chosen(self, x: Tensor, choice: Choice) -> dict[str, Tensor]:
         """The same of one choice a row: differences from the chosen mean itself, which are exact and few."""
         x, seen = observed(x, self.mean.shape[1])
-        away = x.to(choice.dtype)[:, None] - choice.of(self.mean)
+        away = choice.of(self.mean).sub_(x.to(choice.dtype)[:, None])  # m − x, in the place of m
         if seen is None:
             count = choice.counts[:, None].expand_as(self.mean)
         else:
             away = torch.where(seen[:, None], away, 0.0)
             count = choice.sums(seen[:, None].expand_as(away).to(choice.dtype))
-        return {"count": count, "sum": choice.sums(away), "scatter": choice.sums(self._across(away.square()))}
+        return {"count": count, "sum": -choice.sums(away), "scatter": choice.sums(self._squares(away))}
 
     def expected_fit(self, s: dict[str, Tensor]) -> Tensor:
         fit = s["count"] * (math.log(2 * math.pi) + 1 / self.kappa - self._shared(self._expected_log()))
@@ -254,6 +254,10 @@ class DiagonalGaussian(Family):
     def _across(self, values: Tensor) -> Tensor:
         """Values of features (…, D) as the variances hold them, (…, F): a sphere's are summed."""
         return values if self.variance.shape[1] > 1 else values.sum(-1, keepdim=True)
+
+    def _squares(self, values: Tensor) -> Tensor:
+        """Squared values (…, D) as the variances hold them, (…, F)."""
+        return values.square() if self.variance.shape[1] > 1 else torch.linalg.vector_norm(values, dim=-1, keepdim=True).square()
 
     def _shared(self, per_group: Tensor) -> Tensor:
         """One row a component from one row a group of variances."""

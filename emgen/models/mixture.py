@@ -35,7 +35,7 @@ class Mixture(ConjugateModel):
         ValueError: an unknown start, or n_init < 1.
     """
 
-    rows = 4096
+    rows = 8192
 
     weights: Any
     components: Any
@@ -245,12 +245,14 @@ class Responsibilities:
 
 
 def _largest(scores: Tensor) -> Tensor:
-    """The place of the largest score of each row, (N, [R]): two passes and a product, which argmax takes much longer for."""
+    """The place of the largest score of each row, (N, [R]): two passes and a product, where argmax takes several times as long."""
     k = scores.shape[-1]
     hot = torch.eq(scores, scores.amax(-1, keepdim=True), out=torch.empty_like(scores))
-    places = torch.stack([scores.new_ones(k), torch.arange(k, dtype=scores.dtype, device=scores.device)])
-    found, labels = (places @ hot.movedim(-1, 0).flatten(1)).view(2, *scores.shape[:-1])
-    return labels.long() if bool((found == 1).all()) else scores.argmax(-1)  # of equal ones the first
+    # place i counts K + i: of one hit i is left, of a tie or of none (NaN) nothing between 0 and K
+    places = torch.arange(k, 2 * k, dtype=scores.dtype, device=scores.device)
+    labels = (places @ hot.movedim(-1, 0).flatten(1)).view(scores.shape[:-1]).sub_(k)
+    low, high = labels.aminmax()
+    return labels.long() if low >= 0 and high < k else scores.argmax(-1)  # of equal ones the first
 
 
 def _each(family: Family, change: Callable[[Tensor], Tensor]) -> Family:
