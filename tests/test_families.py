@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.distributions import Beta, Dirichlet, Gamma, Wishart, kl_divergence
 
-from emgen.families import Bernoulli, Binomial, Categorical, DiagonalGaussian, Gaussian, Poisson, StickBreaking
+from emgen.families import Bernoulli, Binomial, Categorical, Choice, DiagonalGaussian, Gaussian, Poisson, StickBreaking
 
 sys.path.insert(0, str(Path(__file__).parent / "extension"))
 from mylab.exponential import Exponential
@@ -235,6 +235,37 @@ def test_structural_zeros_stay():
     q = rows.update({"count": torch.tensor([4.0], dtype=F64), "sum": torch.tensor([[3.0, 1.0, 0.0]], dtype=F64)})
     assert q.mean[0, 2] == 0 and q.expected_natural[0, 2] == -torch.inf
     assert q.kl(rows).isfinite().all() and q.sample().mean[0, 2] == 0
+
+
+@each
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_choice_is_its_table_of_ones(name, groups, weighted):
+    """Statistics of labels are those of one-hot responsibilities, with weights and in each of several groups of members."""
+    belief, x = beliefs()[name]
+    labels = torch.randint(K // groups, (N, groups), generator=torch.Generator().manual_seed(3))
+    weight = torch.arange(N, dtype=F64) % 3 if weighted else None
+    table = torch.nn.functional.one_hot(labels, K // groups).flatten(1) * (torch.ones(N) if weight is None else weight)[:, None]
+    choice = Choice(labels, K, F64, weight)
+    assert torch.equal(choice.dense(), table.to(F64)) and torch.equal(choice.counts, table.sum(0).to(F64))
+    for key, value in belief.chosen(x, choice).items():
+        torch.testing.assert_close(value, belief.statistics(x, table.to(F64))[key], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["diagonal", "spherical", "isotropic"])
+@pytest.mark.parametrize("far", [0.0, 1e9])
+def test_a_choice_leaves_out_what_is_missing(name, far):
+    belief, x = beliefs()[name]
+    belief = belief.replace(mean=belief.mean + far * torch.arange(K, dtype=F64)[:, None])
+    labels = torch.arange(N) % K
+    x = (x + far * labels[:, None]).masked_fill(torch.rand(N, D, generator=torch.Generator().manual_seed(4)) < 0.3, torch.nan)
+    choice, y = Choice(labels, K, F64), x - belief.mean[labels]
+    s, table = belief.chosen(x, choice), belief.statistics(x, choice.dense())
+    scatter = choice.dense().T @ y.nan_to_num().square()
+    torch.testing.assert_close(s["sum"], choice.dense().T @ y.nan_to_num(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(s["scatter"], scatter if name == "diagonal" else scatter.sum(1, keepdim=True), rtol=1e-12, atol=0)
+    for key in s if not far else ():  # the table's differences pass by the common centre and lose what it is away
+        torch.testing.assert_close(s[key], table[key], rtol=1e-9, atol=1e-9)
 
 
 def test_expanded_products_equal_explicit_differences():

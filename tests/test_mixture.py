@@ -23,6 +23,7 @@ from emgen.models import (
     Mixture,
     PoissonMixture,
 )
+from emgen.models.mixture import Responsibilities
 from emgen.models.starts import partition
 from emgen.testing import check_model
 from emgen.trainers import EM
@@ -161,8 +162,6 @@ def test_weight_two_is_a_repeated_row(name):
         else:
             for prior_name, prior in model.priors.items():
                 setattr(model, prior_name, prior.weak(repeated).mode())
-            from emgen.models.mixture import Responsibilities
-
             model.m_step(model.statistics(rows, Responsibilities(start.log(), start), w), Point())
             model.started.fill_(True)
             climb(EM(model), Batch(rows, rows, rows, w.to(F64)), 4)
@@ -187,6 +186,24 @@ def test_missing_values_fit_as_the_marginal_says():
     expected = (seen.log_prob(x[::2][:, [0, 2]]) + model.weights.mean.log()).logsumexp(-1)
     torch.testing.assert_close(model.log_prob(x)[::2], expected)
     assert sorted(model.components.mean[:, 1].round().tolist()) == [0, 5]
+
+
+@pytest.mark.parametrize("shape", [(50, 5), (50, 3, 5), (50, 1)])
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
+def test_the_mode_is_the_first_of_the_largest_scores(shape, dtype):
+    """In either layout, with ties, rows that nothing explains, and NaN."""
+    scores = torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    for case in ("plain", "ties", "none", "nan"):
+        if case == "ties":
+            scores[7], scores[9, ..., -1:] = 1.0, scores[9, ..., :1]
+        if case == "none":
+            scores[11] = -torch.inf
+        if case == "nan":
+            scores[13, ..., 0] = torch.nan
+        for layout in (scores, scores.movedim(-1, 0).contiguous().movedim(0, -1)):
+            z = Responsibilities(layout).mode()
+            assert torch.equal(z.labels, scores.argmax(-1))
+            assert torch.equal(z.probs.argmax(-1), z.labels) and z.probs.sum() == z.labels.numel() and not z.entropy.any()
 
 
 # --- starts, restarts, empty components -------------------------------------------------------------------------------
