@@ -236,11 +236,43 @@ def test_blocks_and_dropping_what_stands_still_change_nothing(monkeypatch):
     monkeypatch.setattr(topics, "CELLS", 50)
     dropped = model.fold_in(x, model.priors["proportions"], sweeps=400, tol=1e-9)
     torch.testing.assert_close(dropped.mean, exact.mean, atol=1e-7, rtol=0)
-    rough = model.fold_in(x, model.priors["proportions"], sweeps=400, tol=1e-3)  # in single precision
+    rough = model.fold_in(x, model.priors["proportions"], sweeps=400, tol=1e-3)
     torch.testing.assert_close(rough.mean, exact.mean, atol=2e-2, rtol=0)
     empty = torch.cat([x, torch.tensor([[39, 0, 0]])])[x.new_tensor(range(3))]
     alone = model.fold_in(empty, model.priors["proportions"], sweeps=3)
     torch.testing.assert_close(alone.mean[-1], torch.full((3,), 1 / 3, dtype=F64))  # a document without words keeps its prior
+
+
+@pytest.mark.parametrize("topics, alpha, beta", [(60, 1 / 60, 0.02), (50, 0.02, 0.5), (100, 0.002, 0.01), (5, 0.3, 0.1)])
+@pytest.mark.parametrize("sweeps, tol", [(100, 1e-3), (300, 1e-9), (6, 0.0)])
+def test_folding_in_takes_the_steps_of_a_plain_loop_over_documents(topics, alpha, beta, sweeps, tol):
+    """Each document stops at its own sweep, and topics that it dropped would have had no words."""
+    torch.manual_seed(0)
+    x = counts(40, 60) * (torch.rand(40, 60) < 0.2)
+    x[3], x[4, 0], x[5], x[7] = 0, 1e7, x[6], x[7] / 100  # no word, an outlier, duplicates, less than a word
+    model = topic_model(documents=40, words=60, topics=topics, alpha=alpha, beta=beta)
+    seen = torch.poisson(20 * torch.rand(topics, 60, dtype=F64)) * (torch.rand(topics, 60) < 0.15)
+    model.topics = Categorical.dirichlet(beta + seen)
+    start = Categorical.dirichlet(0.5 + torch.rand(40, topics, dtype=F64))
+    ours = model.fold_in(x, model.priors["proportions"], start, sweeps, tol)
+    table = model.topics.expected_natural
+    table = (table - table.amax(0)).exp()
+    for d in range(40):
+        words, gamma = x[d] > 0, start.mean[d] * start.concentration[d]
+        for _ in range(sweeps):
+            weights, before = gamma.digamma().exp(), gamma
+            gamma = alpha + weights * (table[:, words] @ (x[d, words] / (weights @ table[:, words])))
+            if (gamma - before).abs().mean() < tol:
+                break
+        torch.testing.assert_close(ours.mean[d] * ours.concentration[d], gamma, rtol=1e-9, atol=1e-12 * float(1 + x[d].sum()))
+
+
+def test_words_of_topics_too_unlikely_for_a_number_do_no_harm():
+    model = topic_model(documents=2, words=4, topics=2, alpha=1e-3, beta=1e-4)
+    model.topics = Categorical.dirichlet(torch.tensor([[9.0, 9.0, 1e-4, 1e-4], [1e-4, 1e-4, 9.0, 9.0]], dtype=F64))
+    x = torch.tensor([[5.0, 5.0, 0.0, 1e-6], [0.0, 0.0, 3.0, 4.0]], dtype=F64)  # exp ψ(1e-3) is 0
+    start = Categorical.dirichlet(torch.tensor([[9.0, 1e-3], [1e-3, 9.0]], dtype=F64))
+    assert model.fold_in(x, model.priors["proportions"], start, sweeps=50, tol=1e-6).mean.isfinite().all()
 
 
 def test_the_model_keeps_its_contract():

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import embedding, one_hot
 
 from emgen.families import Categorical, Family, prefixed
 from emgen.models.conjugate import ConjugateModel, need_families
 from emgen.models.entries import Entries
+from emgen.models.folding import Documents
 
 BLOCK = 2**15  # entries at a time where each needs its own K responsibilities
 CELLS = 2**19  # entries times topics that a block of documents may have, to stay in cache
-LOOK = 4  # passes over a block between two looks at what has converged
 
 
 class TopicModel(ConjugateModel):
@@ -105,28 +106,14 @@ class TopicModel(ConjugateModel):
         """
         layout, alpha = self._entries(x, len(prior.mean)), prior.mean * prior.concentration[:, None]
         words = self.topics.expected_natural - _finite(self.topics.expected_natural.amax(0))
-        begin = prior.mean if start is None else start.expected_natural.exp()
-        dtype = torch.float32 if tol >= 1e-4 else alpha.dtype  # a tolerance far above its round-off asks for no more
-        words, begin, result, point = words.exp().T.to(dtype), begin.to(dtype), alpha.clone(), prior.is_flat
+        words, result, point = words.exp().T.to(alpha).contiguous(), alpha.clone(), prior.is_flat
+        begin = prior.mean if start is None else start.expected_natural.exp().to(alpha)
+        before = torch.full_like(alpha, torch.inf) if start is None else (start.mean * start.concentration[:, None]).to(alpha) - alpha
         for rows, word, count in layout.blocks(CELLS // words.shape[1]):
-            table, own, topics, count = words[word], alpha[rows].to(dtype), begin[rows], count.to(dtype)
-            before = topics
-            for sweep in range(1, sweeps + 1):
-                ratio = count / (table @ topics[:, :, None]).squeeze(-1)
-                counts = (ratio[:, None] @ table).squeeze(1).mul_(topics)
-                gamma = own + counts
-                topics = counts if point else gamma.digamma().exp_()  # E log θ but for a constant of the document
-                if sweep % LOOK == 0 and sweep > 1:
-                    moving = (counts - before).abs_().mean(1) >= tol
-                    left = int(moving.sum())
-                    if 4 * left <= 3 * len(rows):  # documents that stand still leave the block
-                        result[rows] = gamma.to(result)
-                        if left == 0:
-                            break
-                        rows, table, count, own = rows[moving], table[moving], count[moving], own[moving]
-                        topics, counts, gamma = topics[moving], counts[moving], gamma[moving]
-                before = counts
-            result[rows] = gamma.to(result)
+            table = embedding(word, words)  # words[word], but quick
+            block = Documents(table, table.mT.contiguous(), count.to(alpha)[:, None], alpha[rows], point)
+            weights = block.ascend(begin[rows], before[rows], sweeps - 1, tol * words.shape[1])
+            result[rows] += block.counts(weights)  # the last sweep is over all topics again
         return Categorical(result / result.sum(1, keepdim=True)) if point else Categorical.dirichlet(result)
 
     def sample(self, n: int) -> Int[Tensor, "entries 3"]:
@@ -190,7 +177,7 @@ class TokenBelief:
 
     def mode(self) -> "TokenTopics":
         """All words of an entry to its most probable topic."""
-        return self._choose(lambda r, n: torch.nn.functional.one_hot(r.argmax(1), r.shape[1]) * n[:, None])
+        return self._choose(lambda r, n: one_hot(r.argmax(1), r.shape[1]) * n[:, None])
 
     def sample(self) -> "TokenTopics":
         """Each word to a topic drawn from its responsibilities."""

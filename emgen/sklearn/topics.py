@@ -158,11 +158,11 @@ class LatentDirichletAllocation(ClassNamePrefixFeaturesOutMixin, TransformerMixi
         return Categorical.dirichlet(torch.as_tensor(self.components_))
 
     def _model(self, X: Any) -> TopicModel:
-        """The topics as they are, with documents of unknown proportions."""
+        """The topics as they are, with documents of equal proportions."""
         alpha = torch.full((X.shape[0], self.n_components), float(self.doc_topic_prior_), dtype=torch.float64)
         eta = torch.full(self.components_.shape, float(self.topic_word_prior_), dtype=torch.float64)
         model = TopicModel(Categorical.dirichlet(alpha), Categorical.dirichlet(eta))
-        model.topics = self._topics()
+        model.topics, model.proportions = self._topics(), Categorical.dirichlet(torch.ones_like(alpha))  # scikit-learn's start
         return model
 
     def _anywhere(self, documents: int) -> Categorical:
