@@ -43,6 +43,8 @@ def told(error: BaseException) -> str:
     if isinstance(error, (ValueError, OSError, ArithmeticError)) or not error.__traceback__:
         return text
     last = traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, TypeError) and (last.line or "").startswith("raise "):  # somebody foresaw it
+        return text
     kind = "" if isinstance(error, (TypeError, RuntimeError)) else f"{type(error).__name__}: "
     return f"{kind}{text} ({Path(last.filename).name}, line {last.lineno}; EMGEN_DEBUG=1 shows the whole way there)"
 

@@ -29,7 +29,8 @@ from omegaconf.errors import OmegaConfBaseException
 from emgen import asking, checking
 from emgen.callbacks.checkpoint import Interrupted
 from emgen.checking import UserError
-from emgen.running import RunFolder, finish, fit_run, keep_freed_memory
+from emgen.evaluation.support import check_support
+from emgen.running import RunFolder, check_device, finish, fit_run, keep_freed_memory
 
 COMMANDS = ("train", "evaluate", "sample", "compare", "export")
 CONFIGS = "emgen.configs"
@@ -114,10 +115,13 @@ def train(cfg: DictConfig, run_dir: str | Path, choices: dict[str, str] | None =
     if checkpoint is None:
         folder.refuse_if_used()
     checking.check_ranges(cfg)
-    _check_device(cfg.lightning.get("accelerator"))
+    check_device("lightning.accelerator", cfg.lightning.get("accelerator"))
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)
     folder.write_config({**resolved, "choices": names})
     data, module = build(cfg)
+    with checking.naming("data"):
+        for split in data.rows:
+            check_support(module.model, data.observed(split), f"the {split} data", scored=True)
     callbacks = [instantiate(node, f"callbacks.{name}") for name, node in (cfg.get("callbacks") or {}).items() if node]
     logger = instantiate(cfg.logger, "logger", save_dir=str(run_dir)) if cfg.get("logger") else None
     lightning = instantiate(
@@ -141,6 +145,7 @@ def trainer_named(name: str, model: Any, arguments: dict[str, Any]) -> Any:
     unknown = [argument for argument in arguments if argument not in accepted]
     if unknown:
         raise UserError(f"trainer {name!r} takes no argument {unknown[0]!r}; it takes {', '.join(accepted)}.")
+    node.update({key: value for key, value in arguments.items() if isinstance(value, (bool, int, float, str))})  # to be checked
     if "critic" in accepted and arguments.get("critic") is None:
         raise UserError(f"trainer {name!r} needs critic=..., a network whose output is a log density ratio, such as "
                         "emgen.models.dense_critic(event_shape).")
@@ -222,12 +227,6 @@ def _job(cfg: DictConfig) -> float | None:
             sys.exit(code)
         _failures.append(code)
         return None
-
-
-def _check_device(name: Any) -> None:
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(name, any(there.values()) if name == "gpu" else True):
-        raise UserError(f"lightning.accelerator={name}: torch finds no such device here; use cpu, or auto for the best there is.")
 
 
 def _terminated(signum: int, frame: Any) -> None:

@@ -3,11 +3,16 @@
 __all__ = ["FitResult", "fit"]
 
 from dataclasses import dataclass, field
+from numbers import Integral, Number
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from emgen.roles import Conjugate, serves
+
+DEVICES = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
 
 
 @dataclass
@@ -39,9 +44,9 @@ def fit(
 
     Args:
         model: a module that serves the trainer's roles.
-        data: rows (N, *event) as a tensor, array or memory map; an `emgen.data.Data`; or an iterable of batches, such as a
-            `DataLoader`, for data larger than memory. Rows are one batch for a closed-form trainer and batches of 128
-            for one that descends.
+        data: rows (N, *event) as a tensor, array, memory map or nested lists of numbers; an `emgen.data.Data`; or an iterable
+            of batches, such as a `DataLoader`, for data larger than memory. Rows are one batch for a closed-form trainer and
+            batches of 128 for one that descends.
         trainer: the name of an option of `configs/trainer`: em, vbem, vae, wake_sleep, ...
         max_epochs: sweeps over the data at the most.
         seed: of the order of the rows and of every draw.
@@ -49,6 +54,7 @@ def fit(
         trainer_arguments: arguments of the trainer's constructor, in place of the option's: `free_energy=...`, `critic=...`.
 
     Raises:
+        ValueError: rows that the model cannot have made, such as 0.5 under a Poisson; names the first of them.
         UserError: an unknown trainer or argument, with the nearest that exist.
         TypeError: the model lacks a role that the trainer needs; names the trainers that fit.
 
@@ -62,23 +68,48 @@ def fit(
 
     from emgen.cli import quiet, trainer_named
     from emgen.data import Data, Stream
+    from emgen.evaluation.support import check_support
+    from emgen.running import check_device
 
-    if max_epochs < 1:
-        raise ValueError(f"max_epochs={max_epochs}: training takes at least one epoch.")
+    kind, number = _checked(model, max_epochs, seed, str(device))
+    check_device("device", kind)
     quiet()
     torch.manual_seed(seed)
     module = trainer_named(trainer, model, trainer_arguments)
     module.seed = seed
-    if not isinstance(data, (Data, Stream)) and not hasattr(data, "shape"):
-        data = Stream(data)
-    elif not isinstance(data, (Data, Stream)):
+    if _is_rows(data):
         whole = serves(model, Conjugate)
-        data = Data(data, batch_size=None if whole else min(128, len(data)), shuffle=not whole, seed=seed)
-    kind, _, number = device.partition(":")
+        data = Data(data, batch_size=None if whole else 128, shuffle=not whole, seed=seed)
+    elif not isinstance(data, (Data, Stream)):
+        data = Stream(data)
+    if isinstance(data, Data) and module.critic is None:  # a critic is shown the decoder's means beside the rows as they are
+        check_support(model, data.observed("train"), "the train data")
     runner = lightning.Trainer(
-        max_epochs=max_epochs, accelerator=kind, devices=[int(number)] if number else 1,
+        max_epochs=int(max_epochs), accelerator=kind, devices=[int(number)] if number else 1,
         logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, limit_val_batches=0, num_sanity_val_steps=0, use_distributed_sampler=False,
     )
     runner.fit(module, datamodule=data)
     return FitResult(model, module.history, module.converged)
+
+
+def _is_rows(data: Any) -> bool:
+    """Whether `data` are rows: what has a shape, lists of numbers, or what `rows_of` refuses (a path, a dictionary, nothing)."""
+    one = data
+    while isinstance(one, (list, tuple)) and one:
+        one = one[0]
+    return hasattr(data, "shape") or data is None or isinstance(one, (Number, str, bytes, Path, list, tuple, dict))
+
+
+def _checked(model: Any, max_epochs: Any, seed: Any, device: str) -> tuple[str, str]:
+    """The kind of the device and its number, if the plain arguments are what they should be."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is {type(model).__name__}: give a torch module that is built, such as emgen.models.GaussianMixture(2).")
+    if not isinstance(max_epochs, Integral) or int(max_epochs) < 1:
+        raise ValueError(f"max_epochs={max_epochs!r}: training takes at least one epoch; give an integer >= 1.")
+    if not isinstance(seed, Integral) or not 0 <= int(seed) < 2**63:
+        raise ValueError(f"seed={seed!r}: a seed is an integer >= 0.")
+    kind, colon, number = device.partition(":")
+    if kind not in DEVICES or (colon and not number.isdecimal()):
+        raise ValueError(f"device={device!r} is none of {', '.join(DEVICES)}, or one with a number such as cuda:1.")
+    return kind, number

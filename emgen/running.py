@@ -1,6 +1,6 @@
 """One run: fit under Lightning, score on the test rows, and leave everything in the run folder."""
 
-__all__ = ["RunFolder", "finish", "fit_run", "keep_freed_memory"]
+__all__ = ["RunFolder", "check_device", "finish", "fit_run", "keep_freed_memory"]
 
 import contextlib
 import ctypes
@@ -115,6 +115,16 @@ def keep_freed_memory() -> None:
     if allocator is not None:
         allocator(-3, 2**25)  # M_MMAP_THRESHOLD: blocks up to 32 MiB come from the heap
         allocator(-1, 2**30)  # M_TRIM_THRESHOLD: whose top stays up to 1 GiB
+
+
+def check_device(key: str, name: Any) -> None:
+    """
+    Raises:
+        UserError: torch finds no device of that name here.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(name, any(there.values()) if name == "gpu" else True):
+        raise UserError(f"{key}={name}: torch finds no such device here; use cpu, or auto for the best there is.")
 
 
 def fit_run(trainer: lightning.Trainer, module: Any, data: Any, checkpoint: Path | None = None) -> None:

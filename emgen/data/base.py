@@ -12,6 +12,8 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
+from emgen.data.rows import rows_of
+
 BINARISATIONS = ("none", "fixed", "dynamic")
 
 
@@ -88,8 +90,8 @@ class Data(LightningDataModule):
         name: what logs and tables call the data.
 
     Raises:
-        ValueError: rows missing, event shapes differ, binarised values outside
-            [0, 1], negative weights, a batch size below 1.
+        ValueError: rows missing or no real numbers, event shapes differ, binarised values outside [0, 1], negative weights,
+            lengths beyond the padding, a batch size below 1.
     """
 
     vocabulary: list[str]  # names of the symbols, where a data set has them
@@ -116,10 +118,10 @@ class Data(LightningDataModule):
             raise ValueError(f"batch_size={batch_size}: a batch has at least one row; give an integer >= 1, or null for all rows.")
         if binarise not in BINARISATIONS:
             raise ValueError(f"binarise={binarise!r} is not one of {', '.join(BINARISATIONS)}.")
-        self.rows = {"train": _rows(train, "train")}
+        self.rows = {"train": rows_of(train, "the train data")}
         for split, values in (("validation", validation), ("test", test)):
             if values is not None:
-                self.rows[split] = _rows(values, split)
+                self.rows[split] = rows_of(values, f"the {split} data")
                 if self.rows[split].shape[1:] != self.rows["train"].shape[1:]:
                     raise ValueError(f"{split} rows have shape {tuple(self.rows[split].shape[1:])} but train rows have "
                                      f"{tuple(self.rows['train'].shape[1:])}: give both the same event shape.")
@@ -132,6 +134,8 @@ class Data(LightningDataModule):
         self.weight, self.length = _column(weight, self.rows["train"], "weight"), _column(length, self.rows["train"], "length")
         if self.weight is not None and not (bool((self.weight >= 0).all()) and float(self.weight.sum()) > 0):
             raise ValueError("weight must be non-negative and not all zero; drop the rows that should not count.")
+        if self.length is not None:
+            _check_length(self.length, self.rows["train"])
         self.batch_size = batch_size or len(self.rows["train"])
         self.binarise, self.shuffle, self.seed, self.drop_last = binarise, shuffle, seed, drop_last
         self.block, self.density, self.name = block, density, name
@@ -259,13 +263,6 @@ def seed_of(seed: int, epoch: int, position: int, purpose: str = "") -> int:
     return zlib.crc32(struct.pack("qqq", seed, epoch, position) + purpose.encode())
 
 
-def _rows(values: Any, split: str) -> Tensor:
-    rows = torch.as_tensor(values)
-    if rows.dim() == 0 or len(rows) == 0:
-        raise ValueError(f"the {split} data are empty (shape {tuple(rows.shape)}): give at least one row, shape (N, *event).")
-    return rows
-
-
 def _column(values: Any, rows: Tensor, name: str) -> Tensor | None:
     if values is None:
         return None
@@ -273,3 +270,11 @@ def _column(values: Any, rows: Tensor, name: str) -> Tensor | None:
     if column.shape != rows.shape[:1]:
         raise ValueError(f"{name} has shape {tuple(column.shape)} but there are {len(rows)} training rows: give one value a row.")
     return column
+
+
+def _check_length(length: Tensor, rows: Tensor) -> None:
+    longest = rows.shape[1] if rows.dim() > 1 else 1
+    wrong = (length < 1) | (length > longest) | (length != length.round())
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise ValueError(f"length of row {row} is {length[row]:g}: expected a whole number from 1 to {longest}, what the row is padded to.")

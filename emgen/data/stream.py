@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 
 from emgen.data.base import Batch
+from emgen.data.rows import rows_of
 
 
 class Stream(LightningDataModule):
@@ -24,7 +25,7 @@ class Stream(LightningDataModule):
         name: what logs and tables call the data.
 
     Raises:
-        ValueError: no batch at all, as from a generator that is already exhausted in its second sweep.
+        ValueError: no batch at all, as from a generator that is already exhausted in its second sweep; a batch that is no rows.
 
     >>> stream = Stream([torch.zeros(2, 3), torch.ones(1, 3)])
     >>> [(len(batch), batch.last) for batch in stream.train_dataloader()]
@@ -58,5 +59,5 @@ class _Lookahead:
 
 
 def _batch(values: Any, number: int, last: bool) -> Batch:
-    x = torch.as_tensor(values[0] if isinstance(values, (tuple, list)) else values)
+    x = rows_of(values[0] if isinstance(values, (tuple, list)) else values, f"the rows of batch {number}")
     return Batch(x, x, torch.arange(len(x)), number=number, last=last)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emgen.families import Family, LinearGaussian, prefixed
-from emgen.families.base import spread
+from emgen.families.base import observed, spread
 from emgen.models.conjugate import ConjugateModel, need_families
 
 
@@ -79,6 +79,7 @@ class FactorAnalysis(ConjugateModel):
 
     def start(self, x: Float[Tensor, "rows features"], parameters: Callable[..., Family], weight: Tensor | None = None) -> None:
         """Random loadings at the scale of the data, then one half-step into the belief."""
+        observed(x, len(self.loadings.mean))  # refuses rows of another length
         mean, data = spread(x.to(self.loadings.mean.dtype), weight)
         w = torch.randn_like(self.loadings.mean) * (data / max(1, self.latent)).sqrt()[:, None]
         w[:, -1] = mean

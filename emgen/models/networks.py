@@ -26,7 +26,7 @@ class MLP(nn.Module):
     def __init__(self, event_shape: Sequence[int], hidden: Sequence[int] = (200, 200), activation: str = "tanh",
                  spectral_norm: bool = False):
         super().__init__()
-        self.event_dims = len(tuple(event_shape))
+        self.event_shape = torch.Size(event_shape)
         widths = [torch.Size(event_shape).numel(), *check_widths(hidden)]
         layers: list[nn.Module] = []
         for inputs, outputs in itertools.pairwise(widths):
@@ -35,7 +35,8 @@ class MLP(nn.Module):
         self.layers, self.features = nn.Sequential(*layers), widths[-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x.flatten(-self.event_dims) if self.event_dims > 1 else x)
+        check_event(x, self.event_shape)
+        return self.layers(x.flatten(-len(self.event_shape)) if len(self.event_shape) > 1 else x)
 
 
 class ConvolutionalEncoder(nn.Module):
@@ -59,11 +60,12 @@ class ConvolutionalEncoder(nn.Module):
             layers += [nn.utils.parametrizations.spectral_norm(convolution) if spectral_norm else convolution,
                        activation_named(activation)]
         scale = 2 ** len(tuple(channels))
-        self.pad = (0, padded[1] - shape[2], 0, padded[0] - shape[1])
+        self.event_shape, self.pad = torch.Size(shape), (0, padded[1] - shape[2], 0, padded[0] - shape[1])
         self.layers = nn.Sequential(*layers, nn.Flatten())
         self.features = widths[-1] * (padded[0] // scale) * (padded[1] // scale)
 
     def forward(self, x: Tensor) -> Tensor:
+        check_event(x, self.event_shape)
         batch = x.shape[:-3]
         return self.layers(nn.functional.pad(x.reshape(-1, *x.shape[-3:]), self.pad)).unflatten(0, batch)
 
@@ -102,6 +104,19 @@ def activation_named(name: str) -> nn.Module:
     if name not in _ACTIVATIONS:
         raise ValueError(f"activation={name!r} is not one of {', '.join(_ACTIVATIONS)}.")
     return _ACTIVATIONS[name]()
+
+
+def check_event(x: Tensor, event_shape: torch.Size) -> None:
+    """Refuse what a network of real weights cannot read.
+
+    Raises:
+        ValueError: x is not (*batch, *event_shape), or of integers.
+    """
+    if x.shape[x.dim() - len(event_shape) :] != event_shape:
+        raise ValueError(f"a network for events of shape {tuple(event_shape)} was given {tuple(x.shape)}: build it with the event_shape "
+                         "of the data, or reshape the data.")
+    if not x.is_floating_point():
+        raise ValueError(f"a network was given {x.dtype}: give it floats, such as x.float(), or x / 255 for bytes (data.dtype=float32).")
 
 
 def check_widths(widths: Sequence[int]) -> list[int]:

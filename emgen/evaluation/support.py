@@ -1,0 +1,104 @@
+"""Whether rows can come from a model at all, asked before any time is spent on them."""
+
+__all__ = ["check_support"]
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent, constraints
+
+from emgen.evaluation.likelihood import evaluating
+from emgen.families.exponential import ExponentialFamily
+from emgen.models.units import Binary
+from emgen.roles import Conjugate, Latent, serves
+
+BLOCK = 65536  # rows looked at together
+
+
+def check_support(model: Any, x: Tensor, name: str = "the data", scored: bool = False) -> None:
+    """Refuse values that the model gives no probability, and those that are not finite.
+
+    NaN is a missing value to a conjugate model. A value in [0, 1] stands for the expectation of a binary one, as long as
+    nobody asks for its likelihood. A model that is neither conjugate nor latent nor of binary units is asked for nothing more.
+
+    Args:
+        model: any model.
+        x: what its likelihood will see, (N, *event).
+        name: what the message calls the rows.
+        scored: whether p(x|z) of a latent model will be reported of them.
+
+    Raises:
+        ValueError: names the first value outside, its row, what is expected and what to do.
+
+    >>> from emgen.models import BernoulliMixture
+    >>> check_support(BernoulliMixture(2), torch.tensor([[0.0, 1.0], [2.5, 1.0]]))
+    Traceback (most recent call last):
+    ...
+    ValueError: row 1 of the data holds 2.5, but Bernoulli takes values from 0 to 1 alone: rescale or binarise them, or ...
+    """
+    conjugate = serves(model, Conjugate)
+    support, kind, shape = _support(model, scored)
+    real = support in (None, constraints.boolean, constraints.unit_interval)
+    if shape is not None and (shape != x.shape[1:] or (real and not x.is_floating_point())):
+        raise ValueError(f"the rows of {name} are {x.dtype} of shape {tuple(x.shape[1:])}, but the model is built for floats of shape "
+                         f"{tuple(shape)}: give it another event_shape, or reshape the rows and convert them by x.float().")
+    for start in range(0, len(x), BLOCK):
+        block = x[start : start + BLOCK]
+        if block.is_floating_point():
+            missing = ", or mark what is missing by NaN" if conjugate else ""
+            bad = block.isinf() if conjugate else ~block.isfinite()
+            _refuse(bad, block, start, name, f"a model needs finite values: leave such rows out{missing}")
+        if support is not None:
+            bad = ~support.check(block)
+            _refuse(bad & ~block.isnan() if conjugate and bad.shape == block.shape else bad, block, start, name,
+                    f"{kind} takes {_words(support)}: {_advice(support)}")
+
+
+def _support(model: Any, scored: bool) -> tuple[Any, str, torch.Size | None]:
+    """The constraint on single values (None where they are real), the name of the distribution that makes it, and the shape of
+    an event of a model of networks or units."""
+    shape = None
+    family = getattr(model, "components", getattr(model, "emission", None))
+    if serves(model, Conjugate):
+        if not isinstance(family, ExponentialFamily):
+            return None, "", None
+        p = family.likelihood()
+    elif serves(model, Latent):
+        with evaluating(model, 0):
+            p = model.likelihood(model.prior().sample((1,)))
+        shape = p.event_shape
+    else:
+        binary = isinstance(getattr(model, "units", None), Binary)
+        return constraints.unit_interval if binary else None, "a binary unit", getattr(model, "event_shape", None)
+    p = p.base_dist if isinstance(p, Independent) else p
+    support: Any = p.support
+    if support is constraints.boolean and not scored:
+        support = constraints.unit_interval
+    if isinstance(getattr(support, "upper_bound", None), Tensor):  # one bound for all components
+        support = constraints.integer_interval(0, int(support.upper_bound.max()))
+    return (None if support is constraints.real or support.event_dim else support), type(p).__name__, shape
+
+
+def _refuse(bad: Tensor, x: Tensor, start: int, name: str, reason: str) -> None:
+    if bool(bad.any()):
+        at = tuple(bad.nonzero()[0].tolist())
+        raise ValueError(f"row {start + at[0]} of {name} holds {x[at].item():g}, but {reason}.")
+
+
+def _words(support: Any) -> str:
+    if support is constraints.boolean:
+        return "0 and 1 alone"
+    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    if low is None:
+        return str(support)
+    whole = "whole numbers" if support.is_discrete else "values"
+    return f"{whole} from {low:g}{' on' if high is None else f' to {high:g}'} alone"
+
+
+def _advice(support: Any) -> str:
+    if support is constraints.boolean:
+        return "binarise them (data.binarise=dynamic or fixed; in Python Data(x, binarise='dynamic')), or use a head for real values"
+    if support is constraints.unit_interval:
+        return "rescale or binarise them, or use a model of real values, such as a Gaussian one"
+    return "check how the data are coded, or use another family"
