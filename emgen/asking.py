@@ -1,6 +1,6 @@
 """What a user typed: flags, overrides, sweeps, a run to go on with; what is unknown is answered by what is near it."""
 
-__all__ = ["config_dirs", "expand", "explain", "help_text", "resumable", "single_choices", "status_of"]
+__all__ = ["COMMANDS", "config_dirs", "expand", "explain", "help_text", "refuse_unasked_sweep", "resumable", "single_choices", "status_of"]
 
 import difflib
 import json
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from emgen.checking import UserError, first
 
+COMMANDS = ("train", "evaluate", "sample", "compare", "export")
 # Hydra's flags, and whether a value follows
 FLAGS = {"--multirun": False, "-m": False, "--run": False, "-r": False, "--cfg": True, "-c": True, "--resolve": False,
          "--package": True, "-p": True, "--info": True, "-i": True, "--hydra-help": False, "--shell-completion": False, "-sc": False,
@@ -39,7 +40,10 @@ def expand(arguments: Sequence[str]) -> list[str]:
         elif name and ("=" in argument or argument.startswith("~")):
             overrides.append(re.sub(r"^divergence=", "divergence@trainer.divergence=", argument))
         else:
-            raise UserError(f"{argument!r} is neither a command (train, evaluate, sample, compare, export) nor of the form key=value.")
+            if argument in options():
+                raise UserError(f"{argument} is an option group: say {argument}=NAME, one of {', '.join(options()[argument])}.")
+            raise UserError(f"{argument!r} is neither a command nor of the form key=value; {_nearest(argument, COMMANDS)} (commands: "
+                            f"{', '.join(COMMANDS)}).")
         open_flag = argument.startswith("-") and "=" not in argument and FLAGS[name]
     return [*flags, *overrides]
 
@@ -79,6 +83,8 @@ def explain(error: Exception, known: Sequence[str]) -> str:
     if missing:
         group, _, name = str(missing).rpartition("/")
         names = options().get(group) or getattr(error, "options", None) or []
+        if name in ("", "?", "help"):
+            return f"{group}=NAME takes one of {', '.join(names)}; `emgen {group}=NAME --cfg job --package {group}` prints its keys."
         return f"there is no {group or 'option'}={name}; {_nearest(name, names)} (all: {', '.join(names)})."
     if text.startswith("Config group override must be"):
         return (
@@ -118,6 +124,19 @@ def single_choices(arguments: Sequence[str]) -> list[list[str]]:
     firsts = {key: parts[0] for key, parts in swept.items()}
     requests = [[*plain, *(f"{k}={v}" for k, v in {**firsts, key: part}.items())] for key, parts in swept.items() for part in parts]
     return requests or [plain]
+
+
+def refuse_unasked_sweep(arguments: Sequence[str]) -> None:
+    """
+    Raises:
+        UserError: an override has several values, but neither a flag nor an experiment says that this is a sweep.
+    """
+    if {"-m", "--multirun"} & set(arguments) or any(a.startswith(("experiment=", "hydra.mode=", "-")) for a in arguments):
+        return
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if len(_split(value)) > 1:
+            raise UserError(f"{argument} names several values: add -m to run each of them, or write one (a list as {key}=[...]).")
 
 
 def resumable(arguments: Sequence[str], run_dir: Path) -> tuple[Path | None, list[str]]:

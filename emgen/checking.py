@@ -121,16 +121,19 @@ def check_counts(cfg: Any) -> None:
 
 
 def check_same(run: Path, now: Any) -> None:
-    """Refuse to go on with other networks than those in the checkpoint, before the record of the run is overwritten.
+    """Refuse to go on with other networks or data than the checkpoint's, before the record of the run is overwritten.
 
     Raises:
         UserError: names the key and both values.
     """
     record = run / "config.yaml"
-    was = yaml.safe_load(record.read_text(encoding="utf-8")) if record.exists() else now
-    for part in ("model", "critic", "trainer"):
+    try:
+        was = yaml.safe_load(record.read_text(encoding="utf-8")) if record.exists() else now
+    except yaml.YAMLError as error:
+        raise UserError(f"{record} is damaged ({error}): train the run again.") from error
+    for part in ("model", "critic", "trainer", "data"):
         before, after = (dict(flat(cfg.get(part) or {}, f"{part}.")) for cfg in (was, now))
-        for key in [key for key in {**before, **after} if part != "trainer" or key == "trainer._target_"]:
+        for key in [key for key in {**before, **after} if part in ("model", "critic") or key == f"{part}._target_"]:
             if before.get(key) != after.get(key):
                 raise UserError(f"{key}={after.get(key)}: {run} was trained with {before.get(key)}; leave that as it was, or start "
                                 "another run.")

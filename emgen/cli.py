@@ -32,7 +32,6 @@ from emgen.checking import UserError
 from emgen.evaluation.support import check_support
 from emgen.running import RunFolder, check_device, finish, fit_run, keep_freed_memory
 
-COMMANDS = ("train", "evaluate", "sample", "compare", "export")
 CONFIGS = "emgen.configs"
 locate = hydra.utils.get_object  # what a dotted name names
 _failures: list[int] = []
@@ -44,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.path.insert(0, os.getcwd())  # so that `_target_: mymod.Net` finds a user's module beside them
     quiet()
     keep_freed_memory()
-    command = arguments.pop(0) if arguments and arguments[0] in COMMANDS else "train"
+    command = arguments.pop(0) if arguments and arguments[0] in asking.COMMANDS else "train"
     if {"-h", "--help"} & set(arguments):
         print(asking.help_text())
         sys.exit(0)
@@ -162,6 +161,7 @@ def quiet() -> None:
 
 def _train_command(arguments: list[str]) -> None:
     arguments = asking.expand(arguments)
+    asking.refuse_unasked_sweep(arguments)
     if any(a.partition("=")[0] in ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc") for a in arguments):
         with _composer(asking.config_dirs(arguments)) as compose:
             _checked(arguments, compose, complete=False)
@@ -201,7 +201,7 @@ def _job(cfg: DictConfig) -> float | None:
         metrics = train(cfg, folder.path, dict(settings.runtime.choices))
         score = metrics.get("test/log_likelihood")
         error = metrics.get("test/log_likelihood_error", float("nan"))
-        shown = "" if score is None else f"test log-likelihood {score:.2f}{f' ± {error:.2f}' if error == error else ''} nats; "
+        shown = "" if score is None else f"test log-likelihood {score:.2f}{f' ± {error:.2f}' if error == error else ' ± ?'} nats; "
         print(f"{shown}everything is in {folder.path}")
         return metrics.get(cfg.optimized_metric)
     except (Interrupted, KeyboardInterrupt) as stop:

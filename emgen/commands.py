@@ -2,7 +2,6 @@
 
 __all__ = ["compare", "evaluate", "export", "load_run", "sample"]
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +17,7 @@ from rich.table import Table
 from emgen.callbacks.checkpoint import AtomicCheckpointIO
 from emgen.checking import UserError, check_trust, naming
 from emgen.evaluation.likelihood import evaluating
+from emgen.evaluation.runs import strict_json
 from emgen.evaluation.samples import sample_scores
 from emgen.evaluation.scores import scores
 from emgen.running import RunFolder
@@ -43,14 +44,22 @@ def load_run(run: str | Path, checkpoint: str = "best", trust: Any = ()) -> tupl
     path = folder.checkpoint(checkpoint) or folder.checkpoint("last")
     if path is None:
         raise UserError(f"run={run} has no checkpoint yet: wait for its first epoch, or train it again.")
-    cfg: Any = OmegaConf.load(folder.path / "config.yaml")
+    try:
+        cfg: Any = OmegaConf.load(folder.path / "config.yaml")
+    except (yaml.YAMLError, OSError) as error:
+        raise UserError(f"{folder.path / 'config.yaml'} is damaged ({error}): train the run again.") from error
+    if not cfg.get("data") or not cfg.get("model"):
+        raise UserError(f"{folder.path / 'config.yaml'} names no data or no model: train the run again.")
     for part in ("data", "model"):
         check_trust(OmegaConf.to_container(cfg[part], resolve=True), f"{run}: {part}", trust, locate)
     data = instantiate(cfg.data, "data")
     model = instantiate(cfg.model, "model", event_shape=tuple(data.event_shape))
     state = AtomicCheckpointIO().load_checkpoint(path)["state_dict"]
-    with naming(str(path)):
+    try:
         model.load_state_dict({name.removeprefix("model."): v for name, v in state.items() if name.startswith("model.")})
+    except RuntimeError as error:
+        raise UserError(f"{path} holds another model than config.yaml beside it describes ({str(error).splitlines()[1].strip()}): was "
+                        "that file, or the data it names, changed since training?") from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     return model.eval().to(device), data.to(device), config
@@ -68,12 +77,13 @@ def evaluate(cfg: Any) -> None:
         found = scores(model, x, cfg.samples, cfg.seed, cfg.temperatures, cfg.chains)
     with evaluating(model, cfg.seed):
         drawn = samples_of(model, cfg.draws) if cfg.draws else None
-    if drawn is not None and drawn.shape[1:] == x.shape[1:]:
+    few = "; samples are not compared with fewer than two rows" if drawn is not None and len(data.split(cfg.split)) < 2 else ""
+    if drawn is not None and drawn.shape[1:] == x.shape[1:] and not few:
         found |= sample_scores(drawn, data.split(cfg.split), data.split("train"), data.density, cfg.seed)
     if not found:
         raise UserError(f"the model of {cfg.run} has no likelihood to score; look at its samples instead: emgen sample run={cfg.run}.")
     table = Table("quantity", "value", "error", "method", title=f"{cfg.run}, {len(x):,} {cfg.split} rows",
-                  caption="likelihoods in nats per datum")
+                  caption=f"likelihoods in nats per datum{few}")
     record = {}
     for name, estimate in found.items():
         error = None if math.isnan(estimate.error) else estimate.error
@@ -81,7 +91,7 @@ def evaluate(cfg: Any) -> None:
         record[f"{cfg.split}/{name}"] = {"value": estimate.value, "error": error, "method": estimate.method}
     Console().print(table)
     content = {"rows": len(x), "binarise": config["data"].get("binarise", "none"), "seed": cfg.seed, "metrics": record}
-    (Path(cfg.run) / "evaluation.json").write_text(json.dumps(content, indent=2) + "\n")
+    (Path(cfg.run) / "evaluation.json").write_text(strict_json(content) + "\n", encoding="utf-8")
 
 
 def sample(cfg: Any) -> None:

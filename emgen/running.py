@@ -4,8 +4,6 @@ __all__ = ["RunFolder", "check_device", "finish", "fit_run", "keep_freed_memory"
 
 import contextlib
 import ctypes
-import json
-import math
 import os
 import platform
 import shutil
@@ -22,6 +20,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from emgen.asking import status_of
 from emgen.callbacks.checkpoint import AtomicCheckpointIO, damage
 from emgen.checking import UserError
+from emgen.evaluation.runs import strict_json
 from emgen.evaluation.scores import scores
 
 # every trainer's hyper-parameter table in TensorBoard has these columns
@@ -96,7 +95,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         content = {"status": status, "message": message, "pid": os.getpid(), "host": platform.node(),
                    "time": time.strftime("%Y-%m-%d %H:%M:%S")}
-        _write(self.path / "status.json", json.dumps(content, indent=2))
+        _write(self.path / "status.json", strict_json(content))
 
     def discard(self) -> None:
         """Remove what a refused request left, so that no table lists a run that never was."""
@@ -106,7 +105,7 @@ class RunFolder:
                 self.path.parent.rmdir()
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        _write(self.path / "summary.json", json.dumps(summary, indent=2))
+        _write(self.path / "summary.json", strict_json(summary))
 
 
 def keep_freed_memory() -> None:
@@ -152,7 +151,7 @@ def finish(folder: RunFolder, trainer: lightning.Trainer, module: Any, data: Any
         "parameters": sum(p.numel() for p in module.parameters()),
         "binarise": getattr(data, "binarise", "none"),
         "rows": len(x),
-        "metrics": {tag: value if math.isfinite(value) else None for tag, value in metrics.items()},
+        "metrics": metrics,
         "methods": methods,
         "torch": torch.__version__,
     }

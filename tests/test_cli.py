@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -146,6 +147,13 @@ def state(folder, which="last"):
     (["lightning.epochs=3"], "unknown key lightning.epochs; nearest: lightning.max_epochs"),
     (["divergence=kl"], "divergence=... belongs to trainer=fgan"),
     (["vae"], "'vae' is neither a command"),
+    (["evalute", "run=here"], "'evalute' is neither a command nor of the form key=value; nearest: evaluate"),
+    (["trainer=?"], "trainer=NAME takes one of beta_vae, cd"),
+    (["model"], "model is an option group: say model=NAME, one of bernoulli_mixture"),
+    (["trainer=vae,gan"], "trainer=vae,gan names several values: add -m"),
+    (["data.binarise=none"], "of the train data holds 0.636962, but Bernoulli takes 0 and 1 alone: binarise them"),
+    (["data.binarise=none", "trainer=gan"], "but Bernoulli takes 0 and 1 alone"),
+    (["model=poisson_mixture", "trainer=em", "data.binarise=none"], "but Poisson takes whole numbers from 0 on alone"),
     (["trainer.optimizer.lr=-1"], "trainer.optimizer.lr=-1: a learning rate is a positive, finite number"),
     (["trainer.optimizer.lr=nan"], "trainer.optimizer.lr=nan is not a number"),
     (["trainer.optimizer.lr=fast"], "trainer.optimizer.lr=fast: a learning rate"),
@@ -189,6 +197,37 @@ def test_what_cannot_be_served_is_refused_in_one_sentence_before_anything_starts
     assert emgen(*base, "paths.run_dir=run", "callbacks.progress=null", *arguments) == 2
     assert said in one_sentence(capsys.readouterr().err)
     assert not (place / "run").exists()
+
+
+def test_a_single_test_row_has_no_error_and_its_json_is_valid(place, capsys):
+    np.savez("one.npz", train=np.eye(4, dtype="float32"), test=np.ones((1, 4), dtype="float32"))
+    assert train("vae", "run", "data.path=one.npz", "data.binarise=none", "lightning.max_epochs=1") == 0
+    assert re.search(r"test log-likelihood -\d+\.\d\d ± \? nats", capsys.readouterr().out)
+    assert emgen("evaluate", "run=run", "samples=3", "draws=5") == 0
+    assert "fewer than two rows" in " ".join(capsys.readouterr().out.split())
+    for name in ("summary", "evaluation", "status"):
+        json.loads((place / "run" / f"{name}.json").read_text(), parse_constant=pytest.fail)
+    assert json.loads((place / "run" / "summary.json").read_text())["metrics"]["test/log_likelihood_error"] is None
+    assert emgen("compare", "run") == 0
+    assert "± ?" in capsys.readouterr().out
+
+
+def test_a_run_that_was_tampered_with_says_so(place, capsys):
+    assert train("vae", "run", "lightning.max_epochs=1") == 0
+    config, rows = place / "run" / "config.yaml", (place / "rows.npy").read_bytes()
+    whole = config.read_text()
+    for content, said in ((whole.replace("latent: 2", "latent: 3"), "holds another model than config.yaml beside it describes"),
+                          ("a: [", "config.yaml is damaged"), ("seed: 0", "names no data or no model")):
+        config.write_text(content)
+        capsys.readouterr()
+        assert emgen("evaluate", "run=run") == 2
+        assert said in one_sentence(capsys.readouterr().err)
+    config.write_text(whole)
+    np.save("rows.npy", np.zeros((40, 2), dtype="float32"))
+    assert emgen("sample", "run=run") == 2
+    assert "or the data it names, changed since training?" in one_sentence(capsys.readouterr().err)
+    (place / "rows.npy").write_bytes(rows)
+    assert emgen("sample", "run=run", "n=2") == 0
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
@@ -407,6 +446,7 @@ def test_other_networks_and_fewer_epochs_are_refused_before_the_run_is_touched(p
     assert train("vae", "run", "lightning.max_epochs=2") == 0
     before = {p: p.read_bytes() for p in (place / "run").rglob("*") if p.is_file()}
     for option, said in (("model.hidden=[7]", "model.hidden=[7]: run was trained with [6]"), ("trainer=gan", "trainer._target_="),
+                         ("data._target_=emgen.data.digits", "data._target_=emgen.data.digits: run was trained with emgen.data.file"),
                          ("lightning.max_epochs=1", "lightning.max_epochs=1: ")):
         capsys.readouterr()
         assert emgen("resume=run", option) == 2

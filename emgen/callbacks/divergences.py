@@ -19,6 +19,7 @@ from torch.distributions import Categorical, Distribution, MixtureSameFamily, Mu
 from emgen import divergences
 from emgen.callbacks.picture import COLOURS, Picture
 from emgen.divergences import FDivergence, GaussianFamily, f_projection, i_projection, m_projection
+from emgen.evaluation.runs import strict_json
 
 JUDGES = ("KL", "ReverseKL", "JensenShannon", "Jeffreys", "Pearson", "Neyman", "SquaredHellinger", "TotalVariation")
 
@@ -72,7 +73,7 @@ class CrossTable(lightning.Callback):
         if not row:
             raise ValueError("cross_table has nothing to tabulate: put callbacks.preferences before it.")
         record = {"trained": _snake(type(pl_module.adversarial.divergence).__name__), "tested": row}
-        (own / "divergences.json").write_text(json.dumps(record, indent=2))
+        (own / "divergences.json").write_text(strict_json(record), encoding="utf-8")
         paths = sorted(folder.glob("*/divergences.json"), key=lambda path: path.stat().st_mtime)
         found = [json.loads(path.read_text()) for path in paths]
         table = {one["trained"]: one["tested"] for one in found}

@@ -23,7 +23,7 @@ class Estimate:
 
     Args:
         value: the mean over the data (log-likelihoods: nats per datum, larger is better).
-        error: its standard error over the data.
+        error: its standard error over the data, NaN where it is not known (of a single datum).
         method: how it was measured, in words.
         ess: mean effective sample size of the importance weights, None where there are none.
 
@@ -46,7 +46,8 @@ class Estimate:
     def __str__(self) -> str:
         digits = 2 if not 0 < self.error < 0.05 else 1 - math.floor(math.log10(self.error))
         ess = "" if self.ess is None else f", ESS {self.ess:.1f}"
-        return f"{self.value:.{digits}f} ± {self.error:.{digits}f} ({self.method}{ess})"
+        error = "?" if math.isnan(self.error) else f"{self.error:.{digits}f}"
+        return f"{self.value:.{digits}f} ± {error} ({self.method}{ess})"
 
 
 def log_likelihood(model: Any, x: Tensor, samples: int = 1000, *, chunk: int = 1024, seed: int = 0) -> Estimate:

@@ -36,11 +36,11 @@ def page(found: Sequence[Group]) -> str:
 
 
 def scored(score: Score | None) -> str:
-    """−90.12 ± 0.25, or a dash."""
+    """−90.12 ± 0.25, with ± ? where a single row tells no error; a dash where there is no score."""
     if score is None:
         return "—"
     digits = 2 if not 0 < score.error < 0.05 else min(6, 1 - math.floor(math.log10(score.error)))
-    error = "" if math.isnan(score.error) else f" ± {score.error:.{digits}f}"
+    error = " ± ?" if math.isnan(score.error) else f" ± {score.error:.{digits}f}"
     return f"{score.value:.{digits}f}{error}".replace("-", "−")
 
 

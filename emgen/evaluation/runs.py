@@ -1,6 +1,6 @@
 """What a run folder holds, read so that a missing or damaged piece is named and never raises."""
 
-__all__ = ["Group", "Run", "Score", "find_runs", "groups", "read_run"]
+__all__ = ["Group", "Run", "Score", "find_runs", "groups", "read_run", "strict_json"]
 
 import csv
 import json
@@ -130,6 +130,22 @@ def read_run(path: str | Path) -> Run:
         images={name: file for name, file in images.items() if file.is_file()},
         problems=tuple(problems),
     )
+
+
+def strict_json(content: Any) -> str:
+    """JSON that every reader takes: a number that is not finite, which JSON does not know, becomes null.
+
+    >>> strict_json({"value": math.nan, "error": [1.5, math.inf]}).split()
+    ['{', '"value":', 'null,', '"error":', '[', '1.5,', 'null', ']', '}']
+    """
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(key): plain(one) for key, one in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(one) for one in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(content), indent=2, allow_nan=False)
 
 
 def groups(runs: Iterable[Run]) -> list[Group]:
