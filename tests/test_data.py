@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from pathlib import Path
 from urllib.error import URLError
 
@@ -10,9 +11,28 @@ import pytest
 import torch
 
 from emgen.data import bars, digits, fashion_mnist, file, grid, mnist, old_faithful, ring
+from emgen.data.text import corpus, letters
 from emgen.data.toy import Bars, grid_density, ring_density
 
 SPLITS = ("train", "validation", "test")
+
+
+# ---- text ------------------------------------------------------------------------------------------------------------
+
+
+def test_text_is_english_in_whatever_version_of_python():
+    """Nothing here leans on a word: e is the commonest letter, a fifth is space, and a corpus counts what its documents hold."""
+    counts = torch.bincount(letters(length=2000, sequences=8).split("train").flatten(), minlength=27)
+    assert counts[1:].argmax() == 4 and 0.12 < float(counts[0] / counts.sum()) < 0.25 and (counts[1:20] > 0).all()
+    data = corpus(words=300, documents=100)
+    entries = data.split("train")
+    assert len(data.vocabulary) == 300 == len(set(data.vocabulary)) and entries[:, 0].max() == 99 and (entries[:, 2] > 0).all()
+
+
+def test_a_python_without_its_documentation_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    with pytest.raises(ModuleNotFoundError, match="this Python comes without pydoc_data"):
+        letters()
 
 
 # ---- toy densities ---------------------------------------------------------------------------------------------------
