@@ -12,7 +12,8 @@ from emgen.estimators.beliefs import Distribution, Draw, MeanField, Point, Tempe
 from emgen.estimators.enumeration import log_evidence
 from emgen.families import Categorical, DiagonalGaussian, Gaussian, Poisson
 from emgen.models import HiddenMarkovModel, hidden_markov_model, recursions
-from emgen.models.recursions import Packing, forward_backward, sample_paths, viterbi
+from emgen.models.packing import Packing
+from emgen.models.recursions import forward_backward, sample_paths, viterbi
 from emgen.testing import check_model, geweke
 
 F64 = torch.float64

@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from emgen.models.hmm import ChainPosterior, Factorised, Paths
-from emgen.models.recursions import Packing, factorised
+from emgen.models.packing import Packing
+from emgen.models.recursions import factorised
 
 MOST_STATES = 1024  # joint states beyond which nothing is enumerated
 FEW_STATES = 64  # joint states up to which approximations are scored against the evidence

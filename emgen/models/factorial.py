@@ -13,7 +13,7 @@ from torch import Tensor
 from emgen.families import Categorical, Family, LinearGaussian, prefixed
 from emgen.models.causes import FEW_STATES, FactorialBelief, FactorialPosterior, JointBelief
 from emgen.models.conjugate import ConjugateModel, need_families
-from emgen.models.recursions import Packing, frames
+from emgen.models.packing import Packing, frames
 
 
 class _Factorial(ConjugateModel):

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from emgen.families import Categorical, Family, prefixed
 from emgen.models.conjugate import ConjugateModel, need_families
-from emgen.models.recursions import Packing, factorised, forward_backward, frames, sample_paths, viterbi
+from emgen.models.packing import Frames, Packing, frames
+from emgen.models.recursions import factorised, forward_backward, sample_paths, viterbi
 from emgen.models.starts import START_NAMES, partition
 
-Sequences = Float[Tensor, "sequences time *event"] | tuple[Tensor, Tensor]
+Sequences = Float[Tensor, "sequences time *event"] | tuple[Tensor, Tensor] | Frames
 
 
 class HiddenMarkovModel(ConjugateModel):
@@ -42,6 +43,8 @@ class HiddenMarkovModel(ConjugateModel):
         >>> weather.log_prob(torch.tensor([[0, 1, 2]])).exp()
         tensor([0.0336])
     """
+
+    block = 4096  # frames scored at a time, which stay in cache
 
     initial: Any
     transition: Any
@@ -76,7 +79,8 @@ class HiddenMarkovModel(ConjugateModel):
 
     def _posterior(self, x: Sequences, theta: dict[str, Any]) -> "ChainPosterior":
         packing, rows, seen = frames(x)
-        log_b = theta["emission"].expected_log_prob(rows if seen is None else rows[seen])
+        pieces = (rows if seen is None else rows[seen]).split(self.block)
+        log_b = torch.cat([theta["emission"].expected_log_prob(piece).T for piece in pieces], 1).T
         if seen is not None:
             log_b = log_b.new_zeros(len(rows), log_b.shape[1]).index_put((seen,), log_b)
         initial, transition = (theta[name].expected_natural.to(log_b.dtype) for name in ("initial", "transition"))
@@ -95,11 +99,12 @@ class HiddenMarkovModel(ConjugateModel):
         first = marginals[: z.packing.sizes[0]].sum(0, dtype=wide)
         moves = z.transitions(weights).to(wide)
         emitted = (rows, marginals) if seen is None else (rows[seen], marginals[seen])
+        pieces = [self.emission.statistics(*piece) for piece in zip(*(v.split(self.block) for v in emitted), strict=True)]
         evidence = z.log_evidence if weight is None else z.log_evidence * weight
         return {
             **prefixed("initial", {"count": first.sum(-1), "sum": first}),
             **prefixed("transition", {"count": moves.sum(-1), "sum": moves}),
-            **prefixed("emission", self.emission.statistics(*emitted)),
+            **prefixed("emission", {name: torch.stack([s[name] for s in pieces]).sum(0) for name in pieces[0]}),
             "n": evidence.new_tensor(float(len(evidence))) if weight is None else weight.sum().to(evidence),
             "entropy": z.entropy(weights),
             "evidence": evidence.sum(),
@@ -179,6 +184,7 @@ class ChainPosterior:
     ) -> None:
         self.potentials = log_initial, log_transition, log_likelihood
         self.packing = packing
+        self._moves: tuple[Tensor | None, Tensor] | None = None
         self.messages = forward_backward(*self.potentials, packing)
         self.log_evidence = self.messages.log_normaliser if log_evidence is None else log_evidence
 
@@ -189,7 +195,9 @@ class ChainPosterior:
 
     def transitions(self, weight: Tensor | None = None) -> Float[Tensor, "states states"]:
         """Expected numbers of moves, each arrival counted by its row's weight."""
-        return self.messages.transitions(weight)
+        if self._moves is None or self._moves[0] is not weight:  # statistics and entropy both ask for them
+            self._moves = weight, self.messages.transitions(weight)
+        return self._moves[1]
 
     def entropy(self, weight: Tensor | None = None) -> Tensor:
         """H(q) = log normaliser − E_q[log potentials], summed over sequences."""
@@ -199,7 +207,7 @@ class ChainPosterior:
         log_z = self.messages.log_normaliser
         total = log_z.sum() if weight is None else _first_of_each(self.packing, weight) @ log_z
         energy = _inner(marginals[:first].sum(0), log_initial) + _inner(self.transitions(weight), log_transition)
-        return total - energy - _inner(marginals, log_b)
+        return total - energy - _inner(marginals.T, log_b.T)  # states first, as they lie in memory
 
     @property
     def configurations(self) -> list[int]:
@@ -284,4 +292,6 @@ def _first_of_each(packing: Packing, weight: Tensor) -> Tensor:
 
 def _inner(expectation: Tensor, log_potential: Tensor) -> Tensor:
     """Σ p log f with 0 · (−∞) = 0."""
-    return expectation.flatten() @ log_potential.clamp(min=torch.finfo(log_potential.dtype).min).flatten()
+    p, log_f = expectation.flatten(), log_potential.flatten()
+    total = p @ log_f
+    return total if total.isfinite() else p @ log_f.clamp(min=torch.finfo(log_f.dtype).min)

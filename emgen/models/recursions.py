@@ -1,82 +1,17 @@
 """Recursions along hidden Markov chains: forward-backward, Viterbi, and forward-filter backward-sample.
 
-All sequences advance together. Rows are *packed*: time first, and at each time only the sequences that still run, the
-longest first, so that no step works on padding and a step is a handful of kernels whatever the number of sequences.
+All sequences advance together, their rows packed time first, so that a step is a handful of kernels.
 """
 
-__all__ = ["Messages", "Packing", "factorised", "forward_backward", "frames", "sample_paths", "viterbi"]
+__all__ = ["Messages", "factorised", "forward_backward", "sample_paths", "viterbi"]
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-
-class Packing:
-    """The time-major order of the rows of ragged sequences: row (t, s) is time t of the s-th longest sequence.
-
-    Args:
-        lengths: number of frames of each sequence, each ≥ 1.
-        device: where the index tensors live.
-
-    Example:
-        >>> packing = Packing([1, 3])
-        >>> x = torch.tensor([[1, 0, 0], [2, 3, 4]])
-        >>> packing.pack(x)
-        tensor([2, 1, 3, 4])
-        >>> packing.unpack(packing.pack(x), fill=-1)
-        tensor([[ 1, -1, -1],
-                [ 2,  3,  4]])
-    """
-
-    def __init__(self, lengths: Sequence[int], device: torch.device | str | None = None) -> None:
-        if not len(lengths) or min(lengths) < 1:
-            raise ValueError(f"each sequence needs at least one frame, not lengths {list(lengths)[:10]}")
-        self.lengths = list(lengths)
-        order = sorted(range(len(self.lengths)), key=lambda s: -self.lengths[s])  # stable
-        longest = torch.tensor([self.lengths[s] for s in order], device=device)
-        self.order = torch.tensor(order, device=device)
-        running = torch.arange(self.lengths[order[0]], device=device)[:, None] < longest  # (T, B)
-        self.sizes: list[int] = running.sum(1).tolist()
-        self.time, slot = running.nonzero(as_tuple=True)
-        self.sequence = self.order[slot]
-        self.full = self.sizes[-1] == len(self.lengths)  # no padding: indices are strides
-        self._previous = torch.arange(self.sizes[0], len(slot), device=device) - torch.tensor(
-            self.sizes, device=device)[self.time[self.sizes[0] :] - 1]
-
-    def pack(self, x: Tensor) -> Tensor:
-        """Rows (N, …) of padded sequences (B, T, …)."""
-        if self.full:  # equal lengths keep their order
-            return x[:, : len(self.sizes)].transpose(0, 1).flatten(0, 1)
-        return x[self.sequence, self.time]
-
-    def unpack(self, rows: Tensor, fill: float = 0.0) -> Tensor:
-        """Padded sequences (B, T, …) of rows (N, …)."""
-        x = rows.new_full((len(self.lengths), len(self.sizes), *rows.shape[1:]), fill)
-        x[self.sequence, self.time] = rows
-        return x
-
-    def before(self, rows: Tensor) -> Tensor:
-        """For each row that is not the first of its sequence, the row one step earlier."""
-        return rows[: len(rows) - self.sizes[0]] if self.full else rows[self._previous]
-
-    def after(self, rows: Tensor) -> Tensor:
-        """The rows that are not the first of their sequence, in the order of `before`."""
-        return rows[self.sizes[0] :]
-
-    def from_before(self, rows: Tensor) -> Tensor:
-        """Each row's value of the row one step earlier, 0 at the first of a sequence."""
-        return torch.cat([torch.zeros_like(rows[: self.sizes[0]]), self.before(rows)])
-
-    def from_after(self, rows: Tensor) -> Tensor:
-        """Each row's value of the row one step later, 0 at the last of a sequence."""
-        return torch.zeros_like(rows).index_copy(0, self._previous, self.after(rows))
-
-    def total(self, rows: Tensor) -> Tensor:
-        """Sum of row values (N,) over each sequence (B,)."""
-        return rows.new_zeros(len(self.lengths)).index_add(0, self.sequence, rows)
+from emgen.models.packing import Packing
 
 
 @dataclass(frozen=True)
@@ -133,24 +68,13 @@ def forward_backward(
         Baum, Petrie, Soules & Weiss (1970), "A maximization technique occurring in the statistical analysis of
         probabilistic functions of Markov chains"; Rabiner (1989), "A tutorial on hidden Markov models".
     """
-    shift = log_likelihood.detach().amax(-1, keepdim=True)
-    shift = torch.where(shift.isfinite(), shift, torch.zeros_like(shift))
-    b = (log_likelihood - shift).exp().split(packing.sizes)
-    initial, transition = log_initial.exp(), log_transition.exp()
-    alphas, scales = [], []
-    for t, b_t in enumerate(b):
-        alpha = (alphas[-1][: len(b_t)] @ transition if t else initial) * b_t
-        scale = alpha.sum(-1, keepdim=True)
-        alphas.append(alpha / scale)
-        scales.append(scale)
-    scale = torch.cat(scales)
-    b_scaled = (torch.cat(b) / scale).split(packing.sizes)
-    betas, omegas = _backward(b_scaled, transition.T.contiguous())
-    alpha, beta, omega = torch.cat(alphas), torch.cat(betas), torch.cat(omegas)
-    if _lossless(transition, scale, beta):
-        log_normaliser = packing.total((scale.log() + shift).squeeze(-1))
-        return Messages(packing, log_transition, alpha, omega, alpha * beta, log_normaliser, logarithmic=False)
-    return _log_forward_backward(log_initial, log_transition, log_likelihood, packing)
+    potentials = log_initial, log_transition, log_likelihood
+    scaled = _differentiable if torch.is_grad_enabled() and any(p.requires_grad for p in potentials) else _in_place
+    alpha, beta, omega, scale, shift = scaled(log_initial.exp(), log_transition.exp(), log_likelihood, packing)
+    if not _lossless(log_transition.exp(), scale, beta):
+        return _log_forward_backward(*potentials, packing)
+    marginals = alpha * beta if beta.requires_grad else beta.mul_(alpha)
+    return Messages(packing, log_transition, alpha, omega, marginals, packing.total(scale.log() + shift), logarithmic=False)
 
 
 def viterbi(
@@ -191,8 +115,9 @@ def sample_paths(messages: Messages) -> Int[Tensor, "rows"]:
     References:
         Chib (1996), "Calculating posterior distributions and modal estimates in Markov mixture models".
     """
-    noise = -torch.empty_like(messages.alpha).exponential_().log()  # Gumbel: the largest of logits + noise is a draw
-    logits = (messages.log_alpha() + noise).split(messages.packing.sizes)
+    log_alpha = messages.log_alpha().contiguous()
+    noise = -torch.empty_like(log_alpha).exponential_().log()  # Gumbel: the largest of logits + noise is a draw
+    logits = (log_alpha + noise).split(messages.packing.sizes)
     arrival = messages.log_transition.T.contiguous()
     path = logits[-1].argmax(-1)
     paths = [path]
@@ -226,33 +151,59 @@ def factorised(
     return marginals
 
 
-def frames(x: Tensor | tuple[Tensor, Tensor]) -> tuple[Packing, Tensor, Tensor | None]:
-    """The packing, its rows of frames, and which of them hold any value (None: all)."""
-    x, length = x if isinstance(x, tuple) else (x, None)
-    if x.ndim < 2:
-        raise ValueError(f"sequences have shape (sequences, time, *event), not {tuple(x.shape)}: add a first dimension")
-    missing = x.isnan() if x.is_floating_point() else torch.zeros_like(x, dtype=torch.bool)
-    some = ~missing.flatten(2).all(-1) if x.ndim > 2 else ~missing
-    if length is None and not missing.any():
-        packing = Packing([x.shape[1]] * len(x), x.device)
-        return packing, packing.pack(x), None
-    if length is None:
-        length = (some * torch.arange(1, x.shape[1] + 1, device=x.device)).amax(1)
-    packing = Packing(length.tolist(), x.device)
-    seen = packing.pack(some)
-    return packing, packing.pack(x), None if seen.all() else seen
+def _in_place(initial: Tensor, transition: Tensor, log_b: Tensor, packing: Packing) -> tuple[Tensor, ...]:
+    """The scaled messages α, β, ω, the scales c and what was taken off log b, written once each.
+
+    Buffers are (states, rows): products of matrices are then twice as fast as the other way round.
+    """
+    log_b, arrival = log_b.T, transition.T.contiguous()
+    shift = _peak(log_b, 0)
+    omega = torch.empty(log_b.shape, dtype=log_b.dtype, device=log_b.device)
+    torch.sub(log_b, shift, out=omega).exp_()  # b, until the backward pass makes it ω
+    alpha, beta, scale = torch.empty_like(omega), torch.empty_like(omega), torch.empty_like(shift)
+    now = initial[:, None].expand(-1, packing.sizes[0])
+    for t, (alpha_t, b_t, scale_t) in enumerate(zip(*(v.split(packing.sizes, 1) for v in (alpha, omega, scale)), strict=True)):
+        if t:
+            torch.mm(arrival, now if now.shape[1] == b_t.shape[1] else now[:, : b_t.shape[1]], out=alpha_t).mul_(b_t)
+        else:
+            torch.mul(now, b_t, out=alpha_t)
+        now = alpha_t.div_(torch.sum(alpha_t, 0, keepdim=True, out=scale_t))
+    omega.div_(scale)
+    later = omega[:, :0]
+    for beta_t, omega_t in zip(*(reversed(v.split(packing.sizes, 1)) for v in (beta, omega)), strict=True):
+        going = later.shape[1]
+        if going < beta_t.shape[1]:
+            beta_t[:, going:] = 1  # the sequences that end here
+        if going:
+            torch.mm(transition, later, out=beta_t[:, :going])
+        later = omega_t.mul_(beta_t)
+    return alpha.T, beta.T, omega.T, scale.squeeze(0), shift.squeeze(0)
 
 
-def _backward(b: Sequence[Tensor], arrival: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+def _differentiable(initial: Tensor, transition: Tensor, log_b: Tensor, packing: Packing) -> tuple[Tensor, ...]:
+    """The same messages, of which nothing is overwritten, so that gradients pass."""
+    shift = _peak(log_b.detach(), -1)
+    b, arrival = (log_b - shift).exp().split(packing.sizes), transition.T.contiguous()
+    alphas, scales = [], []
+    for t, b_t in enumerate(b):
+        alpha = (alphas[-1][: len(b_t)] @ transition if t else initial) * b_t
+        scales.append(alpha.sum(-1, keepdim=True))
+        alphas.append(alpha / scales[-1])
     beta = torch.ones_like(b[-1])
-    betas, omegas = [beta], [b[-1]]
-    for b_t in reversed(b[:-1]):
+    betas, omegas = [beta], [b[-1] / scales[-1]]
+    for b_t, scale_t in zip(reversed(b[:-1]), reversed(scales[:-1]), strict=True):
         beta = omegas[-1] @ arrival
-        if len(beta) < len(b_t):  # the sequences that end here
-            beta = torch.cat([beta, torch.ones_like(b_t[len(beta) :])])
+        beta = torch.cat([beta, torch.ones_like(b_t[len(beta) :])])  # the sequences that end here
         betas.append(beta)
-        omegas.append(b_t * beta)
-    return betas[::-1], omegas[::-1]
+        omegas.append(b_t * beta / scale_t)
+    messages = (torch.cat(m) for m in (alphas, betas[::-1], omegas[::-1]))
+    return *messages, torch.cat(scales).squeeze(-1), shift.squeeze(-1)
+
+
+def _peak(log_b: Tensor, states: int) -> Tensor:
+    """The largest log b of each row, 0 where all are −∞."""
+    peak = log_b.amax(states, keepdim=True)
+    return torch.where(peak.isfinite(), peak, torch.zeros_like(peak))
 
 
 def _lossless(transition: Tensor, scale: Tensor, beta: Tensor) -> bool:
@@ -262,9 +213,9 @@ def _lossless(transition: Tensor, scale: Tensor, beta: Tensor) -> bool:
     1/δ, hence the loss is below tiny/δ²; with structural zeros the computed β shows it.
     """
     info = torch.finfo(scale.dtype)
-    reach = transition.amin() > info.tiny ** (1 / 3)
-    small = torch.isfinite(beta).all() & (beta.amax() < info.eps / info.tiny)
-    return bool((scale.amin() > 0) & (reach | small) & torch.isfinite(scale).all())
+    if not bool((scale.amin() > 0) & (scale.amax() < torch.inf)):
+        return False
+    return bool(transition.amin() > info.tiny ** (1 / 3)) or bool(beta.amax() < info.eps / info.tiny)
 
 
 def _log_forward_backward(log_initial: Tensor, log_transition: Tensor, log_b: Tensor, packing: Packing) -> Messages:

@@ -18,6 +18,7 @@ from torch import Tensor
 from emgen.estimators.beliefs import Point
 from emgen.families import Categorical, DiagonalGaussian, Family, Gaussian
 from emgen.models.hmm import HiddenMarkovModel
+from emgen.models.packing import Frames, frames
 
 NEARLY_FLAT = 1e-8  # data a prior is worth that has a scatter but, in hmmlearn's arithmetic, no weight
 
@@ -52,7 +53,7 @@ class _HMM(BaseEstimator, ABC):
         model = HiddenMarkovModel(emission, initial[0], transition[0])
         model.initial, model.transition, model.emission = initial[1], transition[1], start
         model.started.fill_(True)
-        batch, history = _padded(X, lengths), []
+        batch, history = _packed(X, lengths), []
         with torch.inference_mode():
             for _ in range(self.n_iter):
                 s = model.statistics(batch, model.posterior(batch))
@@ -123,7 +124,7 @@ class _HMM(BaseEstimator, ABC):
     def _posterior(self, X: Any, lengths: Sequence[int] | None) -> Any:
         check_is_fitted(self, "model_")
         with torch.inference_mode():
-            return self.model_.posterior(_padded(self._check_X(X), lengths))
+            return self.model_.posterior(_packed(self._check_X(X), lengths))
 
     def _chain(self, name: str, code: str, rows: tuple[int, ...], rng: np.random.RandomState) -> tuple[Categorical, Categorical]:
         """Prior and start of the initial or transition probabilities: drawn, or those that were set before."""
@@ -285,15 +286,14 @@ def _dirichlet(prior: Any, start: Categorical) -> Categorical:
     return start.replace(mean=torch.where(total > 0, extra / total, start.mean), concentration=total.squeeze(-1))
 
 
-def _padded(X: np.ndarray, lengths: Sequence[int] | None) -> tuple[Tensor, Tensor]:
-    """The pair (x, lengths) of the concatenated sequences."""
+def _packed(X: np.ndarray, lengths: Sequence[int] | None) -> Frames:
+    """The frames of the concatenated sequences, packed once for all iterations."""
     lengths = [len(X)] if lengths is None else [int(n) for n in lengths]
     if sum(lengths) != len(X) or min(lengths) < 1:
         raise ValueError(f"lengths of at least 1 must add up to the {len(X)} samples, not to {sum(lengths)}")
     pieces = torch.as_tensor(np.ascontiguousarray(X)).split(lengths)
-    return torch.nn.utils.rnn.pad_sequence(list(pieces), batch_first=True), torch.tensor(lengths)
+    return frames((torch.nn.utils.rnn.pad_sequence(list(pieces), batch_first=True), torch.tensor(lengths)))
 
 
 def _concatenated(posterior: Any, rows: Tensor) -> np.ndarray:
-    packing = posterior.packing
-    return torch.cat([sequence[:n] for sequence, n in zip(packing.unpack(rows), packing.lengths)]).numpy()
+    return torch.cat([sequence[:n] for sequence, n in zip(posterior.packing.unpack(rows), posterior.packing.lengths)]).numpy()
