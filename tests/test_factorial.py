@@ -129,7 +129,7 @@ def test_each_factor_is_optimal_given_the_others(latents):
     best = bound(model, x, lambda _: q)
     other = q.chains[0].tempered(0.9) if isinstance(latents, Structured) else None
     if other is None:
-        from emgen.models.hmm import Factorised
+        from emgen.models.paths import Factorised
 
         for share in (0.99, 0.9):
             moved = share * q.marginals[:, 0] + (1 - share) * torch.rand_like(q.marginals[:, 0]).softmax(-1)

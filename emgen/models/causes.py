@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from emgen.models.hmm import ChainPosterior, Factorised, Paths
 from emgen.models.packing import Packing
+from emgen.models.paths import ChainPosterior, Factorised, Paths
 from emgen.models.recursions import factorised
 
 MOST_STATES = 1024  # joint states beyond which nothing is enumerated

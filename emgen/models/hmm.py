@@ -1,9 +1,8 @@
 """Hidden Markov model: a Markov chain of states, each with a member of any exponential family as its emission."""
 
-__all__ = ["ChainPosterior", "Factorised", "HiddenMarkovModel", "Paths"]
+__all__ = ["HiddenMarkovModel"]
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,10 +11,12 @@ from torch import Tensor
 
 from emgen.families import Categorical, Family, prefixed
 from emgen.models.conjugate import ConjugateModel, need_families
-from emgen.models.packing import Frames, Packing, frames
-from emgen.models.recursions import factorised, forward_backward, sample_paths, viterbi
+from emgen.models.packing import Frames, frames
+from emgen.models.paths import ChainPosterior, Factorised
+from emgen.models.recursions import buffer
 from emgen.models.starts import START_NAMES, partition
 
+BLOCK = 4096  # frames taken at a time, which stay in cache
 Sequences = Float[Tensor, "sequences time *event"] | tuple[Tensor, Tensor] | Frames
 
 
@@ -44,8 +45,6 @@ class HiddenMarkovModel(ConjugateModel):
         tensor([0.0336])
     """
 
-    block = 4096  # frames scored at a time, which stay in cache
-
     initial: Any
     transition: Any
     emission: Any
@@ -73,14 +72,13 @@ class HiddenMarkovModel(ConjugateModel):
         if not isinstance(start, str):
             self.put(**start)
 
-    def posterior(self, x: Sequences) -> "ChainPosterior":
+    def posterior(self, x: Sequences) -> ChainPosterior:
         """q(z) ∝ exp E_q(θ) log p(x, z|θ), by forward-backward."""
         return self._posterior(x, self.theta())
 
-    def _posterior(self, x: Sequences, theta: dict[str, Any]) -> "ChainPosterior":
+    def _posterior(self, x: Sequences, theta: dict[str, Any]) -> ChainPosterior:
         packing, rows, seen = frames(x)
-        pieces = (rows if seen is None else rows[seen]).split(self.block)
-        log_b = torch.cat([theta["emission"].expected_log_prob(piece).T for piece in pieces], 1).T
+        log_b = _scores(theta["emission"], rows if seen is None else rows[seen])
         if seen is not None:
             log_b = log_b.new_zeros(len(rows), log_b.shape[1]).index_put((seen,), log_b)
         initial, transition = (theta[name].expected_natural.to(log_b.dtype) for name in ("initial", "transition"))
@@ -99,7 +97,7 @@ class HiddenMarkovModel(ConjugateModel):
         first = marginals[: z.packing.sizes[0]].sum(0, dtype=wide)
         moves = z.transitions(weights).to(wide)
         emitted = (rows, marginals) if seen is None else (rows[seen], marginals[seen])
-        pieces = [self.emission.statistics(*piece) for piece in zip(*(v.split(self.block) for v in emitted), strict=True)]
+        pieces = [self.emission.statistics(*piece) for piece in zip(*(v.split(BLOCK) for v in emitted), strict=True)]
         evidence = z.log_evidence if weight is None else z.log_evidence * weight
         return {
             **prefixed("initial", {"count": first.sum(-1), "sum": first}),
@@ -170,128 +168,13 @@ class HiddenMarkovModel(ConjugateModel):
         return x.gather(2, index).squeeze(2), z
 
 
-class ChainPosterior:
-    """The distribution over paths q(z) ∝ π(z_1) b_1(z_1) Π_t A(z_{t−1}, z_t) b_t(z_t).
-
-    Args:
-        log_initial, log_transition, log_likelihood: log π, log A and log b (packed rows); need not be normalised.
-        packing: the sequences that the rows belong to.
-        log_evidence: log normaliser of the exact posterior where this is another distribution; default its own.
-    """
-
-    def __init__(
-        self, log_initial: Tensor, log_transition: Tensor, log_likelihood: Tensor, packing: Packing, log_evidence=None
-    ) -> None:
-        self.potentials = log_initial, log_transition, log_likelihood
-        self.packing = packing
-        self._moves: tuple[Tensor | None, Tensor] | None = None
-        self.messages = forward_backward(*self.potentials, packing)
-        self.log_evidence = self.messages.log_normaliser if log_evidence is None else log_evidence
-
-    @property
-    def marginals(self) -> Float[Tensor, "rows states"]:
-        """q(z_t), packed rows."""
-        return self.messages.marginals
-
-    def transitions(self, weight: Tensor | None = None) -> Float[Tensor, "states states"]:
-        """Expected numbers of moves, each arrival counted by its row's weight."""
-        if self._moves is None or self._moves[0] is not weight:  # statistics and entropy both ask for them
-            self._moves = weight, self.messages.transitions(weight)
-        return self._moves[1]
-
-    def entropy(self, weight: Tensor | None = None) -> Tensor:
-        """H(q) = log normaliser − E_q[log potentials], summed over sequences."""
-        log_initial, log_transition, log_b = self.potentials
-        marginals = self.marginals if weight is None else self.marginals * weight[:, None]
-        first = self.packing.sizes[0]
-        log_z = self.messages.log_normaliser
-        total = log_z.sum() if weight is None else _first_of_each(self.packing, weight) @ log_z
-        energy = _inner(marginals[:first].sum(0), log_initial) + _inner(self.transitions(weight), log_transition)
-        return total - energy - _inner(marginals.T, log_b.T)  # states first, as they lie in memory
-
-    @property
-    def configurations(self) -> list[int]:
-        """How many states each frame's latent has, for enumeration."""
-        return [self.marginals.shape[1]] * len(self.marginals)
-
-    def mode(self) -> "Paths":
-        """The most probable path (Viterbi)."""
-        return self.at(self.viterbi()[0])
-
-    def viterbi(self) -> tuple[Int[Tensor, "rows"], Float[Tensor, "sequences"]]:
-        """The most probable path and the log of its joint probability."""
-        return viterbi(*self.potentials, self.packing)
-
-    def sample(self) -> "Paths":
-        """One path drawn from the posterior (forward filtering, backward sampling)."""
-        return self.at(sample_paths(self.messages))
-
-    def at(self, path: Int[Tensor, "rows"]) -> "Paths":
-        """Certainty about one path."""
-        return Paths(self.packing, path, self.marginals.shape[-1], self.log_evidence)
-
-    def mean_field(self, sweeps: int) -> "Factorised":
-        """The best q(z) = Π_t q(z_t) that `sweeps` of coordinate ascent find from the posterior's own marginals."""
-        return Factorised(self.packing, factorised(*self.potentials, self.packing, self.marginals, sweeps), self.log_evidence)
-
-    def structured(self, sweeps: int) -> "ChainPosterior":
-        """Itself: a single chain kept whole is the posterior."""
-        return self
-
-    def tempered(self, beta: float) -> "ChainPosterior":
-        """q^β, normalised: its potentials to the power β."""
-        log_initial, log_transition, log_b = (potential * beta for potential in self.potentials)
-        return ChainPosterior(log_initial, log_transition, log_b, self.packing, self.log_evidence)
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Certainty about one path a sequence: a Dirac at `path`, packed rows."""
-
-    packing: Packing
-    path: Int[Tensor, "rows"]
-    states: int
-    log_evidence: Float[Tensor, "sequences"]
-
-    @property
-    def marginals(self) -> Float[Tensor, "rows states"]:
-        return torch.nn.functional.one_hot(self.path, self.states).to(self.log_evidence.dtype)
-
-    def transitions(self, weight: Tensor | None = None) -> Float[Tensor, "states states"]:
-        pairs = self.packing.before(self.path) * self.states + self.packing.after(self.path)
-        counts = torch.ones_like(pairs, dtype=self.log_evidence.dtype) if weight is None else self.packing.after(weight)
-        total = counts.new_zeros(self.states**2).index_add(0, pairs, counts)
-        return total.view(self.states, self.states)
-
-    def entropy(self, weight: Tensor | None = None) -> Tensor:
-        return self.log_evidence.new_zeros(())
-
-
-@dataclass(frozen=True)
-class Factorised:
-    """q(z) = Π_t q(z_t): every frame on its own, packed rows."""
-
-    packing: Packing
-    marginals: Float[Tensor, "rows states"]
-    log_evidence: Float[Tensor, "sequences"]
-
-    def transitions(self, weight: Tensor | None = None) -> Float[Tensor, "states states"]:
-        after = self.packing.after(self.marginals if weight is None else self.marginals * weight[:, None])
-        return self.packing.before(self.marginals).T @ after
-
-    def entropy(self, weight: Tensor | None = None) -> Tensor:
-        each = -torch.xlogy(self.marginals, self.marginals).sum(-1)
-        return each.sum() if weight is None else each @ weight
-
-
-def _first_of_each(packing: Packing, weight: Tensor) -> Tensor:
-    """The weight of each sequence, from the weights of rows."""
-    first = weight[: packing.sizes[0]]
-    return torch.empty_like(first).index_copy(0, packing.order, first)
-
-
-def _inner(expectation: Tensor, log_potential: Tensor) -> Tensor:
-    """Σ p log f with 0 · (−∞) = 0."""
-    p, log_f = expectation.flatten(), log_potential.flatten()
-    total = p @ log_f
-    return total if total.isfinite() else p @ log_f.clamp(min=torch.finfo(log_f.dtype).min)
+def _scores(emission: Any, rows: Tensor) -> Float[Tensor, "rows states"]:
+    """E log p(x_t|z_t), with the states first in memory."""
+    first = emission.expected_log_prob(rows[:BLOCK])
+    if len(rows) <= BLOCK or first.requires_grad:
+        return emission.expected_log_prob(rows)
+    log_b = buffer(first.shape[1], len(rows), like=first)
+    log_b[:, :BLOCK] = first.T
+    for start in range(BLOCK, len(rows), BLOCK):
+        log_b[:, start : start + BLOCK] = emission.expected_log_prob(rows[start : start + BLOCK]).T
+    return log_b.T

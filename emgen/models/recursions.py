@@ -3,10 +3,11 @@
 All sequences advance together, their rows packed time first, so that a step is a handful of kernels.
 """
 
-__all__ = ["Messages", "factorised", "forward_backward", "sample_paths", "viterbi"]
+__all__ = ["Messages", "buffer", "factorised", "forward_backward", "sample_paths", "viterbi"]
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -158,9 +159,9 @@ def _in_place(initial: Tensor, transition: Tensor, log_b: Tensor, packing: Packi
     """
     log_b, arrival = log_b.T, transition.T.contiguous()
     shift = _peak(log_b, 0)
-    omega = torch.empty(log_b.shape, dtype=log_b.dtype, device=log_b.device)
+    alpha, beta, omega = (buffer(*log_b.shape, like=log_b) for _ in range(3))
     torch.sub(log_b, shift, out=omega).exp_()  # b, until the backward pass makes it ω
-    alpha, beta, scale = torch.empty_like(omega), torch.empty_like(omega), torch.empty_like(shift)
+    scale = torch.empty_like(shift)
     now = initial[:, None].expand(-1, packing.sizes[0])
     for t, (alpha_t, b_t, scale_t) in enumerate(zip(*(v.split(packing.sizes, 1) for v in (alpha, omega, scale)), strict=True)):
         if t:
@@ -178,6 +179,13 @@ def _in_place(initial: Tensor, transition: Tensor, log_b: Tensor, packing: Packi
             torch.mm(transition, later, out=beta_t[:, :going])
         later = omega_t.mul_(beta_t)
     return alpha.T, beta.T, omega.T, scale.squeeze(0), shift.squeeze(0)
+
+
+def buffer(states: int, rows: int, like: Tensor) -> Tensor:
+    """Memory (states, rows) to be written to. NumPy asks the system for large pages, of which a new buffer costs less."""
+    if like.device.type != "cpu":
+        return like.new_empty(states, rows)
+    return torch.from_numpy(np.empty((states, rows), np.float32 if like.dtype == torch.float32 else np.float64))
 
 
 def _differentiable(initial: Tensor, transition: Tensor, log_b: Tensor, packing: Packing) -> tuple[Tensor, ...]:
