@@ -11,7 +11,7 @@ from emgen.data.text import letters
 from emgen.estimators.beliefs import Distribution, Draw, MeanField, Point, Tempered
 from emgen.estimators.enumeration import log_evidence
 from emgen.families import Categorical, DiagonalGaussian, Gaussian, Poisson
-from emgen.models import HiddenMarkovModel, hidden_markov_model, recursions
+from emgen.models import HiddenMarkovModel, hidden_markov_model, recursions, scaled
 from emgen.models.packing import Packing
 from emgen.models.recursions import forward_backward, sample_paths, viterbi
 from emgen.testing import check_model, geweke
@@ -108,6 +108,41 @@ def test_scaled_and_logarithmic_recursions_agree():
     for one, other in ((scaled.marginals, logarithmic.marginals), (scaled.log_normaliser, logarithmic.log_normaliser),
                        (scaled.transitions(), logarithmic.transitions()), (scaled.alpha.log(), logarithmic.alpha)):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("states, sequences, time, stay", [(4, 1, 997, 0.0), (3, 2, 500, 2.0), (16, 10, 400, 0.0), (1, 3, 100, 0.0),
+                                                           (3, 1, 5000, 20.0)])
+@pytest.mark.parametrize("spread", [0.1, 8.0])
+def test_pieces_of_sequences_side_by_side_equal_single_steps(states, sequences, time, stay, spread, monkeypatch):
+    torch.manual_seed(0)
+    moves = torch.rand(states, states, dtype=F64) + stay * torch.eye(states, dtype=F64)
+    log_transition, log_initial = (moves / moves.sum(-1, keepdim=True)).log(), torch.rand(states, dtype=F64).log_softmax(-1)
+    packing, log_b = Packing([time] * sequences), spread * torch.randn(time * sequences, states, dtype=F64)
+    length, forget = scaled.pieces(log_transition.exp(), packing)
+    assert forget <= length <= time // 3
+    pieces = forward_backward(log_initial, log_transition, log_b, packing)
+    monkeypatch.setattr(scaled, "pieces", lambda *_: None)
+    single = forward_backward(log_initial, log_transition, log_b, packing)
+    for name in ("alpha", "omega", "marginals", "log_normaliser"):
+        torch.testing.assert_close(getattr(pieces, name), getattr(single, name), rtol=1e-12, atol=0)
+    torch.testing.assert_close(pieces.transitions(), single.transitions(), rtol=1e-12, atol=0)
+
+
+def test_pieces_that_remember_their_start_are_taken_one_step_after_another(monkeypatch):
+    log_initial, log_transition = chain(3)
+    packing, log_b = Packing([120] * 2), torch.randn(240, 3, dtype=F64)
+    single = forward_backward(log_initial, log_transition, log_b, packing)
+    for forget in (1, 8, 25):
+        monkeypatch.setattr(scaled, "pieces", lambda *_, forget=forget: (30, forget))
+        for name in ("alpha", "omega", "marginals", "log_normaliser"):
+            other = getattr(forward_backward(log_initial, log_transition, log_b, packing), name)
+            torch.testing.assert_close(other, getattr(single, name), rtol=1e-12, atol=0)
+
+
+def test_chains_that_forget_slowly_are_not_cut():
+    for moves in (torch.eye(3), torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([[0.999, 0.001], [0.001, 0.999]])):
+        assert scaled.pieces(moves.to(F64), Packing([1000])) is None
+    assert scaled.pieces(torch.full((3, 3), 1 / 3, dtype=F64), Packing([1000, 999])) is None
 
 
 @pytest.mark.parametrize("zeros", [False, True])

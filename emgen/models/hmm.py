@@ -13,7 +13,7 @@ from emgen.families import Categorical, Family, prefixed
 from emgen.models.conjugate import ConjugateModel, need_families
 from emgen.models.packing import Frames, frames
 from emgen.models.paths import ChainPosterior, Factorised
-from emgen.models.recursions import buffer
+from emgen.models.scaled import buffer
 from emgen.models.starts import START_NAMES, partition
 
 BLOCK = 4096  # frames taken at a time, which stay in cache

@@ -3,16 +3,16 @@
 All sequences advance together, their rows packed time first, so that a step is a handful of kernels.
 """
 
-__all__ = ["Messages", "buffer", "factorised", "forward_backward", "sample_paths", "viterbi"]
+__all__ = ["Messages", "factorised", "forward_backward", "sample_paths", "viterbi"]
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from emgen.models.packing import Packing
+from emgen.models.scaled import messages, peak
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def forward_backward(
         probabilistic functions of Markov chains"; Rabiner (1989), "A tutorial on hidden Markov models".
     """
     potentials = log_initial, log_transition, log_likelihood
-    scaled = _differentiable if torch.is_grad_enabled() and any(p.requires_grad for p in potentials) else _in_place
+    scaled = _differentiable if torch.is_grad_enabled() and any(p.requires_grad for p in potentials) else messages
     alpha, beta, omega, scale, shift = scaled(log_initial.exp(), log_transition.exp(), log_likelihood, packing)
     if not _lossless(log_transition.exp(), scale, beta):
         return _log_forward_backward(*potentials, packing)
@@ -152,45 +152,9 @@ def factorised(
     return marginals
 
 
-def _in_place(initial: Tensor, transition: Tensor, log_b: Tensor, packing: Packing) -> tuple[Tensor, ...]:
-    """The scaled messages α, β, ω, the scales c and what was taken off log b, written once each.
-
-    Buffers are (states, rows): products of matrices are then twice as fast as the other way round.
-    """
-    log_b, arrival = log_b.T, transition.T.contiguous()
-    shift = _peak(log_b, 0)
-    alpha, beta, omega = (buffer(*log_b.shape, like=log_b) for _ in range(3))
-    torch.sub(log_b, shift, out=omega).exp_()  # b, until the backward pass makes it ω
-    scale = torch.empty_like(shift)
-    now = initial[:, None].expand(-1, packing.sizes[0])
-    for t, (alpha_t, b_t, scale_t) in enumerate(zip(*(v.split(packing.sizes, 1) for v in (alpha, omega, scale)), strict=True)):
-        if t:
-            torch.mm(arrival, now if now.shape[1] == b_t.shape[1] else now[:, : b_t.shape[1]], out=alpha_t).mul_(b_t)
-        else:
-            torch.mul(now, b_t, out=alpha_t)
-        now = alpha_t.div_(torch.sum(alpha_t, 0, keepdim=True, out=scale_t))
-    omega.div_(scale)
-    later = omega[:, :0]
-    for beta_t, omega_t in zip(*(reversed(v.split(packing.sizes, 1)) for v in (beta, omega)), strict=True):
-        going = later.shape[1]
-        if going < beta_t.shape[1]:
-            beta_t[:, going:] = 1  # the sequences that end here
-        if going:
-            torch.mm(transition, later, out=beta_t[:, :going])
-        later = omega_t.mul_(beta_t)
-    return alpha.T, beta.T, omega.T, scale.squeeze(0), shift.squeeze(0)
-
-
-def buffer(states: int, rows: int, like: Tensor) -> Tensor:
-    """Memory (states, rows) to be written to. NumPy asks the system for large pages, of which a new buffer costs less."""
-    if like.device.type != "cpu":
-        return like.new_empty(states, rows)
-    return torch.from_numpy(np.empty((states, rows), np.float32 if like.dtype == torch.float32 else np.float64))
-
-
 def _differentiable(initial: Tensor, transition: Tensor, log_b: Tensor, packing: Packing) -> tuple[Tensor, ...]:
     """The same messages, of which nothing is overwritten, so that gradients pass."""
-    shift = _peak(log_b.detach(), -1)
+    shift = peak(log_b.detach(), -1)
     b, arrival = (log_b - shift).exp().split(packing.sizes), transition.T.contiguous()
     alphas, scales = [], []
     for t, b_t in enumerate(b):
@@ -206,12 +170,6 @@ def _differentiable(initial: Tensor, transition: Tensor, log_b: Tensor, packing:
         omegas.append(b_t * beta / scale_t)
     messages = (torch.cat(m) for m in (alphas, betas[::-1], omegas[::-1]))
     return *messages, torch.cat(scales).squeeze(-1), shift.squeeze(-1)
-
-
-def _peak(log_b: Tensor, states: int) -> Tensor:
-    """The largest log b of each row, 0 where all are −∞."""
-    peak = log_b.amax(states, keepdim=True)
-    return torch.where(peak.isfinite(), peak, torch.zeros_like(peak))
 
 
 def _lossless(transition: Tensor, scale: Tensor, beta: Tensor) -> bool:
