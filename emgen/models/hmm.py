@@ -16,7 +16,7 @@ from emgen.models.paths import ChainPosterior, Factorised
 from emgen.models.scaled import buffer
 from emgen.models.starts import START_NAMES, partition
 
-BLOCK = 4096  # frames taken at a time, which stay in cache
+BLOCK = 8192  # frames taken at a time, which stay in cache
 Sequences = Float[Tensor, "sequences time *event"] | tuple[Tensor, Tensor] | Frames
 
 

@@ -18,7 +18,7 @@ def messages(initial: Tensor, transition: Tensor, log_b: Tensor, packing: Packin
     """α, β and ω = b β / c as rows (N, K), the scales c (N,) and what was taken off log b (N,)."""
     log_b = log_b.T
     shift = peak(log_b, 0)
-    alpha, beta, omega = (buffer(*log_b.shape, like=log_b) for _ in range(3))
+    alpha, beta, omega = buffer(3 * len(log_b), log_b.shape[1], like=log_b).split(len(log_b))
     torch.sub(log_b, shift, out=omega).exp_()  # b, until the backward pass makes it ω
     scale = torch.empty_like(shift)
     cut = pieces(transition, packing)
