@@ -14,6 +14,7 @@ from torch import Tensor
 from emgen.models.packing import Packing
 
 
+@np.errstate(all="ignore")  # what is lost shows in the scales
 def messages(initial: Tensor, transition: Tensor, log_b: Tensor, packing: Packing) -> tuple[Tensor, ...]:
     """α, β and ω = b β / c as rows (N, K), the scales c (N,) and what was taken off log b (N,)."""
     log_b = log_b.T
@@ -57,7 +58,7 @@ def _in_turn(initial: Tensor, transition: Tensor, alpha: Tensor, beta: Tensor, o
     now = initial[:, None].expand(-1, sizes[0])
     for t, (alpha_t, b_t, scale_t) in enumerate(zip(*(v.split(sizes, 1) for v in (alpha, omega, scale)), strict=True)):
         if t:
-            torch.mm(arrival, now if now.shape[1] == b_t.shape[1] else now[:, : b_t.shape[1]], out=alpha_t).mul_(b_t)
+            _product(arrival, now if now.shape[1] == b_t.shape[1] else now[:, : b_t.shape[1]], alpha_t).mul_(b_t)
         else:
             torch.mul(now, b_t, out=alpha_t)
         now = alpha_t.div_(torch.sum(alpha_t, 0, keepdim=True, out=scale_t))
@@ -68,7 +69,7 @@ def _in_turn(initial: Tensor, transition: Tensor, alpha: Tensor, beta: Tensor, o
         if going < beta_t.shape[1]:
             beta_t[:, going:] = 1  # the sequences that end here
         if going:
-            torch.mm(transition, later, out=beta_t[:, :going])
+            _product(transition, later, beta_t if going == beta_t.shape[1] else beta_t[:, :going])
         later = omega_t.mul_(beta_t)
 
 
@@ -93,12 +94,12 @@ def _side_by_side(
         now = prediction.view(states, -1, sequences).mul_(omega[:, times])
         scale[:, times] = total = now.sum(0, keepdim=True)
         alpha[:, times] = now.div_(total)
-        return arrival @ now.flatten(1)
+        return _product(arrival, now.flatten(1), torch.empty_like(now).flatten(1))
 
     def backward(now: Tensor, times: slice) -> Tensor:
         beta[:, times] = now = now.view(states, -1, sequences)
         omega[:, times] = now = now * omega[:, times]
-        return transition @ now.flatten(1)
+        return _product(transition, now.flatten(1), torch.empty_like(now).flatten(1))
 
     others = arrival.sum(1, keepdim=True).repeat(1, (time // length - 1) * sequences)
     for t in range(second - forget, second):
@@ -115,7 +116,7 @@ def _side_by_side(
     omega.div_(scale)
     others = torch.ones_like(others)  # with the right scales, Σ α β = 1 from here on
     for t in reversed(range(second, second + forget)):
-        others = transition @ (others.view(states, -1, sequences) * omega[:, t::length]).flatten(1)
+        others = _product(transition, (others.view(states, -1, sequences) * omega[:, t::length]).flatten(1), torch.empty_like(others))
     now = torch.cat([others, others.new_ones(states, sequences)], 1)
     for t in reversed(range(left, second)):
         now = backward(now, slice(t, None, length))
@@ -125,6 +126,14 @@ def _side_by_side(
     for t in reversed(range(left)):
         now = backward(now.contiguous(), slice(t, t + 1))
     return True
+
+
+def _product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    """a b into `out`. On the CPU by NumPy, which keeps small products on one thread: torch's would wait for all at each step."""
+    if a.device.type != "cpu":
+        return torch.mm(a, b, out=out)
+    np.matmul(a.numpy(), b.numpy(), out=out.numpy())
+    return out
 
 
 def _agree(a: Tensor, b: Tensor) -> bool:
