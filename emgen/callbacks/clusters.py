@@ -112,6 +112,12 @@ class CoClustering(Picture):
         super().load_state_dict(state_dict)
         self.sweeps, self.together = state_dict["sweeps"], state_dict["together"]
 
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        super().on_train_start(trainer, pl_module)
+        if trainer.max_epochs <= self.burn_in:
+            raise ValueError(f"burn_in={self.burn_in} leaves none of {trainer.max_epochs} sweeps: lower it or raise "
+                             "lightning.max_epochs.")
+
     def note(self, module: Any, x: Tensor) -> dict[str, Tensor]:
         self.sweeps += 1
         if self.sweeps > self.burn_in:
