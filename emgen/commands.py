@@ -17,7 +17,7 @@ from rich.table import Table
 from emgen.callbacks.checkpoint import AtomicCheckpointIO
 from emgen.checking import UserError, check_trust, naming
 from emgen.evaluation.likelihood import evaluating
-from emgen.evaluation.runs import strict_json
+from emgen.evaluation.runs import read_run, strict_json
 from emgen.evaluation.samples import sample_scores
 from emgen.evaluation.scores import scores
 from emgen.running import RunFolder
@@ -90,7 +90,8 @@ def evaluate(cfg: Any) -> None:
         table.add_row(name, f"{estimate.value:.4f}", "" if error is None else f"{error:.4f}", estimate.method)
         record[f"{cfg.split}/{name}"] = {"value": estimate.value, "error": error, "method": estimate.method}
     Console().print(table)
-    content = {"rows": len(x), "binarise": config["data"].get("binarise", "none"), "seed": cfg.seed, "metrics": record}
+    content = {"rows": len(x), "epochs": read_run(cfg.run).summary.get("epochs"),  # of a run that goes on it is out of date
+               "binarise": config["data"].get("binarise", "none"), "seed": cfg.seed, "metrics": record}
     (Path(cfg.run) / "evaluation.json").write_text(strict_json(content) + "\n", encoding="utf-8")
 
 

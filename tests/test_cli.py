@@ -19,6 +19,7 @@ import yaml
 from emgen import cli
 from emgen.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint
 from emgen.data.base import _Loader
+from emgen.evaluation.runs import read_run
 
 # the smallest run of a pair of networks on images: 24 rows in four batches an epoch
 SMALL = ["model.hidden=[6]", "model.latent=2", "critic.hidden=[6]", "data=file", "data.path=rows.npy", "data.batch_size=6",
@@ -210,6 +211,14 @@ def test_a_single_test_row_has_no_error_and_its_json_is_valid(place, capsys):
     assert json.loads((place / "run" / "summary.json").read_text())["metrics"]["test/log_likelihood_error"] is None
     assert emgen("compare", "run") == 0
     assert "± ?" in capsys.readouterr().out
+
+
+def test_a_score_of_a_run_that_has_gone_on_is_not_shown(place):
+    assert train("vae", "run", "lightning.max_epochs=1") == 0
+    assert emgen("evaluate", "run=run", "samples=7", "draws=null") == 0
+    assert read_run("run").score.method == "importance-weighted, K=7"
+    assert emgen("resume=run", "lightning.max_epochs=2") == 0
+    assert read_run("run").score.method == "importance-weighted, K=3"
 
 
 def test_a_run_that_was_tampered_with_says_so(place, capsys):

@@ -146,7 +146,7 @@ def test_gibbs_in_a_factorial_mixture_agrees_with_enumeration(tmp_path):
     tosses of a fair coin, for successive draws are correlated, and the mean error is five times below that after 10."""
     found = reported(climb("level7_factorial", tmp_path), "causes")
     assert found["largest_error"] < 8 * math.sqrt(0.25 / 1000) and found["error"] < found["error_10"] / 5
-    w = learnt(tmp_path)["model.loadings.mean"].view(4, 4, 2, 4)  # row, column, cause, state
+    w = learnt(tmp_path)["model.loadings.mean"].view(3, 3, 2, 3)  # row, column, cause, state
     w = w - w.mean(3, keepdim=True)
     across, down = w.mean(1).square().sum((0, 2)), w.mean(0).square().sum((0, 2))
     share = sorted((across / (across + down)).tolist())

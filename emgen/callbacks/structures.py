@@ -209,7 +209,7 @@ class Causes(Picture):
         error = (drawn - exact).abs().mean((1, 2, 3)).numpy()
         pictures, scatter, fall = figure.subplots(1, 3, width_ratios=(p.states + 1, 4, 4))
         mosaic = _mosaic(model.loadings.mean.cpu(), p.chains, p.states)
-        figure.get_layout_engine().set(wspace=0.06)  # so that the second picture's label stands clear of the first
+        figure.set_layout_engine("constrained", wspace=0.06)  # so that the second picture's label stands clear of the first
         size = float(np.nanmax(np.abs(mosaic)))
         pictures.imshow(mosaic, cmap="PuOr", vmin=-size, vmax=size)
         tall, wide = (mosaic.shape[0] + 1) / p.chains, (mosaic.shape[1] + 1) / p.states

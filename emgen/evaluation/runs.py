@@ -107,7 +107,9 @@ def read_run(path: str | Path) -> Run:
     summary = _read(path / "summary.json", json.loads, problems)
     config = _read(path / "config.yaml", yaml.safe_load, problems)
     if (path / "evaluation.json").exists():  # a later, usually finer, score of the best checkpoint
-        summary = _rescored(summary, _read(path / "evaluation.json", json.loads, problems))
+        evaluation = _read(path / "evaluation.json", json.loads, problems)
+        if evaluation.get("epochs", summary.get("epochs")) == summary.get("epochs"):  # else the run has gone on since
+            summary = _rescored(summary, evaluation)
     curves: dict[str, list[tuple[float, float, float]]] = {}
     try:
         with open(path / "metrics.csv", newline="", encoding="utf-8") as file:
