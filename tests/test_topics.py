@@ -180,15 +180,16 @@ def test_gibbs_passes_geweke_and_a_biased_sampler_fails(wrong):
         geweke(draw, kernel, statistics, chains=600)
 
 
-def test_drawn_numbers_of_words_are_multinomial():
+@pytest.mark.parametrize("words", [1, 7])
+def test_drawn_numbers_of_words_are_multinomial(words):
     from emgen.models.topics import _multinomial
 
     torch.manual_seed(0)
-    r, count = torch.tensor([0.2, 0.0, 0.5, 0.3], dtype=F64), torch.full((20_000,), 7.0, dtype=F64)
+    r, count = torch.tensor([0.2, 0.0, 0.5, 0.3], dtype=F64), torch.full((20_000,), float(words), dtype=F64)
     n = _multinomial(r.expand(20_000, 4), count)
-    assert (n.sum(1) == 7).all() and (n[:, 1] == 0).all()
-    covariance = 7 * (r.diag() - r[:, None] * r)
-    z = (n.mean(0) - 7 * r) / (covariance.diagonal() / 20_000).sqrt().clamp(min=1e-12)
+    assert (n.sum(1) == words).all() and (n[:, 1] == 0).all()
+    covariance = words * (r.diag() - r[:, None] * r)
+    z = (n.mean(0) - words * r) / (covariance.diagonal() / 20_000).sqrt().clamp(min=1e-12)
     assert z.abs().max() < 4.5
     torch.testing.assert_close(torch.cov(n.T), covariance, atol=0.08, rtol=0)  # about four standard errors
 

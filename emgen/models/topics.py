@@ -16,7 +16,7 @@ from emgen.models.conjugate import ConjugateModel, need_families
 from emgen.models.entries import Entries
 from emgen.models.folding import Documents
 
-BLOCK = 2**15  # entries at a time where each needs its own K responsibilities
+BLOCK = 2**13  # entries at a time where each needs its own K responsibilities
 CELLS = 2**19  # entries times topics that a block of documents may have, to stay in cache
 
 
@@ -153,6 +153,10 @@ class TokenBelief:
         return self.layout.products(*self.factors)
 
     @cached_property
+    def _by_word(self) -> Float[Tensor, "words topics"]:
+        return self.factors[1].T.contiguous()
+
+    @cached_property
     def log_normaliser(self) -> Float[Tensor, "entries"]:
         """Count times log Σ_k exp(a + b), in nats."""
         shift = self.shift[0][self.layout.document, 0] + self.shift[1][0, self.layout.word]
@@ -219,8 +223,7 @@ class TokenBelief:
 
     def responsibilities(self, entries: slice) -> Float[Tensor, "entries topics"]:
         """q(z) of some entries."""
-        a, b = self.factors
-        r = a[self.layout.document[entries]] * b.T[self.layout.word[entries]]
+        r = embedding(self.layout.document[entries], self.factors[0]) * embedding(self.layout.word[entries], self._by_word)
         return r / r.sum(1, keepdim=True)
 
 
@@ -249,6 +252,21 @@ def _noisy(mean: Tensor) -> Tensor:
 
 
 def _multinomial(r: Tensor, count: Tensor) -> Tensor:
+    """Numbers of words in each topic: one word by inversion of its cumulative probabilities, more by `_binomials`."""
+    single, drawn = count == 1, torch.zeros_like(r)
+    cumulative = r[single].cumsum(1)
+    drawn[single] = one_hot(_invert(cumulative), r.shape[1]).to(r)
+    drawn[~single] = _binomials(r[~single], count[~single])
+    return drawn
+
+
+def _invert(cumulative: Tensor) -> Tensor:
+    """The place where a uniform draw falls among cumulative masses, (E, K)."""
+    u = cumulative[:, -1:] * torch.rand_like(cumulative[:, -1:])
+    return torch.searchsorted(cumulative, u, right=True).clamp_(max=cumulative.shape[1] - 1).squeeze(1)
+
+
+def _binomials(r: Tensor, count: Tensor) -> Tensor:
     """Numbers of words in each topic, by a binomial for each topic of those left."""
     left, counts = count, []
     rest = r.flip(1).cumsum(1).flip(1)
