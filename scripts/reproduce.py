@@ -64,7 +64,8 @@ def bars(seeds: int) -> None:
 
     Published: .10 (Hinton, Dayan, Frey and Neal 1995); .451 (a reproduction of 2026). The schedule climbs by layers: for 30
     epochs the top unit and the hidden units' generative biases keep still at a rare cause's -3, so that every hidden unit goes
-    on being dreamt and none dies; then, with the learning rate falling to zero, everything moves for 30 more.
+    on being dreamt and none dies, and all move slowly, so that they part before any settles; then, with a learning rate ten times
+    as large that falls to zero, everything moves for 30 more.
     """
     found = []
     for seed in range(seeds):
@@ -78,8 +79,8 @@ def bars(seeds: int) -> None:
             for frozen in (hidden, machine.top):
                 frozen.requires_grad_(falling)
             scheduler = partial(LinearLR, start_factor=1.0, end_factor=0.01, total_iters=30) if falling else None
-            emgen.fit(machine, x, "wake_sleep", max_epochs=30, seed=2 * seed + phase, optimizer=partial(Adam, lr=0.03),
-                      scheduler=scheduler)
+            emgen.fit(machine, x, "wake_sleep", max_epochs=30, seed=2 * seed + phase,
+                      optimizer=partial(Adam, lr=0.03 if falling else 0.003), scheduler=scheduler)
         with torch.no_grad():
             log_p = machine.double().log_prob(x.density.enumerate_support().double())
         kl = float((x.density.probs * (x.density.probs.log() - log_p)).sum()) / math.log(2)
