@@ -39,7 +39,7 @@ from emgen.objectives import Adversarial, RothPenalty
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add(commands, bars, seeds=10)
+    add(commands, bars, seeds=10, starts=3)
     add(commands, sbn, trainers="wake_sleep,rws", layers="200", epochs=60, samples=5000, root="../shared/data",
         runs="runs/reproduce")
     add(commands, rbm, steps=25, hidden=500, epochs=40, temperatures=20_000, chains=500, root="../shared/data",
@@ -59,36 +59,46 @@ def add(commands: argparse._SubParsersAction, command, **defaults) -> None:
     parser.set_defaults(command=command)
 
 
-def bars(seeds: int) -> None:
+def bars(seeds: int, starts: int) -> None:
     """Helmholtz machine 16-8-1 on 4x4 bars by wake-sleep, KL(data || model) in bits by enumeration.
 
     Published: .10 (Hinton, Dayan, Frey and Neal 1995); .451 (a reproduction of 2026). The schedule climbs by layers: for 30
     epochs the top unit and the hidden units' generative biases keep still at a rare cause's -3, so that every hidden unit goes
     on being dreamt and none dies, and all move slowly, so that they part before any settles; then, with a learning rate ten times
-    as large that falls to zero, everything moves for 30 more.
+    as large that falls to zero, everything moves for 30 more. Some starts end where two units share two bars; of each seed's
+    starts the one is kept that gives the validation rows the highest likelihood, which asks nothing of the true distribution.
     """
     found = []
-    for seed in range(seeds):
-        x = data.bars(train=50_000, batch_size=100, seed=seed)
-        torch.manual_seed(seed)
-        machine = models.helmholtz_machine(x.event_shape, layers=(8, 1))
-        hidden = machine.generative[1]
-        for layer in (machine.generative[0], hidden, machine.recognition.layers[0]):
-            torch.nn.init.constant_(layer.head.logits.bias, -3.0)
-        for phase, falling in enumerate((False, True)):
-            for frozen in (hidden, machine.top):
-                frozen.requires_grad_(falling)
-            scheduler = partial(LinearLR, start_factor=1.0, end_factor=0.01, total_iters=30) if falling else None
-            emgen.fit(machine, x, "wake_sleep", max_epochs=30, seed=2 * seed + phase,
-                      optimizer=partial(Adam, lr=0.03 if falling else 0.003), scheduler=scheduler)
-        with torch.no_grad():
-            log_p = machine.double().log_prob(x.density.enumerate_support().double())
-        kl = float((x.density.probs * (x.density.probs.log() - log_p)).sum()) / math.log(2)
-        found.append(kl)
-        print(f"seed {seed}: {kl:.4f} bits", flush=True)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        learning = [[pool.submit(_learn_bars, seed, start) for start in range(starts)] for seed in range(seeds)]
+        for seed, tries in enumerate(learning):
+            results = [one.result() for one in tries]
+            found.append(max(results)[1])
+            print(f"seed {seed}: {found[-1]:.4f} bits, of {', '.join(f'{kl:.4f}' for _, kl in results)}", flush=True)
     print(f"\nours, {seeds} seeds: mean {sum(found) / seeds:.4f}, median {statistics.median(found):.4f}, best {min(found):.4f}, "
           f"worst {max(found):.4f} bits; {sum(kl <= 0.1 for kl in found)} of {seeds} at or below .10")
     print("published: .10 (1995), .451 (2026)")
+
+
+def _learn_bars(seed: int, start: int) -> tuple[float, float]:
+    """The validation log-likelihood of one start, and its exact KL from the data in bits."""
+    torch.set_num_threads(1)
+    x = data.bars(train=50_000, batch_size=100, seed=seed)
+    torch.manual_seed(1000 * start + seed)
+    machine = models.helmholtz_machine(x.event_shape, layers=(8, 1))
+    hidden = machine.generative[1]
+    for layer in (machine.generative[0], hidden, machine.recognition.layers[0]):
+        torch.nn.init.constant_(layer.head.logits.bias, -3.0)
+    for phase, falling in enumerate((False, True)):
+        for frozen in (hidden, machine.top):
+            frozen.requires_grad_(falling)
+        scheduler = partial(LinearLR, start_factor=1.0, end_factor=0.01, total_iters=30) if falling else None
+        emgen.fit(machine, x, "wake_sleep", max_epochs=30, seed=2 * (1000 * start + seed) + phase,
+                  optimizer=partial(Adam, lr=0.03 if falling else 0.003), scheduler=scheduler)
+    with torch.no_grad():
+        held_out = machine.double().log_prob(x.split("validation").double()).mean()
+        log_p = machine.log_prob(x.density.enumerate_support().double())
+    return float(held_out), float((x.density.probs * (x.density.probs.log() - log_p)).sum()) / math.log(2)
 
 
 def sbn(trainers: str, layers: str, epochs: int, samples: int, root: str, runs: str) -> None:
