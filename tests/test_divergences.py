@@ -365,6 +365,14 @@ def test_tight_bound_lies_between_fenchel_and_the_divergence(divergence):
     assert value > 0
 
 
+@pytest.mark.parametrize("divergence", [*EXACT, TotalVariation(), LeCam()], ids=repr)
+def test_tight_bound_is_found_for_a_critic_that_is_far_off(divergence):
+    torch.manual_seed(0)
+    data, model = 2 * torch.randn(2000).double(), 2 * torch.randn(2000).double() - 1
+    tight, loose = tight_bound(divergence, data=data, model=model), fenchel_bound(divergence, data=data, model=model)
+    assert bool(tight.isfinite()) and tight >= loose - 1e-12 * loose.abs()
+
+
 # ---- surrogate losses ------------------------------------------------------------------------------------------------
 
 

@@ -53,12 +53,12 @@ def tight_bound(
         low, high = at_one - t_model.max(), at_one - t_model.min()  # every ratio ≤ 1 at the one, ≥ 1 at the other
         c = (low + high) / 2
         for _ in range(100):
-            excess = _ratio(divergence, t_model + c).mean() - 1
-            if bool((excess.abs() < 1e-14) | (high - low < 1e-15 * (1 + c.abs()))):
+            mass = _ratio(divergence, t_model + c).mean()
+            if bool(((mass - 1).abs() < 1e-14) | (high - low < 1e-15 * (1 + c.abs()))):
                 break
-            low, high = (low, c) if excess > 0 else (c, high)
+            low, high = (low, c) if mass > 1 else (c, high)
             slope = elementwise(lambda t: _ratio(divergence, t), t_model + c).mean()
-            newton = c - excess / slope
+            newton = c - mass.log() * mass / slope  # the log of the mass is near a line, as KL's is one
             c = newton if bool((low < newton) & (newton < high)) else (low + high) / 2
         c = torch.where(_ratio(divergence, t_model + c).mean().isfinite(), c, low)
     value = (t_data + c).mean() - divergence.conjugate(t_model + c).mean()

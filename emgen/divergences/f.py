@@ -80,13 +80,25 @@ class ReverseKL(FDivergence):
 
 @dataclass(frozen=True)
 class Jeffreys(FDivergence):
-    """KL(P‖Q) + KL(Q‖P) = ∫ (p−q) log p/q: f(u) = (u−1) log u; f* has no elementary form and is found by bisection."""
+    """KL(P‖Q) + KL(Q‖P) = ∫ (p−q) log p/q: f(u) = (u−1) log u; f* has no elementary form and is found by Newton's method."""
 
     def generator(self, u: Tensor) -> Tensor:
         return (u - 1) * u.log()
 
     def derivative(self, u: Tensor) -> Tensor:
         return u.log() + 1 - 1 / u
+
+    def conjugate(self, t: Tensor) -> Tensor:
+        """v + eᵛ − 1 at the root of v + 1 − e⁻ᵛ = t; the last two of Newton's steps carry two derivatives."""
+
+        def newton(v: Tensor) -> Tensor:
+            return v - (v - (-v).expm1() - t) / (1 + (-v).exp())
+
+        with torch.no_grad():
+            v = torch.where(t > 1, t - 1, -softplus(1 - t).log())
+            for _ in range(6):
+                v = newton(v)
+        return self.conjugate_of_activation(newton(newton(v)))
 
     def activation(self, v: Tensor) -> Tensor:
         return v - (-v).expm1()
