@@ -66,27 +66,23 @@ class DiagonalGaussian(Family):
         """E log N(x|μ, 1/λ) = −½ Σ_d [log 2π − E log λ + 1/κ + ((x − m)² + ε)/v] over what was seen, (N, K)."""
         x, seen = observed(x, self.mean.shape[1])
         x = x if x.is_floating_point() else x.to(self.mean.dtype)
-        centre, linear, square, constant, _ = (c.to(x.dtype) for c in self._quadratics())
         if not self._safe(x.dtype):
             return self._differences(x, seen)
-        y = x - centre
-        y = y if seen is None else masked(y, seen)
-        rest = constant.sum(1, keepdim=True) if seen is None else constant @ seen.to(x.dtype).T
-        scores = torch.addmm(rest, linear, y.T)  # (K, N): what runs over the components then runs along rows
-        return scores.addmm_(square, self._squares(y).T).T
+        centre, linear, square, constant, _ = (c.to(x.dtype) for c in self._quadratics())
+        natural = torch.cat([linear, square, constant.sum(1, keepdim=True) if seen is None else constant], 1)
+        return (natural @ self._sufficient(x, seen, centre).T).T  # (K, N) in memory: what runs over K then runs along rows
 
     def statistics(self, x: Tensor, r: Tensor) -> dict[str, Tensor]:
         """Moments about the current means: count (K, D), Σ r (x − m_k) (K, D), and scatter (K, F), pooled over the features of a sphere."""
         x, seen = observed(x, self.mean.shape[1])
         dtype = self.mean.dtype
-        centre = self._quadratics()[0]
-        y = x.to(dtype) - centre
-        y, r = (y if seen is None else masked(y, seen)), r.to(dtype)
-        count = r.sum(0)[:, None].expand_as(self.mean) if seen is None else r.T @ seen.to(dtype)
+        centre, (features, variances) = self._quadratics()[0], (self.mean.shape[1], self.variance.shape[1])
+        t, r = self._sufficient(x.to(dtype), seen, centre), r.to(dtype)
         shift = self.mean - centre
         safe = self._safe(dtype)
+        total, square, count = (r.T @ t).split([features, variances, t.shape[1] - features - variances], 1)
+        count = count.expand_as(self.mean)
         if safe:
-            total, square = r.T @ y, r.T @ self._squares(y)
             own = square - self._across(total * share(total, count) - self.reg_covar * count)
             most = count if self.variance.shape[1] > 1 else count.amax(1, keepdim=True)
             lost = (square * torch.finfo(dtype).eps > 1e-10 * own) & (most > (0 if self.reg_covar else 1))
@@ -98,7 +94,7 @@ class DiagonalGaussian(Family):
             total, scatter = torch.zeros_like(self.mean), self.mean.new_zeros(len(self.mean), self.variance.shape[1])
             for start in range(0, len(x), ROWS):
                 rows = slice(start, start + ROWS)
-                z = y[rows, None] - shift
+                z = t[rows, None, :features] - shift
                 z = z if seen is None else masked(z.transpose(1, 2), seen[rows]).transpose(1, 2)
                 total += torch.einsum("nk,nkd->kd", r[rows], z)
                 scatter += torch.einsum("nk,nkf->kf", r[rows], self._squares(z))
@@ -213,6 +209,17 @@ class DiagonalGaussian(Family):
         shift = self.mean - centre
         constant = -0.5 * (math.log(2 * math.pi) + 1 / self.kappa - self._shared(self._expected_log()) + self.reg_covar * weight)
         return centre, weight * shift, -0.5 * weight, constant - 0.5 * weight * shift.square(), constant
+
+    def _sufficient(self, x: Tensor, seen: Tensor | None, centre: Tensor) -> Tensor:
+        """What scores are linear in, about the common centre: y, its squares, and 1 (or what was seen of y), side by side."""
+        features, variances = self.mean.shape[1], self.variance.shape[1]
+        t = x.new_empty(len(x), features + variances + (1 if seen is None else features))
+        y = torch.sub(x, centre, out=t[:, :features])
+        if seen is not None:
+            y.masked_fill_(~seen, 0.0)
+        t[:, features : features + variances] = self._squares(y)
+        t[:, features + variances :] = 1.0 if seen is None else seen.to(x.dtype)
+        return t
 
     def _safe(self, dtype: torch.dtype) -> bool:
         """Whether squares about the common centre keep 8 digits (4 in single precision) of those about the means."""

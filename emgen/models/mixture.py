@@ -220,7 +220,8 @@ class Responsibilities:
         return -torch.xlogy(self.probs, self.probs).sum(-1)
 
     def mode(self) -> "Responsibilities":
-        return Responsibilities(self.scores, labels=_largest(self.scores), is_mode=True)
+        labels, self.largest = _largest(self.scores)
+        return Responsibilities(self.scores, labels=labels, is_mode=True)
 
     def sample(self) -> "Responsibilities":
         return self.at(torch.multinomial(self.probs.flatten(0, -2), 1).view(self.probs.shape[:-1]))
@@ -244,15 +245,15 @@ class Responsibilities:
     structured = mean_field
 
 
-def _largest(scores: Tensor) -> Tensor:
-    """The place of the largest score of each row, (N, [R]): two passes and a product, where argmax takes several times as long."""
-    k = scores.shape[-1]
-    hot = torch.eq(scores, scores.amax(-1, keepdim=True), out=torch.empty_like(scores))
+def _largest(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The place of the largest score of each row and that score, (N, [R]): two passes and a product, for argmax takes longer."""
+    k, top = scores.shape[-1], scores.amax(-1, keepdim=True)
+    hot = torch.eq(scores, top, out=torch.empty_like(scores))
     # place i counts K + i: of one hit i is left, of a tie or of none (NaN) nothing between 0 and K
     places = torch.arange(k, 2 * k, dtype=scores.dtype, device=scores.device)
     labels = (places @ hot.movedim(-1, 0).flatten(1)).view(scores.shape[:-1]).sub_(k)
     low, high = labels.aminmax()
-    return labels.long() if low >= 0 and high < k else scores.argmax(-1)  # of equal ones the first
+    return labels.long() if low >= 0 and high < k else scores.argmax(-1), top.squeeze(-1)  # of equal ones the first
 
 
 def _each(family: Family, change: Callable[[Tensor], Tensor]) -> Family:

@@ -92,14 +92,15 @@ def _side_by_side(
 
     def forward(prediction: Tensor, times: slice) -> Tensor:
         now = prediction.view(states, -1, sequences).mul_(omega[:, times])
-        scale[:, times] = total = now.sum(0, keepdim=True)
-        alpha[:, times] = now.div_(total)
-        return _product(arrival, now.flatten(1), torch.empty_like(now).flatten(1))
+        total = torch.sum(now, 0, keepdim=True, out=scale[:, times])
+        torch.div(now, total, out=alpha[:, times])  # again below: copying to places apart takes torch five times as long
+        return _product(arrival, now.div_(total).flatten(1), torch.empty_like(now).flatten(1))
 
     def backward(now: Tensor, times: slice) -> Tensor:
         beta[:, times] = now = now.view(states, -1, sequences)
-        omega[:, times] = now = now * omega[:, times]
-        return _product(transition, now.flatten(1), torch.empty_like(now).flatten(1))
+        going = now * omega[:, times]
+        omega[:, times].mul_(now)
+        return _product(transition, going.flatten(1), torch.empty_like(now).flatten(1))
 
     others = arrival.sum(1, keepdim=True).repeat(1, (time // length - 1) * sequences)
     for t in range(second - forget, second):

@@ -157,7 +157,7 @@ class _Choices(Belief):
 
     def __call__(self, posterior: Responsibilities, current: Any = None) -> Responsibilities:
         z = posterior.mode()
-        z.log_normaliser = z.scores.gather(1, z.labels[:, None])[:, 0]
+        z.log_normaliser = posterior.largest
         self.labels.append(z.labels)
         return z
 
