@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.special import i0, i1
 from torch.distributions import (
     Beta,
     Categorical,
@@ -17,6 +18,7 @@ from torch.distributions import (
     Normal,
     StudentT,
     Uniform,
+    VonMises,
     kl_divergence,
 )
 
@@ -44,6 +46,7 @@ from emgen.divergences import (
     fenchel_bound,
     tight_bound,
 )
+from emgen.divergences.quadrature import integrate
 from emgen.testing import check_divergence
 
 ABSTRACT = (FDivergence, MarginLoss, PaperActivation, LossOfDivergence)
@@ -297,6 +300,21 @@ def test_quadrature_meets_supports_and_tails():
             return torch.xlogy(u, u)
 
     assert float(Plain().of(p=p, q=q)) == pytest.approx(float(kl_divergence(p, q)), rel=1e-4)
+
+
+def test_what_is_no_distribution_is_refused_by_name():
+    with pytest.raises(TypeError, match="(?s)q.*str|q.*normal"):  # ours, or the type checker's that tests run under
+        KL().of(p=Normal(0.0, 1.0), q="normal")
+
+
+def test_quadrature_runs_once_around_a_circle_and_gives_up_on_what_has_no_integral():
+    kappa, other, apart = 1.5, 0.7, 2.0
+    mean_length = float(i1(kappa) / i0(kappa))
+    expected = (kappa - other * math.cos(apart)) * mean_length + math.log(i0(other) / i0(kappa))
+    p, q = VonMises(*double(3.0, kappa)), VonMises(*double(3.0 + apart, other))
+    assert float(KL().of(p=p, q=q)) == pytest.approx(expected, rel=1e-7)  # torch's own Bessel function is good to that
+    with pytest.raises(ValueError, match="no integral"):
+        integrate(lambda x: x.sin().square(), torch.tensor([-1.0, 1.0], dtype=torch.float64))
 
 
 def test_symmetric_relations():

@@ -18,6 +18,7 @@ from torch.distributions import (
     MultivariateNormal,
     Normal,
     OneHotCategorical,
+    VonMises,
     constraints,
     kl_divergence,
 )
@@ -47,6 +48,9 @@ class Estimate(NamedTuple):
 
 def between(divergence: FDivergence, p: Distribution, q: Distribution, samples: int | None) -> Estimate:
     """D_f(p‖q): see `FDivergence.of`."""
+    for name, one in (("p", p), ("q", q)):
+        if not isinstance(one, Distribution):
+            raise TypeError(f"{name} is a {type(one).__name__}: give a torch.distributions.Distribution, such as Normal(0.0, 1.0).")
     if p.event_shape != q.event_shape:
         raise ValueError(f"p has events of shape {tuple(p.event_shape)} and q of {tuple(q.event_shape)}: a divergence "
                          "compares distributions over one space; give both the same event shape.")  # fmt: skip
@@ -173,6 +177,8 @@ def _finite(value: Tensor) -> Tensor:
 
 def _support(distribution: Distribution) -> Any:
     """The declared support; None of a distribution that declares none, such as a joint over a tuple of layers."""
+    if isinstance(distribution, VonMises):  # declared to be the line, on which its density comes again and again
+        return constraints.interval(-math.pi, math.pi)
     try:
         return distribution.support
     except NotImplementedError:

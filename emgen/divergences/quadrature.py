@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-_ORDER, _DEPTH = 16, 40
+_ORDER, _DEPTH, _PANELS = 16, 40, 2**14
 _EDGE = 34.0  # e^34 scales from the centre, or e^-34 of them from a bound, is where a line is cut off
 
 
@@ -32,6 +32,9 @@ def integrate(
         marks: (M,) points near which the mass lies: modes, and modes ± a few standard deviations.
         support: the interval; either end may be infinite.
         tolerance: accepted error of a panel, relative to the largest total seen, or absolute below one.
+
+    Raises:
+        ValueError: the function keeps changing on too many panels, as a density that comes again and again does.
 
     >>> value, error = integrate(lambda x: (-x.square() / 2).exp(), torch.tensor([-1.0, 0.0, 1.0]))
     >>> round(float(value**2 / 2), 10) == round(math.pi, 10)
@@ -72,6 +75,9 @@ def integrate(
             coarse = torch.cat([fine[~settled, 0], fine[~settled, 1]])
             if not len(pending):
                 break
+            if len(pending) > _PANELS:
+                raise ValueError(f"after {depth + 1} halvings {len(pending)} panels of the quadrature are still not settled: one of "
+                                 "the densities has no integral on its declared support, or far too many peaks.")
         panels = torch.cat(accepted)
     sums = panels_sum(panels)
     value = sums.sum(0)
