@@ -303,7 +303,7 @@ def test_quadrature_meets_supports_and_tails():
 
 
 def test_what_is_no_distribution_is_refused_by_name():
-    with pytest.raises(TypeError, match="(?s)q.*str|q.*normal"):  # ours, or the type checker's that tests run under
+    with pytest.raises(TypeError, match=r"(?s)q.*str|q.*normal"):  # ours, or the type checker's that tests run under
         KL().of(p=Normal(0.0, 1.0), q="normal")
 
 
