@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add(commands, bars, seeds=10, starts=3)
-    add(commands, sbn, trainers="wake_sleep,rws", layers="200", epochs=60, samples=5000, root="../shared/data",
+    add(commands, sbn, trainers="wake_sleep,rws", layers="200", epochs=60, particles=10, samples=5000, root="../shared/data",
         runs="runs/reproduce")
     add(commands, rbm, steps=25, hidden=500, epochs=40, temperatures=20_000, chains=500, root="../shared/data",
         runs="runs/reproduce")
@@ -101,20 +101,21 @@ def _learn_bars(seed: int, start: int) -> tuple[float, float]:
     return float(held_out), float((x.density.probs * (x.density.probs.log() - log_p)).sum()) / math.log(2)
 
 
-def sbn(trainers: str, layers: str, epochs: int, samples: int, root: str, runs: str) -> None:
+def sbn(trainers: str, layers: str, epochs: int, particles: int, samples: int, root: str, runs: str) -> None:
     """Sigmoid belief nets on fixed-binarised MNIST: test log-likelihood in nats, resumed where an earlier call stopped.
 
     Published (Bornschein and Bengio 2015, from memory): 200 units, wake-sleep -116.3, reweighted wake-sleep -103.1; 200-200,
     -106.9 and -93.4; 200-200-200, -101.9 and -90.1. Theirs is Larochelle's binarisation, ours is fixed by a seed; 50,000 images
-    to train on, 10,000 to validate, K = 5 in training.
+    to train on, 10,000 to validate, K = `particles` in the training of reweighted wake-sleep, K = `samples` in the score.
     """
     published = {"200": (-116.3, -103.1), "200-200": (-106.9, -93.4), "200-200-200": (-101.9, -90.1)}.get(layers)
     for trainer in trainers.split(","):
-        run = Path(runs) / f"sbn-{trainer}-{layers}-{epochs}"
+        draws = [f"trainer.wake.samples={particles}"] if trainer == "rws" else []
+        run = Path(runs) / "-".join(["sbn", trainer, layers, str(epochs), *(f"k{particles}" for _ in draws)])
         schedule = f"{{_target_: torch.optim.lr_scheduler.CosineAnnealingLR, _partial_: true, T_max: {epochs}}}"
         spent = _train(run, f"trainer={trainer}", "model=helmholtz_machine", f"model.layers=[{layers.replace('-', ',')}]",
                        "data=mnist", f"data.root={root}", "data.binarise=fixed", "data.batch_size=100", "data.validation=10000",
-                       "trainer.optimizer.lr=0.01", f"trainer.scheduler={schedule}", f"lightning.max_epochs={epochs}")
+                       "trainer.optimizer.lr=0.01", f"trainer.scheduler={schedule}", f"lightning.max_epochs={epochs}", *draws)
         model, images, _ = load_run(run, "last")
         score = log_likelihood(model, images.observed("test"), samples)
         target = "" if published is None else f", published {published[trainer == 'rws']}"
