@@ -13,14 +13,17 @@ from torch.distributions import (
     Gamma,
     Independent,
     Laplace,
+    LogNormal,
     MixtureSameFamily,
     MultivariateNormal,
     Normal,
     StudentT,
+    TransformedDistribution,
     Uniform,
     VonMises,
     kl_divergence,
 )
+from torch.distributions.transforms import ExpTransform, SigmoidTransform
 
 import emgen.divergences as divergences
 from emgen.divergences import (
@@ -315,6 +318,24 @@ def test_quadrature_runs_once_around_a_circle_and_gives_up_on_what_has_no_integr
     assert float(KL().of(p=p, q=q)) == pytest.approx(expected, rel=1e-7)  # torch's own Bessel function is good to that
     with pytest.raises(ValueError, match="no integral"):
         integrate(lambda x: x.sin().square(), torch.tensor([-1.0, 1.0], dtype=torch.float64))
+
+
+def test_parts_with_supports_of_their_own_and_distributions_without_a_mean():
+    def uniforms(low, high):
+        return MixtureSameFamily(Categorical(torch.full((2,), 0.5, dtype=torch.float64)), Uniform(*double(low, high)))
+
+    p, q = uniforms([0.0, 2.0], [1.0, 3.0]), uniforms([0.0, 1.0], [1.0, 3.0])  # 1/2 on (0,1), (2,3) and 1/2, 1/4, 1/4
+    assert float(KL().of(p=p, q=q)) == pytest.approx(math.log(2) / 2, rel=1e-9)
+    assert float(TotalVariation().of(p=p, q=q)) == pytest.approx(1 / 4, rel=1e-9)
+    normal, other = Normal(*double(0.3, 0.8)), Gamma(*double(2.0, 1.0))
+    bent, named = TransformedDistribution(normal, [ExpTransform()]), LogNormal(*double(0.3, 0.8))
+    for divergence in (KL(), SquaredHellinger(), JensenShannon()):
+        expected = float(divergence.of(p=named, q=other))
+        assert expected > 0.01
+        assert float(divergence.of(p=bent, q=other)) == pytest.approx(expected, rel=1e-8)
+    squeezed = TransformedDistribution(normal, [SigmoidTransform()])
+    flat = TransformedDistribution(Uniform(*double(0.0, 1.0)), [SigmoidTransform().inv])
+    assert float(KL().of(p=squeezed, q=Uniform(*double(0.0, 1.0)))) == pytest.approx(float(KL().of(p=normal, q=flat)), rel=1e-7)
 
 
 def test_symmetric_relations():

@@ -15,9 +15,11 @@ from torch.distributions import (
     Distribution,
     Independent,
     LowRankMultivariateNormal,
+    MixtureSameFamily,
     MultivariateNormal,
     Normal,
     OneHotCategorical,
+    TransformedDistribution,
     VonMises,
     constraints,
     kl_divergence,
@@ -95,14 +97,15 @@ def log_affinity(p: Distribution, q: Distribution, alpha: float) -> Tensor | Non
         dims = p.reinterpreted_batch_ndims
         same = dims == q.reinterpreted_batch_ndims
         return None if inner is None or not same else inner.sum(list(range(-dims, 0))) if dims else inner
-    d = p.mean - q.mean
     if isinstance(p, Normal) and isinstance(q, Normal):
+        d = p.mean - q.mean
         a, b = p.scale.pow(-2), q.scale.pow(-2)
         mixed = alpha * a + (1 - alpha) * b
         exists, mixed = mixed > 0, torch.where(mixed > 0, mixed, 1.0)
         quadratic = a * b / mixed * d.square()
         logs = alpha * a.log() + (1 - alpha) * b.log() - mixed.log()
     elif isinstance(p, MultivariateNormal) and isinstance(q, MultivariateNormal):
+        d = p.mean - q.mean
         a, b = p.precision_matrix, q.precision_matrix
         factor, info = torch.linalg.cholesky_ex(alpha * a + (1 - alpha) * b)
         exists = info == 0
@@ -151,12 +154,16 @@ def _monte_carlo(divergence: FDivergence, p: Distribution, q: Distribution, samp
 
 def _log_density(distribution: Distribution, x: Tensor) -> Tensor:
     """log density in float64, −1e300 (a zero that still subtracts) outside the support."""
+    if isinstance(distribution, MixtureSameFamily):  # each component has a support of its own
+        parts = distribution.component_distribution
+        each = _log_density(parts, x.unsqueeze(x.dim() - len(distribution.event_shape)))
+        return (each + distribution.mixture_distribution.logits.double().log_softmax(-1)).logsumexp(-1).clamp_min(-1e300)
     support = _support(distribution)
     if support is None:
         return distribution.log_prob(x).double()
     inside = support.check(x)
     event = inside.reshape(inside.shape + (1,) * (x.dim() - inside.dim()))
-    legal = torch.where(event, x, distribution.mean.nan_to_num())
+    legal = torch.where(event, x, _centre(distribution))
     return torch.where(inside, distribution.log_prob(legal).double(), -1e300).clamp_min(-1e300)
 
 
@@ -217,13 +224,29 @@ def _interval(distribution: Distribution) -> tuple[float, float]:
     return float(torch.as_tensor(low).min()), float(torch.as_tensor(high).max())
 
 
-def _marks(distribution: Distribution) -> Tensor:
+def _centre(distribution: Distribution) -> Tensor:
+    """A point of the support: the mean, or where the base's is taken by the transforms of what has none in closed form."""
+    if isinstance(distribution, TransformedDistribution) and type(distribution).mean is Distribution.mean:
+        return _transformed(distribution, _centre(distribution.base_dist))
+    return distribution.mean.nan_to_num()
+
+
+def _transformed(distribution: TransformedDistribution, x: Tensor) -> Tensor:
+    for transform in distribution.transforms:
+        x = transform(x)
+    return x
+
+
+def _marks(distribution: Distribution, spread: tuple[float, ...] = _SPREAD) -> Tensor:
     """Where the mass lies: means ± some standard deviations, of every component of a mixture."""
     while isinstance(distribution, Independent):
         distribution = distribution.base_dist
+    if isinstance(distribution, TransformedDistribution) and type(distribution).mean is Distribution.mean:
+        marks = _transformed(distribution, _marks(distribution.base_dist, _SPREAD[:4]))  # exp would carry others too far
+        return marks[marks.isfinite()]
     part = getattr(distribution, "component_distribution", distribution)
     mean, sd = part.mean, part.variance.sqrt()
     if not (mean.isfinite().all() and sd.isfinite().all()):  # Cauchy and the like
         mean, sd = (getattr(part, name, torch.full_like(mean, default)) for name, default in (("loc", 0.0), ("scale", 1.0)))
-    spread = torch.tensor(_SPREAD, dtype=mean.dtype, device=mean.device)
-    return (mean[..., None] + sd[..., None] * torch.cat([-spread, spread])).flatten()
+    away = torch.tensor(spread, dtype=mean.dtype, device=mean.device)
+    return (mean[..., None] + sd[..., None] * torch.cat([-away, away])).flatten()
