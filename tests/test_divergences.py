@@ -11,6 +11,7 @@ from torch.distributions import (
     Cauchy,
     Exponential,
     Gamma,
+    HalfCauchy,
     Independent,
     Laplace,
     LogNormal,
@@ -308,6 +309,25 @@ def test_quadrature_meets_supports_and_tails():
 def test_what_is_no_distribution_is_refused_by_name():
     with pytest.raises(TypeError, match=r"(?s)q.*str|q.*normal"):  # ours, or the type checker's that tests run under
         KL().of(p=Normal(0.0, 1.0), q="normal")
+
+
+def test_quadrature_reaches_into_singular_ends_and_states_what_it_cannot():
+    class Plain(FDivergence):
+        def generator(self, u):
+            return torch.xlogy(u, u)
+
+    def gamma(shape):
+        return Gamma(*double(shape, 1.0))
+
+    for p, q in [(gamma(2.0), gamma(0.3)), (gamma(0.3), gamma(2.0)), (Exponential(*double(1.3)), gamma(0.3))]:
+        assert float(Plain().of(p=p, q=q)) == pytest.approx(float(kl_divergence(p, q)), rel=1e-12)  # once taken for infinite
+    p, q = gamma(0.3), Normal(*double(0.3, 1.1))  # singular inside the other's support
+    assert float(Plain().of(p=p, q=q)) == pytest.approx(float(kl_divergence(p, q)), rel=1e-12)
+    for p, q in [(Beta(*double(0.5, 0.5)), Beta(*double(2.0, 2.0))), (Beta(*double(0.1, 0.1)), Beta(*double(0.5, 0.7)))]:
+        estimate = Plain().of(p=p, q=q)  # next to 1 numbers are too coarse for what lies there
+        assert 0 < abs(float(estimate) - float(kl_divergence(p, q))) < float(estimate.error)
+    assert float(Pearson().of(p=Normal(*double(0.3, 1.1)), q=HalfCauchy(*double(1.0)))) == math.inf
+    assert float(KL().of(p=Cauchy(*double(0.0, 1.0)), q=Normal(*double(0.0, 1.0)))) == math.inf
 
 
 def test_quadrature_runs_once_around_a_circle_and_gives_up_on_what_has_no_integral():

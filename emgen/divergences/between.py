@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Estimate", "between", "log_affinity", "torch_kl"]
 
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -131,9 +132,9 @@ def _quadrature(divergence: FDivergence, p: Distribution, q: Distribution) -> Es
         points = x.reshape(-1, *([1] * max(len(p.batch_shape), len(q.batch_shape))), *p.event_shape)
         return divergence.perspective(_log_density(p, points), _log_density(q, points))
 
-    (low_p, high_p), (low_q, high_q) = _interval(p), _interval(q)
-    marks = torch.cat([_marks(p), _marks(q)])
-    value, error = integrate(integrand, marks, (min(low_p, low_q), max(high_p, high_q)))
+    ends, marks = sorted({*_interval(p), *_interval(q)}), torch.cat([_marks(p), _marks(q)])
+    pieces = [integrate(integrand, marks, piece) for piece in pairwise(ends)]  # densities may be singular where supports end
+    value, error = (torch.stack(part).sum(0) for part in zip(*pieces, strict=True))
     value = _finite(value)
     return Estimate(value, torch.where(value.isfinite(), error, 0.0), "quadrature")
 

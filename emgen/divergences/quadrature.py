@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 _ORDER, _DEPTH, _PANELS = 16, 40, 2**14
-_EDGE = 34.0  # e^34 scales from the centre, or e^-34 of them from a bound, is where a line is cut off
+# where w ends: e^-36 scales from a bound x rounds to it, unless the bound is 0; e^100 from the centre even x^6 is a number
+_BOUND, _ZERO, _FAR = -36.0, -300.0, 100.0
 
 
 def integrate(
@@ -41,7 +42,7 @@ def integrate(
     True
     """
     marks = marks.detach().double().flatten().unique()
-    forward, inverse = _change_of_variable(marks, *support)
+    forward, inverse, (first, last) = _change_of_variable(marks, *support)
     nodes, weights = _legendre(marks)
 
     def panels_sum(edges: Tensor) -> Tensor:
@@ -54,9 +55,9 @@ def integrate(
         return (values * scale).sum(1)
 
     with torch.no_grad():
-        regular = torch.linspace(-_EDGE, _EDGE, 17, dtype=marks.dtype, device=marks.device)
-        inside = inverse(marks).clamp(-_EDGE, _EDGE)
-        knots = torch.cat([regular, inside[inside.isfinite()]]).unique()
+        regular = torch.arange(_ZERO, _FAR + 1, 4.0, dtype=marks.dtype, device=marks.device)
+        knots = torch.cat([regular, inverse(marks)])
+        knots = knots[knots.isfinite()].clamp(first, last).unique()
         pending = torch.stack([knots[:-1], knots[1:]], 1)
         accepted, error, total = [], 0.0, None
         coarse = panels_sum(pending)
@@ -82,25 +83,34 @@ def integrate(
     sums = panels_sum(panels)
     value = sums.sum(0)
     with torch.no_grad():
-        tail = (sums * (panels.abs().amax(1) > _EDGE - 4).reshape(-1, *([1] * (sums.dim() - 1)))).sum(0)
-        diverges = tail.abs() > 1e-3 * value.abs()  # no integrable tail leaves so much so far out
-    return torch.where(diverges, torch.inf, value), torch.where(diverges, 0.0, error)
+        diverges, missing = torch.zeros_like(value, dtype=torch.bool), torch.zeros_like(value)
+        for away in (panels - first, last - panels):  # what the two outermost stretches of either end hold
+            outer, inner = (_over(sums, (away.amin(1) >= near) & (away.amax(1) <= near + 4)).abs() for near in (0, 4))
+            diverges |= (outer > 1e-3 * value.abs()) & (outer > 0.95 * inner)  # no integrable tail leaves so much so far out
+            missing += torch.where(outer < inner, outer.square() / (inner - outer), 0.0)  # the rest of a geometric series
+    infinite = diverges | sums.isinf().any(0)
+    return torch.where(infinite, torch.inf, value), torch.where(infinite, 0.0, error + missing)
+
+
+def _over(sums: Tensor, chosen: Tensor) -> Tensor:
+    """The total over the chosen panels."""
+    return torch.where(chosen.reshape(-1, *([1] * (sums.dim() - 1))), sums, 0.0).sum(0)
 
 
 def _change_of_variable(marks: Tensor, low: float, high: float):
-    """w ↦ (x, log dx/dw) and x ↦ w for the line, a half line or an interval."""
+    """w ↦ (x, log dx/dw), x ↦ w, and the ends of w, for the line, a half line or an interval."""
     centre, scale = marks.median(), (marks.max() - marks.min()).clamp_min(1e-300)
     if math.isfinite(low) and math.isfinite(high):
         width = high - low
         log_sigmoid = torch.nn.functional.logsigmoid
         return (lambda w: (low + width * w.sigmoid(), math.log(width) + log_sigmoid(w) + log_sigmoid(-w)),
-                lambda x: ((x - low) / width).logit())  # fmt: skip
+                lambda x: ((x - low) / width).logit(), (_ZERO if low == 0 else _BOUND, -_BOUND))  # fmt: skip
     if math.isfinite(low) or math.isfinite(high):
         origin, sign = (low, 1.0) if math.isfinite(low) else (high, -1.0)
         return (lambda w: (origin + sign * scale * w.exp(), scale.log() + w),
-                lambda x: ((x - origin) * sign / scale).log())  # fmt: skip
+                lambda x: ((x - origin) * sign / scale).log(), (_ZERO if origin == 0 else _BOUND, _FAR))  # fmt: skip
     return (lambda w: (centre + scale * w.sinh(), scale.log() + w.cosh().log()),
-            lambda x: ((x - centre) / scale).asinh())  # fmt: skip
+            lambda x: ((x - centre) / scale).asinh(), (-_FAR, _FAR))  # fmt: skip
 
 
 def _legendre(like: Tensor) -> tuple[Tensor, Tensor]:
