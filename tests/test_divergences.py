@@ -2,22 +2,29 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.special import i0, i1
+from scipy.stats import binom
 from torch.distributions import (
     Beta,
+    Binomial,
     Categorical,
     Cauchy,
     Exponential,
     Gamma,
+    Geometric,
     HalfCauchy,
     Independent,
     Laplace,
     LogNormal,
     MixtureSameFamily,
     MultivariateNormal,
+    NegativeBinomial,
     Normal,
+    OneHotCategorical,
+    Poisson,
     StudentT,
     TransformedDistribution,
     Uniform,
@@ -328,6 +335,26 @@ def test_quadrature_reaches_into_singular_ends_and_states_what_it_cannot():
         assert 0 < abs(float(estimate) - float(kl_divergence(p, q))) < float(estimate.error)
     assert float(Pearson().of(p=Normal(*double(0.3, 1.1)), q=HalfCauchy(*double(1.0)))) == math.inf
     assert float(KL().of(p=Cauchy(*double(0.0, 1.0)), q=Normal(*double(0.0, 1.0)))) == math.inf
+
+
+def test_outcomes_without_end_are_summed_and_batches_of_alphabets_broadcast():
+    geometric = Pearson().of(p=Geometric(*double(0.3)), q=Geometric(*double(0.5)))
+    assert geometric.method == "enumeration"
+    assert float(geometric) == pytest.approx(0.09 / 0.5 / (1 - 0.98) - 1, rel=1e-10)
+    assert float(Pearson().of(p=NegativeBinomial(*double(3.0, 0.4)), q=Poisson(*double(3.0)))) == math.inf  # sampled: .8
+    rates = Poisson(torch.tensor([1.0, 5.0, 20_000.0], dtype=torch.float64))
+    expected = 2 - 2 * (-0.5 * (rates.rate.sqrt() - math.sqrt(3.0)).square()).exp()
+    torch.testing.assert_close(SquaredHellinger().of(p=rates, q=Poisson(*double(3.0))).value, expected, rtol=1e-10, atol=0.0)
+    p, q = torch.rand(4, 4, dtype=torch.float64).softmax(-1), torch.rand(4, dtype=torch.float64).softmax(-1)
+    for kind in (Categorical, OneHotCategorical):
+        value = TotalVariation().of(p=kind(p), q=kind(q)).value
+        torch.testing.assert_close(value, (p - q).abs().sum(-1) / 2)
+    p, q = Binomial(torch.tensor([3.0, 5.0], dtype=torch.float64), *double(0.3)), Binomial(4, *double(0.4))
+    log_p, log_q = binom.logpmf(range(6), 3, 0.3), binom.logpmf(range(6), 4, 0.4)
+    found = TotalVariation().of(p=p, q=q).value
+    assert float(found[0]) == pytest.approx(abs(np.exp(log_p) - np.exp(log_q)).sum() / 2, rel=1e-10)
+    with pytest.raises(ValueError, match="3 outcomes and q 4"):
+        KL().of(p=Categorical(torch.ones(3)), q=Categorical(torch.ones(4)))
 
 
 def test_quadrature_runs_once_around_a_circle_and_gives_up_on_what_has_no_integral():

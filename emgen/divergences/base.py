@@ -123,8 +123,8 @@ class FDivergence:
     def of(self, p: Distribution, q: Distribution, *, samples: int | None = None) -> Estimate:
         """D_f(p‖q) between two torch distributions, non-negative: its value, its error and the method.
 
-        In order: closed form; sum over a finite alphabet; adaptive quadrature in one dimension; Monte Carlo over half
-        as many draws from each of p and q.
+        In order: closed form; sum over the outcomes 0, 1, 2, … of discrete distributions; adaptive quadrature in one
+        dimension; Monte Carlo over half as many draws from each of p and q.
 
         Args:
             p: the data side.

@@ -25,6 +25,7 @@ from torch.distributions import (
     constraints,
     kl_divergence,
 )
+from torch.distributions.transforms import ComposeTransform
 
 from emgen.divergences.quadrature import integrate
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from emgen.divergences.base import FDivergence
 
 _SPREAD = (0.0, 1.0, 3.0, 8.0, 40.0, 200.0, 1e3, 1e4)  # standard deviations about a mean where panels of quadrature begin
+_MOST = 2**20  # outcomes that are summed over
 
 
 class Estimate(NamedTuple):
@@ -65,14 +67,20 @@ def between(divergence: FDivergence, p: Distribution, q: Distribution, samples: 
     if {_is_discrete(p), _is_discrete(q)} == {True, False}:
         raise ValueError(f"of {type(p).__name__} and {type(q).__name__} one is discrete and one continuous, so they share "
                          "no density; give two of a kind.")  # fmt: skip
+    if isinstance(p, OneHotCategorical) and isinstance(q, OneHotCategorical):
+        p, q = Categorical(p.probs), Categorical(q.probs)
+    sizes = [one.probs.shape[-1] for one in (p, q) if isinstance(one, Categorical)]
+    if len({*sizes}) > 1:
+        raise ValueError(f"p has {sizes[0]} outcomes and q {sizes[1]}: give both the same alphabet.")
     p, q = _alike(p, q), _alike(q, p)
     if samples is not None:
         return _monte_carlo(divergence, p, q, samples)
     closed = divergence.exact(p, q)
     if closed is not None:
         return Estimate(closed.clamp_min(0), torch.zeros_like(closed), "closed form")
-    if p.has_enumerate_support and q.has_enumerate_support:
-        return _enumerate(divergence, p, q)
+    outcomes = _outcomes(p, q)
+    if outcomes is not None:
+        return _enumerate(divergence, p, q, *outcomes)
     if p.event_shape.numel() == 1 and not _is_discrete(p):
         return _quadrature(divergence, p, q)
     return _monte_carlo(divergence, p, q, 20_000)
@@ -119,12 +127,32 @@ def log_affinity(p: Distribution, q: Distribution, alpha: float) -> Tensor | Non
     return torch.where(exists, (logs - alpha * (1 - alpha) * quadratic) / 2, torch.inf)
 
 
-def _enumerate(divergence: FDivergence, p: Distribution, q: Distribution) -> Estimate:
-    letters, others = p.enumerate_support(expand=False), q.enumerate_support(expand=False)
-    if len(letters) != len(others):
-        raise ValueError(f"p has {len(letters)} outcomes and q {len(others)}: give both the same alphabet.")
-    value = _finite(divergence.perspective(_log_mass(p, letters), _log_mass(q, letters)).sum(0))
-    return Estimate(value, torch.zeros_like(value), "enumeration")
+def _outcomes(p: Distribution, q: Distribution) -> tuple[int, bool] | None:
+    """How many of the outcomes 0, 1, 2, … to begin with, and whether there are more; None where there are others, or too many."""
+    n, more = 1, False
+    for one in (p, q):
+        support = _support(one)
+        last = torch.as_tensor(1 if support is constraints.boolean else getattr(support, "upper_bound", math.inf)).max()
+        if one.event_shape or not getattr(support, "is_discrete", False) or getattr(support, "lower_bound", 0) != 0:
+            return None
+        if last == math.inf:  # Poisson, geometric, ...
+            more, last = True, 64 + (one.mean + 40 * one.variance.sqrt()).max()
+        n = max(n, int(last) + 1)
+    return (n, more) if n <= _MOST else None
+
+
+def _enumerate(divergence: FDivergence, p: Distribution, q: Distribution, n: int, more: bool) -> Estimate:
+    """The sum over n outcomes, or over twice as many until the second half adds nothing: +∞ if it goes on adding."""
+    rank = max(len(p.batch_shape), len(q.batch_shape))
+    while True:
+        letters = torch.arange(n, dtype=torch.float64, device=p.mean.device).reshape(-1, *[1] * rank)
+        terms = divergence.perspective(*torch.broadcast_tensors(_log_mass(p, letters), _log_mass(q, letters)))
+        value, rest = terms.sum(0), terms[n // 2 if more else n :].sum(0).abs()
+        if bool((rest <= 1e-14 * value).all()) or n > _MOST:
+            break
+        n *= 2
+    value = _finite(torch.where(rest > 1e-3 * value, torch.inf, value))
+    return Estimate(value, torch.where(value.isfinite(), rest.detach(), 0.0), "enumeration")
 
 
 def _quadrature(divergence: FDivergence, p: Distribution, q: Distribution) -> Estimate:
@@ -169,13 +197,17 @@ def _log_density(distribution: Distribution, x: Tensor) -> Tensor:
 
 
 def _log_mass(distribution: Distribution, letters: Tensor) -> Tensor:
-    """log probabilities of an alphabet; torch clamps those of zero probability to about 1e-7, which would hide an ∞."""
-    if isinstance(distribution, (Categorical, OneHotCategorical)):
-        return distribution.probs.movedim(-1, 0).double().log().clamp_min(-1e300)
-    if isinstance(distribution, Bernoulli):
+    """log probabilities of 0, 1, 2, …; torch clamps those of zero probability to about 1e-7, which would hide an ∞."""
+    if isinstance(distribution, Categorical):
+        mass = distribution.probs.movedim(-1, 0).double().log()
+    elif isinstance(distribution, Bernoulli):
         probs = distribution.probs.double()
-        return torch.stack([(-probs).log1p(), probs.log()]).clamp_min(-1e300)
-    return _log_density(distribution, letters)
+        mass = torch.stack([(-probs).log1p(), probs.log()])
+    else:
+        return _log_density(distribution, letters)
+    mass = mass.reshape(len(mass), *[1] * (letters.dim() - mass.dim()), *mass.shape[1:])
+    beyond = mass.new_full((len(letters) - len(mass), *mass.shape[1:]), -1e300)
+    return torch.cat([mass, beyond]).clamp_min(-1e300)
 
 
 def _finite(value: Tensor) -> Tensor:
@@ -229,13 +261,12 @@ def _centre(distribution: Distribution) -> Tensor:
     """A point of the support: the mean, or where the base's is taken by the transforms of what has none in closed form."""
     if isinstance(distribution, TransformedDistribution) and type(distribution).mean is Distribution.mean:
         return _transformed(distribution, _centre(distribution.base_dist))
-    return distribution.mean.nan_to_num()
+    mean = distribution.mean.nan_to_num()
+    return mean.round() if _is_discrete(distribution) else mean
 
 
 def _transformed(distribution: TransformedDistribution, x: Tensor) -> Tensor:
-    for transform in distribution.transforms:
-        x = transform(x)
-    return x
+    return ComposeTransform(distribution.transforms)(x)  # type: ignore[return-value]
 
 
 def _marks(distribution: Distribution, spread: tuple[float, ...] = _SPREAD) -> Tensor:
