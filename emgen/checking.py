@@ -99,16 +99,12 @@ def check_ranges(cfg: Any) -> None:
         if last == "seed" and not (type(value) is int and 0 <= value < 2**63):
             raise UserError(f"{key}={value}: a seed is an integer >= 0.")
     epochs = cfg.lightning.get("max_epochs")
-    if not isinstance(epochs, int) or epochs < 1:
+    if type(epochs) is not int or epochs < 1:
         raise UserError(f"lightning.max_epochs={epochs}: training takes at least one epoch; give an integer >= 1.")
-    samples, rows = cfg.evaluation.samples, cfg.evaluation.rows
-    if not isinstance(samples, int) or samples < 1:
-        raise UserError(f"evaluation.samples={samples}: the likelihood needs at least one draw; give an integer >= 1.")
-    if rows is not None and (not isinstance(rows, int) or rows < 1):
-        raise UserError(f"evaluation.rows={rows}: score at least one row, or null for all.")
+    check_counts(cfg.evaluation, "evaluation.")
 
 
-def check_counts(cfg: Any) -> None:
+def check_counts(cfg: Any, where: str = "") -> None:
     """Refuse numbers of samples, rows and the like that no command accepts; null stands where the option's default is.
 
     Raises:
@@ -117,7 +113,8 @@ def check_counts(cfg: Any) -> None:
     for key, least in {"samples": 1, "rows": 1, "draws": 2, "n": 1, "temperatures": 1, "chains": 1, "seed": 0}.items():
         value = cfg.get(key, least)
         if not (type(value) is int and value >= least) and not (value is None and key in ("rows", "draws", "temperatures")):
-            raise UserError(f"{key}={value}: give an integer >= {least}.")
+            optional = ", or null for all" if key == "rows" else ""
+            raise UserError(f"{where}{key}={value}: give an integer >= {least}{optional}.")
 
 
 def check_same(run: Path, now: Any) -> None:

@@ -357,6 +357,18 @@ def test_outcomes_without_end_are_summed_and_batches_of_alphabets_broadcast():
         KL().of(p=Categorical(torch.ones(3)), q=Categorical(torch.ones(4)))
 
 
+@pytest.mark.parametrize("alpha", [1e-12, -1e-12, 1e-7, 1 - 1e-12, 1 + 1e-9])
+def test_orders_next_to_the_limits_keep_their_digits(alpha):
+    limit = ReverseKL() if alpha < 0.5 else KL()
+    log_p, log_q = torch.randn(2, 50, dtype=torch.float64).unbind()
+    log_p[:2], log_q[:2] = torch.tensor([-1e300, 0.0]), torch.tensor([-2.0, 0.0])
+    found, wanted = Alpha(alpha).perspective(log_p, log_q), limit.perspective(log_p, log_q)
+    finite = wanted < 1e100
+    torch.testing.assert_close(found[finite], wanted[finite], rtol=1e-5, atol=1e-9)
+    p, q = Normal(*double(0.3, 1.0)), mixture([0.4, 0.6], [-1.0, 2.0], [0.5, 1.0])
+    assert float(Alpha(alpha).of(p=p, q=q)) == pytest.approx(float(limit.of(p=p, q=q)), rel=1e-5)
+
+
 def test_quadrature_runs_once_around_a_circle_and_gives_up_on_what_has_no_integral():
     kappa, other, apart = 1.5, 0.7, 2.0
     mean_length = float(i1(kappa) / i0(kappa))

@@ -156,8 +156,15 @@ class Alpha(FDivergence):
     def perspective(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         if self.alpha in (0.0, 1.0):
             return (KL() if self.alpha else ReverseKL()).perspective(log_p, log_q)
-        a, b = self.alpha, 1 - self.alpha
-        return ((a * log_p.exp() + b * log_q.exp() - (a * log_p + b * log_q).exp()) / (a * b)).clamp_min(0)
+        a, b, v = self.alpha, 1 - self.alpha, log_p - log_q
+        mixed, near = (a * log_p + b * log_q).exp(), (torch.minimum((a * v).abs(), (b * v).abs()) < 0.5)
+
+        def part(density: Tensor, exponent: float) -> Tensor:  # (mixed − density) / exponent, which cancels where they are near
+            x = exponent * v
+            return torch.where(x.abs() < 0.5, density * torch.where(x.abs() < 0.5, x, 0.0).expm1(), mixed - density) / exponent
+
+        p, q = log_p.exp(), log_q.exp()
+        return torch.where(near, part(p, -b) - part(q, a), (a * p + b * q - mixed) / (a * b)).clamp_min(0)
 
     def exact(self, p: Distribution, q: Distribution) -> Tensor | None:
         if self.alpha in (0.0, 1.0):
