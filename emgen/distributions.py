@@ -3,6 +3,7 @@
 __all__ = ["Dirac", "IndependentBernoulli", "Joint", "OneHot", "UnitNormal", "full_precision", "kl", "relaxed",
            "softplus"]
 
+import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -28,12 +29,12 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + eˣ) with all its digits at either end; three times as fast as torch's for float32 on a CPU, gradient and all.
+    """log(1 + eˣ) with all its digits at either end; three times as fast as torch's for float32 on an AMD CPU, gradient and all.
 
     >>> softplus(torch.tensor([-20.0, 0.0, 20.0]))
     tensor([2.0612e-09, 6.9315e-01, 2.0000e+01])
     """
-    if x.dtype != torch.float32 or x.device.type != "cpu":
+    if x.dtype != torch.float32 or x.device.type != "cpu" or x.numel() < 2**14:
         return nn.functional.softplus(x, threshold=50.0)
     return _Softplus.apply(x)
 
@@ -47,9 +48,8 @@ class _Softplus(torch.autograd.Function):
     def forward(x: Tensor) -> Tensor:
         small = x.abs().neg_().exp_()
         one = small + 1
-        log = one.log()
-        lost = small.sub_(one - 1).div_(one)  # what rounding took from 1 + e⁻|ˣ|, over it
-        return log.add_(lost).add_(x.clamp(min=0))
+        lost = small.sub_(one - 1)  # what rounding took from 1 + e⁻|ˣ|
+        return x.clamp(min=0).add_(one.log().addcdiv_(lost, one))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -58,6 +58,9 @@ class _Softplus(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return gradient * ctx.saved_tensors[0].sigmoid()
+
+
+_Softplus.forward.__signature__ = inspect.signature(_Softplus.forward)  # type: ignore[attr-defined]  # torch asks at each call
 
 
 def kl(*, q: Distribution, p: Distribution, samples: int | None = None) -> Tensor:
