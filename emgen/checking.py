@@ -101,10 +101,14 @@ def check_ranges(cfg: Any) -> None:
     epochs = cfg.lightning.get("max_epochs")
     if type(epochs) is not int or epochs < 1:
         raise UserError(f"lightning.max_epochs={epochs}: training takes at least one epoch; give an integer >= 1.")
-    check_counts(cfg.evaluation, "evaluation.")
+    samples, rows = cfg.evaluation.samples, cfg.evaluation.rows
+    if type(samples) is not int or samples < 1:
+        raise UserError(f"evaluation.samples={samples}: the likelihood needs at least one draw; give an integer >= 1.")
+    if rows is not None and (type(rows) is not int or rows < 1):
+        raise UserError(f"evaluation.rows={rows}: score at least one row, or null for all.")
 
 
-def check_counts(cfg: Any, where: str = "") -> None:
+def check_counts(cfg: Any) -> None:
     """Refuse numbers of samples, rows and the like that no command accepts; null stands where the option's default is.
 
     Raises:
@@ -113,8 +117,7 @@ def check_counts(cfg: Any, where: str = "") -> None:
     for key, least in {"samples": 1, "rows": 1, "draws": 2, "n": 1, "temperatures": 1, "chains": 1, "seed": 0}.items():
         value = cfg.get(key, least)
         if not (type(value) is int and value >= least) and not (value is None and key in ("rows", "draws", "temperatures")):
-            optional = ", or null for all" if key == "rows" else ""
-            raise UserError(f"{where}{key}={value}: give an integer >= {least}{optional}.")
+            raise UserError(f"{key}={value}: give an integer >= {least}.")
 
 
 def check_same(run: Path, now: Any) -> None:

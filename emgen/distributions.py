@@ -34,7 +34,7 @@ def softplus(x: Tensor) -> Tensor:
     >>> softplus(torch.tensor([-20.0, 0.0, 20.0]))
     tensor([2.0612e-09, 6.9315e-01, 2.0000e+01])
     """
-    if x.dtype != torch.float32 or x.device.type != "cpu" or x.numel() < 2**14:
+    if x.dtype != torch.float32 or x.device.type != "cpu" or x.numel() < 2**14:  # so few that the detour costs more
         return nn.functional.softplus(x, threshold=50.0)
     return _Softplus.apply(x)
 
@@ -60,7 +60,9 @@ class _Softplus(torch.autograd.Function):
         return gradient * ctx.saved_tensors[0].sigmoid()
 
 
-_Softplus.forward.__signature__ = inspect.signature(_Softplus.forward)  # type: ignore[attr-defined]  # torch asks at each call
+# `apply` binds its arguments through inspect.signature at every call, a tenth of a millisecond; a function that carries its
+# signature is not looked into again.
+_Softplus.forward.__signature__ = inspect.signature(_Softplus.forward)  # type: ignore[attr-defined]
 
 
 def kl(*, q: Distribution, p: Distribution, samples: int | None = None) -> Tensor:

@@ -111,7 +111,7 @@ def sbn(trainers: str, layers: str, epochs: int, particles: int, samples: int, r
     published = {"200": (-116.3, -103.1), "200-200": (-106.9, -93.4), "200-200-200": (-101.9, -90.1)}.get(layers)
     for trainer in trainers.split(","):
         draws = [f"trainer.wake.samples={particles}"] if trainer == "rws" else []
-        run = Path(runs) / "-".join(["sbn", trainer, layers, str(epochs), *(f"k{particles}" for _ in draws)])
+        run = Path(runs) / f"sbn-{trainer}{particles if draws else ''}-{layers}-{epochs}"
         schedule = f"{{_target_: torch.optim.lr_scheduler.CosineAnnealingLR, _partial_: true, T_max: {epochs}}}"
         spent = _train(run, f"trainer={trainer}", "model=helmholtz_machine", f"model.layers=[{layers.replace('-', ',')}]",
                        "data=mnist", f"data.root={root}", "data.binarise=fixed", "data.batch_size=100", "data.validation=10000",

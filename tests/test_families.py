@@ -81,6 +81,18 @@ def test_a_point_gives_the_density(name):
     torch.testing.assert_close(point.log_prob(x), point.expected_log_prob(x))
 
 
+@pytest.mark.parametrize("name", ["diagonal", "spherical", "isotropic"])
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
+def test_the_score_is_the_gradient_of_the_density(name):
+    belief, x = beliefs()[name]
+    point, r = belief.mode(), responsibilities()
+    scores = []
+    for density in (point.expected_log_prob, lambda rows: point.likelihood().log_prob(rows[:, None])):
+        rows = x.clone().requires_grad_()
+        scores.append(torch.autograd.grad((r * density(rows)).sum(), rows)[0])
+    torch.testing.assert_close(*scores, rtol=1e-9, atol=1e-9)
+
+
 @each
 def test_expectations_are_those_of_draws(name):
     """E_θ log p(x|θ) against 300 draws, four and a half standard errors; KL against E_q[log q − log p] in the same draws."""

@@ -6,33 +6,28 @@ __all__ = ["Estimate", "between", "log_affinity", "torch_kl"]
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import (
-    Bernoulli,
     Categorical,
     Distribution,
     Independent,
     LowRankMultivariateNormal,
-    MixtureSameFamily,
     MultivariateNormal,
     Normal,
     OneHotCategorical,
-    TransformedDistribution,
-    VonMises,
     constraints,
     kl_divergence,
 )
-from torch.distributions.transforms import ComposeTransform
 
+from emgen.divergences.densities import interval, is_discrete, log_density, log_mass, marks_of, support_of
 from emgen.divergences.quadrature import integrate
 
 if TYPE_CHECKING:
     from emgen.divergences.base import FDivergence
 
-_SPREAD = (0.0, 1.0, 3.0, 8.0, 40.0, 200.0, 1e3, 1e4)  # standard deviations about a mean where panels of quadrature begin
 _MOST = 2**20  # outcomes that are summed over
 
 
@@ -64,14 +59,13 @@ def between(divergence: FDivergence, p: Distribution, q: Distribution, samples: 
     except RuntimeError:
         raise ValueError(f"p is a batch of {tuple(p.batch_shape)} distributions and q of {tuple(q.batch_shape)}, which do "
                          "not broadcast; give batches of one shape, or one of them a single distribution.") from None  # fmt: skip
-    if {_is_discrete(p), _is_discrete(q)} == {True, False}:
+    if {is_discrete(p), is_discrete(q)} == {True, False}:
         raise ValueError(f"of {type(p).__name__} and {type(q).__name__} one is discrete and one continuous, so they share "
                          "no density; give two of a kind.")  # fmt: skip
     if isinstance(p, OneHotCategorical) and isinstance(q, OneHotCategorical):
         p, q = Categorical(p.probs), Categorical(q.probs)
-    sizes = [one.probs.shape[-1] for one in (p, q) if isinstance(one, Categorical)]
-    if len({*sizes}) > 1:
-        raise ValueError(f"p has {sizes[0]} outcomes and q {sizes[1]}: give both the same alphabet.")
+    if isinstance(p, Categorical) and isinstance(q, Categorical):
+        _need_same(p.probs.shape[-1], q.probs.shape[-1])
     p, q = _alike(p, q), _alike(q, p)
     if samples is not None:
         return _monte_carlo(divergence, p, q, samples)
@@ -80,8 +74,10 @@ def between(divergence: FDivergence, p: Distribution, q: Distribution, samples: 
         return Estimate(closed.clamp_min(0), torch.zeros_like(closed), "closed form")
     outcomes = _outcomes(p, q)
     if outcomes is not None:
-        return _enumerate(divergence, p, q, *outcomes)
-    if p.event_shape.numel() == 1 and not _is_discrete(p):
+        return _count(divergence, p, q, *outcomes)
+    if p.has_enumerate_support and q.has_enumerate_support:
+        return _enumerate(divergence, p, q)
+    if p.event_shape.numel() == 1 and not is_discrete(p):
         return _quadrature(divergence, p, q)
     return _monte_carlo(divergence, p, q, 20_000)
 
@@ -131,7 +127,7 @@ def _outcomes(p: Distribution, q: Distribution) -> tuple[int, bool] | None:
     """How many of the outcomes 0, 1, 2, … to begin with, and whether there are more; None where there are others, or too many."""
     n, more = 1, False
     for one in (p, q):
-        support = _support(one)
+        support = support_of(one)
         last = torch.as_tensor(1 if support is constraints.boolean else getattr(support, "upper_bound", math.inf)).max()
         if one.event_shape or not getattr(support, "is_discrete", False) or getattr(support, "lower_bound", 0) != 0:
             return None
@@ -141,12 +137,25 @@ def _outcomes(p: Distribution, q: Distribution) -> tuple[int, bool] | None:
     return (n, more) if n <= _MOST else None
 
 
-def _enumerate(divergence: FDivergence, p: Distribution, q: Distribution, n: int, more: bool) -> Estimate:
+def _need_same(n: int, m: int) -> None:
+    if n != m:
+        raise ValueError(f"p has {n} outcomes and q {m}: give both the same alphabet.")
+
+
+def _enumerate(divergence: FDivergence, p: Distribution, q: Distribution) -> Estimate:
+    """The sum over an alphabet of the distributions' own."""
+    letters, others = p.enumerate_support(expand=False), q.enumerate_support(expand=False)
+    _need_same(len(letters), len(others))
+    value = _finite(divergence.perspective(*torch.broadcast_tensors(log_density(p, letters), log_density(q, letters))).sum(0))
+    return Estimate(value, torch.zeros_like(value), "enumeration")
+
+
+def _count(divergence: FDivergence, p: Distribution, q: Distribution, n: int, more: bool) -> Estimate:
     """The sum over n outcomes, or over twice as many until the second half adds nothing: +∞ if it goes on adding."""
     rank = max(len(p.batch_shape), len(q.batch_shape))
     while True:
         letters = torch.arange(n, dtype=torch.float64, device=p.mean.device).reshape(-1, *[1] * rank)
-        terms = divergence.perspective(*torch.broadcast_tensors(_log_mass(p, letters), _log_mass(q, letters)))
+        terms = divergence.perspective(*torch.broadcast_tensors(log_mass(p, letters), log_mass(q, letters)))
         value, rest = terms.sum(0), terms[n // 2 if more else n :].sum(0).abs()
         if bool((rest <= 1e-14 * value).all()) or n > _MOST:
             break
@@ -158,9 +167,9 @@ def _enumerate(divergence: FDivergence, p: Distribution, q: Distribution, n: int
 def _quadrature(divergence: FDivergence, p: Distribution, q: Distribution) -> Estimate:
     def integrand(x: Tensor) -> Tensor:
         points = x.reshape(-1, *([1] * max(len(p.batch_shape), len(q.batch_shape))), *p.event_shape)
-        return divergence.perspective(_log_density(p, points), _log_density(q, points))
+        return divergence.perspective(log_density(p, points), log_density(q, points))
 
-    ends, marks = sorted({*_interval(p), *_interval(q)}), torch.cat([_marks(p), _marks(q)])
+    ends, marks = sorted({*interval(p), *interval(q)}), torch.cat([marks_of(p), marks_of(q)])
     pieces = [integrate(integrand, marks, piece) for piece in pairwise(ends)]  # densities may be singular where supports end
     value, error = (torch.stack(part).sum(0) for part in zip(*pieces, strict=True))
     value = _finite(value)
@@ -174,63 +183,16 @@ def _monte_carlo(divergence: FDivergence, p: Distribution, q: Distribution, samp
     mean, variance = torch.zeros(()), torch.zeros(())
     for side in (p, q):
         x = side.sample((samples // 2,))
-        log_p, log_q = _log_density(p, x), _log_density(q, x)
+        log_p, log_q = log_density(p, x), log_density(q, x)
         log_m = torch.logaddexp(log_p, log_q) - math.log(2)
         terms = divergence.perspective((log_p - log_m).clamp_min(-1e300), (log_q - log_m).clamp_min(-1e300))
         mean, variance = mean.to(terms) + terms.mean(0) / 2, variance.to(terms) + terms.var(0) / len(terms) / 4
     return Estimate(_finite(mean), variance.sqrt().nan_to_num(torch.inf, torch.inf), "Monte Carlo")
 
 
-def _log_density(distribution: Distribution, x: Tensor) -> Tensor:
-    """log density in float64, −1e300 (a zero that still subtracts) outside the support."""
-    if isinstance(distribution, MixtureSameFamily):  # each component has a support of its own
-        parts = distribution.component_distribution
-        each = _log_density(parts, x.unsqueeze(x.dim() - len(distribution.event_shape)))
-        return (each + distribution.mixture_distribution.logits.double().log_softmax(-1)).logsumexp(-1).clamp_min(-1e300)
-    support = _support(distribution)
-    if support is None:
-        return distribution.log_prob(x).double()
-    inside = support.check(x)
-    event = inside.reshape(inside.shape + (1,) * (x.dim() - inside.dim()))
-    legal = torch.where(event, x, _centre(distribution))
-    return torch.where(inside, distribution.log_prob(legal).double(), -1e300).clamp_min(-1e300)
-
-
-def _log_mass(distribution: Distribution, letters: Tensor) -> Tensor:
-    """log probabilities of 0, 1, 2, …; torch clamps those of zero probability to about 1e-7, which would hide an ∞."""
-    if isinstance(distribution, Categorical):
-        mass = distribution.probs.movedim(-1, 0).double().log()
-    elif isinstance(distribution, Bernoulli):
-        probs = distribution.probs.double()
-        mass = torch.stack([(-probs).log1p(), probs.log()])
-    else:
-        return _log_density(distribution, letters)
-    mass = mass.reshape(len(mass), *[1] * (letters.dim() - mass.dim()), *mass.shape[1:])
-    beyond = mass.new_full((len(letters) - len(mass), *mass.shape[1:]), -1e300)
-    return torch.cat([mass, beyond]).clamp_min(-1e300)
-
-
 def _finite(value: Tensor) -> Tensor:
     """+∞ for what a zero of one side has made as good as infinite."""
     return torch.where(value > 1e100, torch.inf, value)
-
-
-def _support(distribution: Distribution) -> Any:
-    """The declared support; None of a distribution that declares none, such as a joint over a tuple of layers."""
-    if isinstance(distribution, VonMises):  # declared to be the line, on which its density comes again and again
-        return constraints.interval(-math.pi, math.pi)
-    try:
-        return distribution.support
-    except NotImplementedError:
-        return None
-
-
-def _is_discrete(distribution: Distribution) -> bool | None:
-    """Whether the support is discrete; None when the distribution does not say."""
-    try:
-        return getattr(_support(distribution), "is_discrete", None)
-    except NotImplementedError:
-        return None
 
 
 def _alike(p: Distribution, q: Distribution) -> Distribution:
@@ -245,40 +207,3 @@ def _alike(p: Distribution, q: Distribution) -> Distribution:
         return p
     covariance = p.covariance_matrix if low_rank else torch.diag_embed(p.variance)  # type: ignore[attr-defined]
     return MultivariateNormal(p.mean, covariance)
-
-
-def _interval(distribution: Distribution) -> tuple[float, float]:
-    """The ends of a one-dimensional support; the line when it declares none."""
-    support = _support(distribution)
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    low, high = (getattr(support, name, default) for name, default in
-                 (("lower_bound", -math.inf), ("upper_bound", math.inf)))  # fmt: skip
-    return float(torch.as_tensor(low).min()), float(torch.as_tensor(high).max())
-
-
-def _centre(distribution: Distribution) -> Tensor:
-    """A point of the support: the mean, or where the base's is taken by the transforms of what has none in closed form."""
-    if isinstance(distribution, TransformedDistribution) and type(distribution).mean is Distribution.mean:
-        return _transformed(distribution, _centre(distribution.base_dist))
-    mean = distribution.mean.nan_to_num()
-    return mean.round() if _is_discrete(distribution) else mean
-
-
-def _transformed(distribution: TransformedDistribution, x: Tensor) -> Tensor:
-    return ComposeTransform(distribution.transforms)(x)  # type: ignore[return-value]
-
-
-def _marks(distribution: Distribution, spread: tuple[float, ...] = _SPREAD) -> Tensor:
-    """Where the mass lies: means ± some standard deviations, of every component of a mixture."""
-    while isinstance(distribution, Independent):
-        distribution = distribution.base_dist
-    if isinstance(distribution, TransformedDistribution) and type(distribution).mean is Distribution.mean:
-        marks = _transformed(distribution, _marks(distribution.base_dist, _SPREAD[:4]))  # exp would carry others too far
-        return marks[marks.isfinite()]
-    part = getattr(distribution, "component_distribution", distribution)
-    mean, sd = part.mean, part.variance.sqrt()
-    if not (mean.isfinite().all() and sd.isfinite().all()):  # Cauchy and the like
-        mean, sd = (getattr(part, name, torch.full_like(mean, default)) for name, default in (("loc", 0.0), ("scale", 1.0)))
-    away = torch.tensor(spread, dtype=mean.dtype, device=mean.device)
-    return (mean[..., None] + sd[..., None] * torch.cat([-away, away])).flatten()

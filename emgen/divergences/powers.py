@@ -160,10 +160,10 @@ class Alpha(FDivergence):
         mixed, near = (a * log_p + b * log_q).exp(), (torch.minimum((a * v).abs(), (b * v).abs()) < 0.5)
 
         def part(density: Tensor, exponent: float) -> Tensor:  # (mixed − density) / exponent, which cancels where they are near
-            x = exponent * v
-            return torch.where(x.abs() < 0.5, density * torch.where(x.abs() < 0.5, x, 0.0).expm1(), mixed - density) / exponent
+            small = (exponent * v).abs() < 0.5
+            return torch.where(small, density * power(torch.where(small, v, 0.0), exponent), (mixed - density) / exponent)
 
-        p, q = log_p.exp(), log_q.exp()
+        p, q = log_p.exp(), log_q.exp()  # far off, where `mixed` may be infinite, the parts would take ∞ from ∞
         return torch.where(near, part(p, -b) - part(q, a), (a * p + b * q - mixed) / (a * b)).clamp_min(0)
 
     def exact(self, p: Distribution, q: Distribution) -> Tensor | None:

@@ -76,11 +76,11 @@ class DiagonalGaussian(Family):
         """Moments about the current means: count (K, D), Σ r (x − m_k) (K, D), and scatter (K, F), pooled over the features of a sphere."""
         x, seen = observed(x, self.mean.shape[1])
         dtype = self.mean.dtype
-        centre, (features, variances) = self._quadratics()[0], (self.mean.shape[1], self.variance.shape[1])
+        centre, features = self._quadratics()[0], self.mean.shape[1]
         t, r = self._sufficient(x.to(dtype), seen, centre), r.to(dtype)
         shift = self.mean - centre
         safe = self._safe(dtype)
-        total, square, count = (r.T @ t).split([features, variances, t.shape[1] - features - variances], 1)
+        total, square, count = (r.T @ t).tensor_split((features, features + self.variance.shape[1]), 1)
         count = count.expand_as(self.mean)
         if safe:
             own = square - self._across(total * share(total, count) - self.reg_covar * count)
@@ -212,14 +212,11 @@ class DiagonalGaussian(Family):
 
     def _sufficient(self, x: Tensor, seen: Tensor | None, centre: Tensor) -> Tensor:
         """What scores are linear in, about the common centre: y, its squares, and 1 (or what was seen of y), side by side."""
-        features, variances = self.mean.shape[1], self.variance.shape[1]
-        t = x.new_empty(len(x), features + variances + (1 if seen is None else features))
-        y = torch.sub(x, centre, out=t[:, :features])
-        if seen is not None:
-            y.masked_fill_(~seen, 0.0)
-        t[:, features : features + variances] = self._squares(y)
-        t[:, features + variances :] = 1.0 if seen is None else seen.to(x.dtype)
-        return t
+        y = x - centre
+        if seen is None:
+            return torch.cat([y, self._squares(y), y.new_ones(len(y), 1)], 1)
+        y = masked(y, seen)
+        return torch.cat([y, self._squares(y), seen.to(y.dtype)], 1)
 
     def _safe(self, dtype: torch.dtype) -> bool:
         """Whether squares about the common centre keep 8 digits (4 in single precision) of those about the means."""

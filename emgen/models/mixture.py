@@ -219,9 +219,13 @@ class Responsibilities:
             return self.log_normaliser - (self.probs * self.scores).sum(-1)
         return -torch.xlogy(self.probs, self.probs).sum(-1)
 
+    @cached_property
+    def best(self) -> tuple[Tensor, Tensor]:
+        """The most probable component of each row and its score, (N, [R]) both."""
+        return _largest(self.scores)
+
     def mode(self) -> "Responsibilities":
-        labels, self.largest = _largest(self.scores)
-        return Responsibilities(self.scores, labels=labels, is_mode=True)
+        return Responsibilities(self.scores, labels=self.best[0], is_mode=True)
 
     def sample(self) -> "Responsibilities":
         return self.at(torch.multinomial(self.probs.flatten(0, -2), 1).view(self.probs.shape[:-1]))

@@ -157,7 +157,7 @@ class _Choices(Belief):
 
     def __call__(self, posterior: Responsibilities, current: Any = None) -> Responsibilities:
         z = posterior.mode()
-        z.log_normaliser = posterior.largest
+        z.log_normaliser = posterior.best[1]
         self.labels.append(z.labels)
         return z
 

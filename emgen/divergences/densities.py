@@ -1,0 +1,112 @@
+"""What sums and quadrature ask of a distribution: its support, where its mass lies, and log densities outside the support too."""
+
+from __future__ import annotations
+
+__all__ = ["interval", "is_discrete", "log_density", "log_mass", "marks_of", "support_of"]
+
+import math
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    TransformedDistribution,
+    VonMises,
+    constraints,
+)
+from torch.distributions.transforms import ComposeTransform
+
+_SPREAD = (0.0, 1.0, 3.0, 8.0, 40.0, 200.0, 1e3, 1e4)  # standard deviations about a mean where panels of quadrature begin
+
+
+def log_density(distribution: Distribution, x: Tensor) -> Tensor:
+    """log density in float64, −1e300 (a zero that still subtracts) outside the support."""
+    if isinstance(distribution, MixtureSameFamily):  # each component has a support of its own
+        parts = distribution.component_distribution
+        each = log_density(parts, x.unsqueeze(x.dim() - len(distribution.event_shape)))
+        return (each + distribution.mixture_distribution.logits.double().log_softmax(-1)).logsumexp(-1).clamp_min(-1e300)
+    support = support_of(distribution)
+    if support is None:
+        return distribution.log_prob(x).double()
+    inside = support.check(x)
+    event = inside.reshape(inside.shape + (1,) * (x.dim() - inside.dim()))
+    legal = torch.where(event, x, _centre(distribution))
+    return torch.where(inside, distribution.log_prob(legal).double(), -1e300).clamp_min(-1e300)
+
+
+def log_mass(distribution: Distribution, letters: Tensor) -> Tensor:
+    """log probabilities of 0, 1, 2, …; torch clamps those of zero probability to about 1e-7, which would hide an ∞."""
+    if isinstance(distribution, Categorical):
+        mass = distribution.probs.movedim(-1, 0).double().log()
+    elif isinstance(distribution, Bernoulli):
+        probs = distribution.probs.double()
+        mass = torch.stack([(-probs).log1p(), probs.log()])
+    else:
+        return log_density(distribution, letters)
+    mass = mass.reshape(len(mass), *[1] * (letters.dim() - mass.dim()), *mass.shape[1:])
+    beyond = mass.new_full((len(letters) - len(mass), *mass.shape[1:]), -1e300)
+    return torch.cat([mass, beyond]).clamp_min(-1e300)
+
+
+def support_of(distribution: Distribution) -> Any:
+    """The declared support; None of a distribution that declares none, such as a joint over a tuple of layers."""
+    if isinstance(distribution, VonMises):  # declared to be the line, on which its density comes again and again
+        return constraints.interval(-math.pi, math.pi)
+    try:
+        return distribution.support
+    except NotImplementedError:
+        return None
+
+
+def is_discrete(distribution: Distribution) -> bool | None:
+    """Whether the support is discrete; None when the distribution does not say."""
+    try:
+        return getattr(support_of(distribution), "is_discrete", None)
+    except NotImplementedError:
+        return None
+
+
+def interval(distribution: Distribution) -> tuple[float, float]:
+    """The ends of a one-dimensional support; the line when it declares none."""
+    support = support_of(distribution)
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    low, high = (getattr(support, name, default) for name, default in
+                 (("lower_bound", -math.inf), ("upper_bound", math.inf)))  # fmt: skip
+    return float(torch.as_tensor(low).min()), float(torch.as_tensor(high).max())
+
+
+def _centre(distribution: Distribution) -> Tensor:
+    """A point of the support: the mean, or where the base's is taken by the transforms of what has none in closed form."""
+    if _lacks_mean(distribution):
+        return _transformed(distribution, _centre(distribution.base_dist))
+    mean = distribution.mean.nan_to_num()
+    return mean.round() if is_discrete(distribution) else mean
+
+
+def _lacks_mean(distribution: Distribution) -> TypeGuard[TransformedDistribution]:
+    return isinstance(distribution, TransformedDistribution) and type(distribution).mean is Distribution.mean
+
+
+def _transformed(distribution: TransformedDistribution, x: Tensor) -> Any:
+    return ComposeTransform(distribution.transforms)(x)
+
+
+def marks_of(distribution: Distribution, spread: tuple[float, ...] = _SPREAD) -> Tensor:
+    """Where the mass lies: means ± some standard deviations, of every component of a mixture."""
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    if _lacks_mean(distribution):
+        marks = _transformed(distribution, marks_of(distribution.base_dist, _SPREAD[:4]))  # exp would carry others too far
+        return marks[marks.isfinite()]
+    part = getattr(distribution, "component_distribution", distribution)
+    mean, sd = part.mean, part.variance.sqrt()
+    if not (mean.isfinite().all() and sd.isfinite().all()):  # Cauchy and the like
+        mean, sd = (getattr(part, name, torch.full_like(mean, default)) for name, default in (("loc", 0.0), ("scale", 1.0)))
+    away = torch.tensor(spread, dtype=mean.dtype, device=mean.device)
+    return (mean[..., None] + sd[..., None] * torch.cat([-away, away])).flatten()
