@@ -4,11 +4,13 @@ import warnings
 
 import numpy as np
 import pytest
-from sklearn import cluster, mixture
+import torch
+from sklearn import cluster, mixture, neural_network
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils.estimator_checks import check_estimator
 
-from emgen.sklearn import BayesianGaussianMixture, GaussianMixture, KMeans
+from emgen.models import BoltzmannMachine
+from emgen.sklearn import BayesianGaussianMixture, BernoulliRBM, GaussianMixture, KMeans
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 TYPES = ("full", "tied", "diag", "spherical")
@@ -139,3 +141,50 @@ def test_samples_and_errors(X):
             GaussianMixture(**arguments).fit(X)
     with pytest.warns(ConvergenceWarning, match="still moved by more than tol"):
         GaussianMixture(4, max_iter=1, random_state=0).fit(X)
+
+
+def test_a_step_of_the_boltzmann_machine_is_its_contrastive_gradient():
+    """Biases of ±60 leave nothing to chance in the chain's visible state, so the step is known in advance."""
+    X = (np.random.RandomState(1).rand(6, 5) < 0.5).astype(np.float64)
+    ours = BernoulliRBM(3, learning_rate=0.3, batch_size=4, random_state=0).partial_fit(X)
+    state = torch.tensor([1.0, 0, 0, 1, 1])
+    weight = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    ours.machine_.assign(weight, 60 * (2 * state - 1), torch.tensor([0.1, -0.4, 0.2]))
+    before = {name: p.detach().clone() for name, p in ours.machine_.named_parameters()}
+    dream, data = state.expand(4, 5), torch.tensor(X, dtype=torch.float32)
+    step = ours.machine_.statistics(torch.cat([data, dream]), torch.tensor([1 / 6] * 6 + [-1 / 4] * 4))
+    ours.partial_fit(X)
+    for name, p in ours.machine_.named_parameters():
+        torch.testing.assert_close(p.detach(), before[name] + 0.3 * step[name], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_boltzmann_machine_learns_as_well_as_scikit_learns(precision):
+    X = np.array([[1, 1, 0, 0], [0, 0, 1, 1], [1, 0, 1, 0]] * 30, dtype=np.float64)
+
+    def likelihood(model):
+        machine = BoltzmannMachine((4,), 6, centred=False)
+        machine.assign(*(torch.tensor(values, dtype=torch.float32) for values in
+                         (model.components_.T, model.intercept_visible_, model.intercept_hidden_)))
+        return float((-machine.energy(torch.tensor(X[:3], dtype=torch.float32)).mean() - machine.log_partition()).detach())
+
+    arguments = {"n_components": 6, "learning_rate": 0.1, "batch_size": 10, "n_iter": 100}
+    ours = [likelihood(BernoulliRBM(**arguments, precision=precision, random_state=seed).fit(X)) for seed in range(12)]
+    theirs = [likelihood(neural_network.BernoulliRBM(**arguments, random_state=seed).fit(X)) for seed in range(12)]
+    assert np.mean(ours) == pytest.approx(np.mean(theirs), abs=3.5 * np.sqrt((np.var(ours) + np.var(theirs)) / 12))
+
+
+def test_the_boltzmann_machine_answers_as_scikit_learns_with_its_parameters():
+    X = (np.random.RandomState(0).rand(40, 7) < 0.4).astype(np.float64)
+    ours = BernoulliRBM(4, random_state=0, n_iter=3).fit(X)
+    theirs = neural_network.BernoulliRBM(4, random_state=0, n_iter=3).fit(X)
+    assert ours.h_samples_.shape == theirs.h_samples_.shape and set(np.unique(ours.h_samples_)) <= {0.0, 1.0}
+    theirs.components_, theirs.intercept_hidden_, theirs.intercept_visible_ = (
+        ours.components_, ours.intercept_hidden_, ours.intercept_visible_)
+    np.testing.assert_allclose(ours.transform(X), theirs.transform(X), rtol=1e-5)
+    np.testing.assert_allclose(ours.score_samples(X), theirs.score_samples(X), rtol=1e-5)
+
+
+def test_a_boltzmann_machine_that_diverges_says_so():
+    with pytest.raises(FloatingPointError, match="learning_rate=1e\\+39"):
+        BernoulliRBM(4, learning_rate=1e39, random_state=0).fit(np.eye(5))

@@ -1,9 +1,8 @@
-"""scikit-learn's restricted Boltzmann machine over our trainer."""
+"""scikit-learn's restricted Boltzmann machine over our machine."""
 
 __all__ = ["BernoulliRBM"]
 
 import time
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from torch.optim import SGD
 
 from emgen.models.boltzmann import BoltzmannMachine
 from emgen.models.units import bernoulli
-from emgen.trainers.cd import CD
 
 
 class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -63,8 +60,7 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         with torch.random.fork_rng():
             for sweep in range(self.n_iter):
                 start = time.perf_counter()
-                for batch in rows.split(self.batch_size):
-                    self._step(batch)
+                self._sweep(rows, self.batch_size)
                 if self.verbose:
                     seconds, score = time.perf_counter() - start, self._pseudo_likelihood(rows).mean()
                     print(f"[BernoulliRBM] Iteration {sweep + 1}, pseudo-likelihood = {score:.2f}, time = {seconds:.2f}s")
@@ -74,7 +70,7 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         """One step of the machine on the rows of X; y is ignored."""
         rows = self._rows(X) if hasattr(self, "machine_") else self._start(X)
         with torch.random.fork_rng():
-            self._step(rows)
+            self._sweep(rows, len(rows))
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -109,9 +105,7 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     @property
     def h_samples_(self) -> np.ndarray:
-        with torch.no_grad():
-            chain: Any = self._trainer.chain
-            return self._answer(bernoulli(self.machine_.hidden_mean(chain)))
+        return self._answer(self._chain)
 
     @property
     def _n_features_out(self) -> int:
@@ -123,22 +117,36 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
-    def _step(self, batch: Tensor) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16-mixed"):
-            self._trainer.training_step(batch, self._trainer.iteration)
+    @torch.no_grad()
+    def _sweep(self, rows: Tensor, batch_size: int) -> None:
+        """Persistent contrastive divergence by its definition: what `emgen.trainers.CD` does for any energy and optimiser."""
+        torch.manual_seed(_seed(self._random))
+        W, b, c = self.machine_.weight, self.machine_.visible_bias, self.machine_.hidden_bias
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16-mixed", cache_enabled=False):
+            for data in rows.split(batch_size):
+                dream = bernoulli(torch.addmm(b, self._chain, W.T).float().sigmoid_())
+                v = torch.cat([data, dream])
+                h = torch.addmm(c, v, W).float().sigmoid_()
+                self._chain = bernoulli(h[len(data):])
+                h[:len(data)] *= self.learning_rate / len(data)
+                h[len(data):] *= -self.learning_rate / len(dream)
+                W.addmm_(v.T, h)
+                b += self.learning_rate * (data.mean(0) - dream.mean(0))
+                c += h.sum(0)
+        if not all(bool(p.isfinite().all()) for p in (W, b, c)):
+            raise FloatingPointError(f"learning_rate={self.learning_rate}: the parameters became infinite; give a smaller one.")
 
     def _start(self, X: Any) -> Tensor:
-        """A fresh machine and trainer for rows like these."""
+        """A fresh machine and chain for rows like these."""
         if self.precision not in ("32-true", "bf16-mixed"):
             raise ValueError(f"precision={self.precision!r} is neither 32-true nor bf16-mixed")
         rows = self._rows(X, reset=True)
         self._random = check_random_state(self.random_state)
-        seed = _seed(self._random)
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
+            torch.manual_seed(_seed(self._random))
             self.machine_ = BoltzmannMachine(rows.shape[1:], self.n_components, centred=False)
-        self._trainer = CD(self.machine_, persistent=True, optimizer=partial(SGD, lr=self.learning_rate))
-        self._trainer.seed = seed
+        self.machine_.centre_at(rows.mean(0))
+        self._chain = torch.zeros(min(self.batch_size, len(rows)), self.n_components)
         return rows
 
     def _rows(self, X: Any, reset: bool = False) -> Tensor:
