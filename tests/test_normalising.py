@@ -291,6 +291,36 @@ def test_hamiltonian_steps_leave_a_correlated_gaussian_invariant_and_a_biased_on
         geweke(draw, unadjusted, statistics)
 
 
+@pytest.mark.parametrize("rows", [1, 10_000])
+def test_a_kernel_that_leaves_the_numbers_or_works_in_place_is_caught(rows):
+    def broken(z):
+        z[:rows] = torch.nan
+        return z
+
+    with pytest.raises(AssertionError, match="0: nan"):
+        geweke(lambda n: torch.randn(n, 1), broken, lambda z: z)
+    with pytest.raises(AssertionError, match="does not leave"):  # float64 statistics that are the state itself
+        geweke(lambda n: torch.randn(n, 1, dtype=torch.float64), lambda z: z.add_(1e-3 * torch.rand_like(z)), lambda z: z)
+
+
+def test_the_kernel_test_rejects_a_right_kernel_at_the_rate_that_its_limit_says():
+    """A Gaussian autoregression over 400 seeds: z has variance 1 and passes 1.96 once in twenty (± 3 of their errors)."""
+    kernel = lambda z: 0.6 * z + 0.8 * torch.randn_like(z)
+    z = torch.stack([geweke(lambda n: torch.randn(n, 1), kernel, lambda z: torch.cat([z, z.square(), z.sin()], 1), chains=500,
+                            seed=seed) for seed in range(400)])
+    assert (z.square().mean(0) - 1).abs().max() < 3 * math.sqrt(2 / 400)
+    assert abs((z.abs() > 1.96).double().mean() - 0.05) < 3 * math.sqrt(0.05 * 0.95 / 400)
+
+
+def test_the_kernel_test_says_what_it_cannot_judge():
+    draw, kernel = lambda n: torch.randn(n, 1), torch.randn_like
+    for arguments, reason in (({"chains": 1}, "chains=1"), ({"steps": 0}, "steps=0")):
+        with pytest.raises(ValueError, match=reason):
+            geweke(draw, kernel, lambda z: z, **arguments)
+    with pytest.raises(ValueError, match="one row a chain"):
+        geweke(draw, kernel, lambda z: z.sum(1))
+
+
 def test_a_proposal_without_an_energy_is_never_accepted():
     torch.manual_seed(0)
     z = torch.full((100, 1), 0.9)
