@@ -321,6 +321,18 @@ def test_the_kernel_test_says_what_it_cannot_judge():
         geweke(draw, kernel, lambda z: z.sum(1))
 
 
+def test_states_that_are_single_numbers_are_chains_of_their_own():
+    moves = []
+    for events in (0, 1):
+        torch.manual_seed(0)
+        z = torch.randn(4, 50, dtype=torch.float64)
+        energy = lambda z: z.square().reshape(4, 50) / 2
+        state = z.unsqueeze(-1) if events else z
+        moves.append([part.reshape(4, 50) for part in hamiltonian(energy, state, 1.5, 3, event_dims=events)])
+    assert all(torch.equal(a, b) for a, b in zip(*moves))
+    assert len(moves[0][1].unique()) > 50
+
+
 def test_a_proposal_without_an_energy_is_never_accepted():
     torch.manual_seed(0)
     z = torch.full((100, 1), 0.9)

@@ -93,7 +93,7 @@ def hamiltonian(
         z: current states; every one is a chain of its own.
         step_size: ε, a number or (*batch).
         leapfrogs: L.
-        event_dims: trailing dimensions of z that make one state.
+        event_dims: trailing dimensions of z that make one state; 0 where each number is one.
 
     Returns:
         The next states and the acceptance probabilities (*batch).
@@ -103,14 +103,14 @@ def hamiltonian(
     step = step_size.view(*step_size.shape, *[1] * event_dims) if isinstance(step_size, Tensor) else step_size
     r = torch.randn_like(z)
     value, gradient = _with_gradient(energy, z)
-    before = value + r.square().flatten(-event_dims).sum(-1) / 2
+    before = value + _kinetic(r, value)
     proposal = z
     for _ in range(leapfrogs):
         r = r - step / 2 * gradient
         proposal = proposal + step * r
         value, gradient = _with_gradient(energy, proposal)
         r = r - step / 2 * gradient
-    after = value + r.square().flatten(-event_dims).sum(-1) / 2
+    after = value + _kinetic(r, value)
     probability = (before - after).exp().clamp(max=1.0).nan_to_num(0.0)
     accept = torch.rand_like(probability) < probability
     return torch.where(accept.view(*accept.shape, *[1] * event_dims), proposal, z), probability
@@ -122,6 +122,11 @@ def walk(kernel: Callable[[Any], Any], state: Any, steps: int) -> Any:
     for _ in range(steps):
         state = kernel(state)
     return state
+
+
+def _kinetic(r: Tensor, value: Tensor) -> Tensor:
+    """‖r‖²/2 of each chain, of the shape of its energy."""
+    return r.square().reshape(*value.shape, -1).sum(-1) / 2
 
 
 def _with_gradient(energy: Callable[[Any], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
