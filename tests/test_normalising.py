@@ -145,6 +145,101 @@ def test_the_optimal_bridge_needs_no_ladder_and_ignores_which_side_is_larger():
         within(estimate, LOG_Z[6, 4])
 
 
+def test_a_bridge_between_supports_that_differ_is_exact_and_one_between_strangers_is_refused():
+    """Boxes: f_0 = 1 on [0, 2] and f_1 = 3 on [1, 3], so r = 3 whatever is seen of either outside the overlap."""
+    torch.manual_seed(0)
+    for n, m in ((2000, 2000), (500, 3000)):
+        base, target = 2 * torch.rand(n, dtype=torch.float64), 1 + 2 * torch.rand(m, dtype=torch.float64)
+        estimate = bridge(torch.where(base > 1, math.log(3), -torch.inf), torch.where(target < 2, math.log(3), torch.inf))
+        within(estimate, math.log(3))
+        classic = math.sqrt(1 / n + 1 / m)  # of log(share in the overlap), of which each side has one half
+        assert float(estimate.error) == pytest.approx(classic, rel=0.1)
+    everywhere, nowhere = torch.zeros(5, 2), torch.zeros(5, 2)
+    nowhere[:, 1] = -torch.inf
+    for at_base, at_target in ((nowhere, everywhere), (everywhere, -nowhere)):
+        with pytest.raises(ValueError, match="densities that overlap"):
+            bridge(at_base, at_target)
+    for at_base in (torch.full((3,), torch.nan), torch.zeros(0)):
+        with pytest.raises(ValueError, match="whose log-ratios are numbers"):
+            bridge(at_base, torch.zeros(3))
+
+
+@pytest.mark.parametrize("gap", [4.0, 6.0, 60.0])
+def test_a_bridge_over_a_gulf_says_that_it_knows_nothing(gap):
+    """Two unit Gaussians, r = 1: as their overlap fades the stated error must grow with the error made, or beyond it."""
+    torch.manual_seed(0)
+    at_base = gap * torch.randn(100, 300, dtype=torch.float64) - gap**2 / 2
+    at_target = gap * torch.randn(100, 300, dtype=torch.float64) + gap**2 / 2
+    estimate = bridge(at_base, at_target)
+    z = estimate.value / estimate.error
+    assert (z.abs() > 3).double().mean() < 0.02 and z.square().mean() < 1.3
+    assert (estimate.error > 1).all() == (gap > 5)
+
+
+@pytest.mark.parametrize(("temperatures", "calm"), [(2, 1.0), (60, 0.2)])
+def test_chains_say_so_too_and_a_fine_ladder_pays_nothing_for_it(temperatures, calm):
+    """N(8β, 1) with perfect moves: over two temperatures nothing overlaps, over sixty all that do."""
+    torch.manual_seed(0)
+
+    class Shift:
+        def log_z0(self):
+            return torch.zeros(300, dtype=torch.float64)
+
+        def start(self, chains):
+            return torch.randn(chains, 300, dtype=torch.float64)
+
+        def energy(self, x, beta):
+            return (x - 8 * beta).square() / 2
+
+        def move(self, x, beta):
+            return 8 * beta + torch.randn_like(x)
+
+    estimate = bridge_sampling(Shift(), ladder(temperatures), 100, 1)
+    z = estimate.value / estimate.error
+    assert (z.abs() > 3).double().mean() < 0.02 and z.square().mean() < 1.3
+    assert (estimate.error > calm).all() == (temperatures == 2)
+
+
+def test_chains_that_leave_the_support_weigh_nothing_from_then_on():
+    """A box [−1, 1] annealed from N(0, 4): whoever starts outside is dead at once and for good, log Z = log 2 all the same."""
+    torch.manual_seed(0)
+
+    class Box:
+        def log_z0(self):
+            return torch.tensor(math.log(2 * math.sqrt(2 * math.pi)), dtype=torch.float64)
+
+        def start(self, chains):
+            return 2 * torch.randn(chains, dtype=torch.float64)
+
+        def energy(self, x, beta):
+            return torch.where((x.abs() > 1) & (beta > 0), torch.inf, (1 - beta) * x.square() / 8)
+
+        def move(self, x, beta):
+            y = x + torch.randn_like(x)
+            return torch.where(torch.rand_like(x).log() < self.energy(x, beta) - self.energy(y, beta), y, x)
+
+    for temperatures in (2, 3, 30):
+        estimate = annealed_importance_sampling(Box(), ladder(temperatures), 5000)
+        within(estimate, math.log(2))
+        assert estimate.ess < 2000
+
+
+def test_a_deep_machine_of_one_hidden_layer_is_annealed_like_the_shallow_one_that_it_is():
+    torch.manual_seed(0)
+    deep, shallow = DeepBoltzmannMachine((2, 3), (4,)).double(), BoltzmannMachine((2, 3), 4).double()
+    with torch.no_grad():
+        for theirs, ours in zip((shallow.weight, shallow.visible_bias, shallow.hidden_bias), (*deep.weights, *deep.biases)):
+            theirs.copy_(ours.normal_())
+    betas, states = ladder(5), binary_states(6, shallow.weight)
+    expected = shallow.energy(states.view(-1, 2, 3), betas[:, None])
+    assert torch.allclose(deep.energy(states, betas[:, None]), expected, atol=1e-12)
+    assert torch.allclose(deep.energy(states.view(-1, 2, 3)), expected[-1], atol=1e-12)
+    for event_shape in ((6,), (1, 6)):
+        machine = DeepBoltzmannMachine(event_shape, (4,)).double()
+        machine.load_state_dict(deep.state_dict())
+        within(annealed_importance_sampling(machine, ladder(20), 2000), shallow.log_partition().item())
+
+
 def test_a_batch_of_paths_is_estimated_at_once():
     """A Gaussian path with a batch dimension: target exp(−(x−μ)²/2s²), so log Z = log s√2π for every element."""
     torch.manual_seed(0)
@@ -213,7 +308,7 @@ def test_a_constant_asked_for_in_mixed_precision_has_full_precision(hidden):
 def test_the_ladder_and_the_weights_are_checked():
     machine = sine_machine(6, 4)
     for betas in (torch.tensor([0.0, 0.5]), torch.tensor([0.0, 0.6, 0.5, 1.0]), torch.ones(1),
-                  torch.tensor([0.0, 0.5, 0.5, 1.0])):
+                  torch.tensor([0.0, 0.5, 0.5, 1.0]), torch.tensor([0.0, torch.nan, 1.0])):
         with pytest.raises(ValueError, match="rise from 0 to 1"):
             annealed_importance_sampling(machine, betas, 10)
     with pytest.raises(ValueError, match="chains=0"):
@@ -222,6 +317,23 @@ def test_the_ladder_and_the_weights_are_checked():
         bridge_sampling(machine, ladder(3), 10, 0)
     with pytest.raises(ValueError, match="weights are zero"):
         log_mean_exp(torch.full((3,), -torch.inf))
+    for wrong in (torch.inf, torch.nan):
+        with pytest.raises(ValueError, match="infinite or not a number"):
+            log_mean_exp(torch.tensor([0.0, wrong]))
+
+
+@pytest.mark.parametrize("estimate", [annealed_importance_sampling, bridge_sampling, path_sampling])
+def test_no_estimator_passes_on_what_is_not_a_number(estimate):
+    machine = sine_machine(6, 4)
+    machine.weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="number"):
+        estimate(machine, ladder(3), 10)
+
+
+@pytest.mark.parametrize("estimate", [annealed_importance_sampling, bridge_sampling, path_sampling])
+def test_a_single_chain_has_a_value_and_no_error(estimate):
+    found = estimate(sine_machine(6, 4), ladder(3), 1)
+    assert found.value.isfinite() and found.error.isnan()
 
 
 def test_effective_sample_size_of_weights():
