@@ -196,6 +196,7 @@ def test_the_gap_splits_into_approximation_and_amortisation(x):
     assert gaps["gap"].value == pytest.approx(total, abs=1e-9)
     assert gaps["approximation"].value + gaps["amortisation"].value == pytest.approx(total, abs=1e-9)
     assert gaps["approximation"].error < 0.1 * gaps["elbo"].error  # datum by datum, what the data differ in cancels
+    assert gaps["ess"].value == gaps["importance_weighted"].ess
     assert gaps["log_likelihood"] == gaps["importance_weighted"]  # ten temperatures are noise that must not choose
 
 
@@ -205,6 +206,7 @@ def test_a_poor_encoder_is_scored_by_annealing_and_its_best_is_found_block_by_bl
     approximation = torch.distributions.kl_divergence(MultivariateNormal(best.mean, torch.diag_embed(best.variance)), exact)
     gaps = inference_gaps(model, x, samples=500, temperatures=200, chains=32, steps=400, block=5)
     assert gaps["log_likelihood"] == gaps["annealed"] and gaps["annealed"].value > gaps["importance_weighted"].value + 0.5
+    assert gaps["ess"].value == gaps["annealed"].ess and "least" in gaps["ess"].method
     assert gaps["log_likelihood"].value == pytest.approx(model.evidence(x).mean().item(), abs=0.08)
     assert gaps["elbo_optimal"].value == pytest.approx((model.evidence(x) - approximation).mean().item(), abs=0.03)
 
@@ -216,7 +218,9 @@ def test_evaluation_anneals_through_any_decoder_with_or_without_an_encoder(x):
     assert split.keys() > {"annealed", "approximation", "amortisation", "gap", "elbo", "log_likelihood"}
     model.recognition = None
     assert scores(model, x, 100) == {}
-    annealing = scores(model, x, 100, temperatures=100, chains=32)["log_likelihood"]
+    found = scores(model, x, 100, temperatures=100, chains=32)
+    annealing = found["log_likelihood"]
+    assert found["ess"].value == annealing.ess  # or it stays that of the training
     assert annealing == annealed(model, x, 100, 32) and "AIS, 100 temperatures, 32 chains" in annealing.method
     machine, rows = BoltzmannMachine((4,), 21), torch.ones(3, 4)
     assert "AIS, 30 temperatures, 7 chains" in scores(machine, rows, 1, temperatures=30, chains=7)["log_likelihood"].method

@@ -162,7 +162,8 @@ def inference_gaps(model: Any, x: Tensor, *, samples: int = 1000, temperatures: 
         seed: of all draws.
 
     Returns:
-        `log_likelihood`, `annealed`, `importance_weighted`, `elbo_optimal`, `elbo`, `gap`, `approximation`, `amortisation`.
+        `log_likelihood`, `annealed`, `importance_weighted`, `elbo_optimal`, `elbo`, `gap`, `approximation`, `amortisation`,
+        and the `ess` of the weights that gave `log_likelihood`.
 
     Raises:
         TypeError: q(z|x) is not an independent normal.
@@ -181,7 +182,8 @@ def inference_gaps(model: Any, x: Tensor, *, samples: int = 1000, temperatures: 
     iw = Estimate.over(weighted.value, f"importance-weighted, K={samples}", weighted.ess)
     rise = Estimate.over(ais.value - weighted.value, "")
     noise = rise.error if len(x) > 1 else math.hypot(float(ais.error), float(weighted.error))
-    largest, log_p = (annealed, ais.value) if rise.value > 2 * noise else (iw, weighted.value)
+    largest, weights = (annealed, ais) if rise.value > 2 * noise else (iw, weighted)
+    log_p = weights.value
     return {
         "log_likelihood": largest, "annealed": annealed, "importance_weighted": iw,
         "elbo_optimal": Estimate.over(optimal, f"ELBO of q*, {steps} steps, K={samples}"),
@@ -189,6 +191,7 @@ def inference_gaps(model: Any, x: Tensor, *, samples: int = 1000, temperatures: 
         "gap": Estimate.over(log_p - bound, f"{largest.method}, less the ELBO"),
         "approximation": Estimate.over(log_p - optimal, f"{largest.method}, less the ELBO of q*"),
         "amortisation": Estimate.over(optimal - bound, "ELBO of q*, less the ELBO"),
+        "ess": Estimate.over(weights.ess, f"effective sample size, least {weights.ess.min():.1f}: {largest.method}"),
     }
 
 

@@ -2,6 +2,7 @@
 
 __all__ = ["scores"]
 
+import math
 from typing import Any
 
 import torch
@@ -41,7 +42,8 @@ def scores(model: Any, x: Tensor, samples: int, seed: int = 0, temperatures: int
     if temperatures and encoded:
         return inference_gaps(model, x, samples=samples, temperatures=temperatures, chains=chains, seed=seed)
     if temperatures:
-        return {"log_likelihood": annealed(model, x, temperatures, chains, seed=seed)}
+        found = annealed(model, x, temperatures, chains, seed=seed)
+        return {"log_likelihood": found, "ess": Estimate(found.ess or math.nan, math.nan, f"effective sample size of {chains} chains")}
     if not encoded:
         return {}
     log_w = log_weights(model, x, samples, seed=seed).double()
