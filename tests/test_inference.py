@@ -226,6 +226,16 @@ def test_evaluation_anneals_through_any_decoder_with_or_without_an_encoder(x):
     assert "AIS, 30 temperatures, 7 chains" in scores(machine, rows, 1, temperatures=30, chains=7)["log_likelihood"].method
 
 
+def test_an_encoder_without_a_best_member_to_seek_is_annealed_all_the_same(x):
+    model = LinearGaussian()
+    model.recognition = model.posterior  # exact, and no independent normal
+    found = scores(model, x, 20, temperatures=50, chains=8)
+    assert found.keys() == {"log_likelihood", "elbo", "gap", "ess", "annealed"}
+    assert found["annealed"] == annealed(model, x, 50, 8)
+    with pytest.raises(TypeError, match="layered or discrete"):
+        scores(helmholtz_machine((3,), layers=(2, 2)), (x > 0).float(), 20, temperatures=5)
+
+
 def test_data_outside_the_support_of_a_decoder_are_refused(x):
     model = LinearGaussian()
     model.likelihood = lambda z: Independent(Bernoulli(logits=z @ model.loadings.T), 1)

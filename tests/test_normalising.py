@@ -383,6 +383,29 @@ def test_effective_sample_size_is_geyers_sum_by_hand():
     assert float(r_hat(draws)) == pytest.approx(math.sqrt(total / within), rel=1e-9)
 
 
+def test_constants_are_not_called_mixed_and_chains_need_draws():
+    constant = torch.full((101, 4), 0.1, dtype=torch.float64)
+    assert r_hat(constant).isnan() and effective_sample_size(constant).isnan()
+    assert r_hat(constant + torch.arange(4)) == torch.inf and effective_sample_size(constant + torch.arange(4)) <= 8
+    for shape in ((3, 4), (100, 0)):
+        for judge in (r_hat, effective_sample_size):
+            with pytest.raises(ValueError, match="at least four draws a chain"):
+                judge(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("a", [0.0, 0.5, 0.9, -0.5])
+def test_effective_size_is_the_variance_of_the_mean(a):
+    """AR(1), 300 runs of 4 chains: the mean of all draws has the variance 1 / ESS, whatever the ESS (at most all draws)."""
+    torch.manual_seed(0)
+    x = [torch.randn(4, 300, dtype=torch.float64)]
+    for _ in range(1000):
+        x.append(a * x[-1] + math.sqrt(1 - a * a) * torch.randn(4, 300, dtype=torch.float64))
+    draws = torch.stack(x)
+    z = draws.mean((0, 1)) * effective_sample_size(draws).sqrt()
+    expected = 1.0 if a >= 0 else (1 + a) / (1 - a)  # alternating chains do better than is claimed
+    assert abs(z.square().mean() / expected - 1) < 4 * math.sqrt(2 / 300)
+
+
 def test_chains_that_drift_together_have_not_mixed_and_draws_that_alternate_are_worth_no_more_than_all():
     torch.manual_seed(0)
     noise = torch.randn(400, 4, dtype=torch.float64)
