@@ -170,11 +170,14 @@ def test_no_temperatures_and_no_data_are_refused(x):
         annealed(LinearGaussian(), x[:0])
 
 
-def test_tuned_steps_are_accepted_about_as_often_as_asked_for(x):
+@pytest.mark.parametrize("temperatures", [3, 101])
+@pytest.mark.parametrize("narrow", [1, 5])
+def test_tuned_steps_are_accepted_about_as_often_as_asked_for(x, temperatures, narrow):
     from emgen.estimators.chains import hamiltonian
 
     torch.manual_seed(0)
-    model, betas = LinearGaussian(), torch.linspace(0, 1, 101, dtype=torch.float64)
+    model, betas = LinearGaussian(), torch.linspace(0, 1, temperatures, dtype=torch.float64)
+    model.loadings.data *= narrow
     path = DecoderPath(model, x, leapfrogs=4).tune(betas)
     z = model.posterior(x).sample((100,))
     _, probability = hamiltonian(lambda z: path.energy(z, betas[-1]), z, path.steps[-1].expand(100, 12), path.leapfrogs)

@@ -87,12 +87,14 @@ class DecoderPath:
     def tune(self, betas: Tensor, chains: int = 8, acceptance: float = 0.65) -> "DecoderPath":
         """Find step sizes along a ladder by a pilot run, and keep them fixed from then on, so that AIS stays unbiased.
 
-        Each x has its step size raised by a tenth where its chains accept more than asked for, lowered where less.
+        Each x has its step size raised by a tenth where its chains accept more than asked for, lowered where less; a short
+        ladder is climbed slowly, for a hundred such changes in all.
         """
         z, step, kept = self.start(chains), self.steps[0], []
         for beta in betas[1:]:
-            z, probability = self._step(z, beta, step.expand(chains, -1))
-            step = torch.where(probability.mean(0) > acceptance, step * 1.1, step / 1.1)
+            for _ in range(max(1, 100 // (len(betas) - 1))):
+                z, probability = self._step(z, beta, step.expand(chains, -1))
+                step = torch.where(probability.mean(0) > acceptance, step * 1.1, step / 1.1)
             kept.append(step)
         self.betas, self.steps = betas[1:].clone(), torch.stack(kept)
         return self
