@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal
+from torch.distributions import Bernoulli, Categorical, Distribution, Independent, MultivariateNormal, Normal, Uniform
 
 from emgen.distributions import Dirac
 from emgen.evaluation.inference import DecoderPath, annealed, boltzmann, inference_gaps, sandwich
@@ -76,11 +76,108 @@ def test_a_base_of_ones_own_reaches_the_same_constant(x):
     assert ((estimate.value - model.evidence(x)).abs() < 4 * estimate.error + 1e-3).all()
 
 
-def test_tuned_steps_are_accepted_about_as_often_as_asked_for(x):
+class Bent(nn.Module):
+    """A decoder on a grid that quadrature can cover: z in one dimension, of event shape () or (1), and any head."""
+
+    def __init__(self, head, event_shape=(), prior=None):
+        super().__init__()
+        zero = torch.zeros(event_shape, dtype=torch.float64)
+        self.head, self.base = head, prior or Independent(Normal(zero, 1.0), zero.dim())
+
+    def prior(self):
+        return self.base
+
+    def likelihood(self, z):
+        return self.head((z if not self.base.event_shape else z.squeeze(-1)).unsqueeze(-1))
+
+    def log_evidence(self, x):
+        z = torch.linspace(-9, 9, 6001, dtype=torch.float64).view(-1, *self.base.event_shape)
+        self.base._validate_args = False  # a grid may reach beyond the support
+        terms = self.base.log_prob(z).unsqueeze(1) + self.likelihood(z.unsqueeze(1)).log_prob(x)
+        return terms.logsumexp(0) + math.log(18 / 6000)
+
+
+SLOPES = torch.tensor([2.0, -1.0, 3.0, 0.5], dtype=torch.float64)
+HEADS = {
+    "binary": lambda z: Independent(Bernoulli(logits=3 * (SLOPES * z).sin()), 1),
+    "real": lambda z: Independent(Normal((SLOPES * z).tanh(), 0.5), 1),
+    "categories": lambda z: Independent(Categorical(logits=(SLOPES * z).sin().unsqueeze(-1) * torch.arange(3.0)), 1),
+}
+
+
+@pytest.mark.parametrize("event_shape", [(), (1,)])
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_and_a_single_number_z_meet_quadrature(head, event_shape):
+    """Curved decoders with several modes: datum by datum within the stated error, and in the mean from either side."""
+    from emgen.estimators.normalising import annealed_importance_sampling
+
+    torch.manual_seed(0)
+    model = Bent(HEADS[head], event_shape)
+    x = model.likelihood(model.prior().sample((16,))).sample()  # integers, for the categories
+    exact, betas = model.log_evidence(x), torch.linspace(0, 1, 31, dtype=torch.float64)
+    with torch.no_grad():
+        found = annealed_importance_sampling(DecoderPath(model, x, leapfrogs=3).tune(betas), betas, 400)
+    z = (found.value - exact) / found.error
+    assert z.abs().max() < 3.5 and abs(z.mean()) < 3 / math.sqrt(16)
+    assert annealed(model, x, 60, 64, leapfrogs=3).value == pytest.approx(exact.mean().item(), abs=0.05)
+    below, above = sandwich(model, 16, 60, 64, leapfrogs=3)
+    assert abs(above.value - below.value) < 0.3
+
+
+def test_a_z_of_two_dimensions_is_one_state_and_its_gap_splits_too(x):
+    flat = LinearGaussian(shift=0.2)
+
+    class Matrix(LinearGaussian):
+        def prior(self):
+            return Independent(Normal(self.loadings.new_zeros(2, 1), 1.0), 2)
+
+        def likelihood(self, z):
+            return flat.likelihood(z.squeeze(-1))
+
+        def recognition(self, x):
+            q = flat.recognition(x).base_dist
+            return Independent(Normal(q.loc.unsqueeze(-1), q.scale.unsqueeze(-1)), 2)
+
+    arguments = {"samples": 100, "temperatures": 10, "chains": 4, "steps": 20}
+    found, expected = (inference_gaps(model, x, **arguments) for model in (Matrix(), flat))
+    assert {k: e.value for k, e in found.items()} == pytest.approx({k: e.value for k, e in expected.items()}, abs=1e-9)
+
+
+def test_trajectories_beyond_the_support_are_rejected_whatever_torch_checks():
+    """A prior that ends, and steps so long that they overflow: torch's own checks would raise for both."""
+    model = Bent(HEADS["real"], prior=Uniform(torch.zeros((), dtype=torch.float64), 2.0))
+    x = HEADS["real"](torch.tensor([[0.1], [1.0], [1.9]], dtype=torch.float64)).sample()
+    estimate = annealed(model, x, 60, 200, leapfrogs=3)
+    assert estimate.value == pytest.approx(model.log_evidence(x).mean().item(), abs=0.03)
+    narrow = Bent(lambda z: Independent(Normal(SLOPES.float() * z, 1e-4), 1), prior=Normal(torch.zeros(()), 1.0))
+    assert math.isfinite(annealed(narrow, x.float(), 10, 4).value)
+    assert Distribution._validate_args  # as it was
+
+
+def test_one_datum_is_judged_by_the_errors_that_its_weights_state(x):
+    model = LinearGaussian(shift=2.0)
+    gaps = inference_gaps(model, x[:1], samples=50, temperatures=50, chains=16, steps=1)
+    assert gaps["log_likelihood"] == gaps["annealed"] and gaps["annealed"].value > gaps["importance_weighted"].value + 0.5
+    model = LinearGaussian()
+    gaps = inference_gaps(model, x[:1], samples=4000, temperatures=5, chains=4, steps=1)
+    assert gaps["log_likelihood"] == gaps["importance_weighted"]
+
+
+def test_no_temperatures_and_no_data_are_refused(x):
+    with pytest.raises(ValueError, match="temperatures=0"):
+        annealed(LinearGaussian(), x, temperatures=0)
+    with pytest.raises(ValueError, match="no data"):
+        annealed(LinearGaussian(), x[:0])
+
+
+@pytest.mark.parametrize("temperatures", [3, 101])
+@pytest.mark.parametrize("narrow", [1, 5])
+def test_tuned_steps_are_accepted_about_as_often_as_asked_for(x, temperatures, narrow):
     from emgen.estimators.chains import hamiltonian
 
     torch.manual_seed(0)
-    model, betas = LinearGaussian(), torch.linspace(0, 1, 101, dtype=torch.float64)
+    model, betas = LinearGaussian(), torch.linspace(0, 1, temperatures, dtype=torch.float64)
+    model.loadings.data *= narrow
     path = DecoderPath(model, x, leapfrogs=4).tune(betas)
     z = model.posterior(x).sample((100,))
     _, probability = hamiltonian(lambda z: path.energy(z, betas[-1]), z, path.steps[-1].expand(100, 12), path.leapfrogs)
@@ -102,6 +199,7 @@ def test_the_gap_splits_into_approximation_and_amortisation(x):
     assert gaps["gap"].value == pytest.approx(total, abs=1e-9)
     assert gaps["approximation"].value + gaps["amortisation"].value == pytest.approx(total, abs=1e-9)
     assert gaps["approximation"].error < 0.1 * gaps["elbo"].error  # datum by datum, what the data differ in cancels
+    assert gaps["ess"].value == gaps["importance_weighted"].ess
     assert gaps["log_likelihood"] == gaps["importance_weighted"]  # ten temperatures are noise that must not choose
 
 
@@ -111,6 +209,7 @@ def test_a_poor_encoder_is_scored_by_annealing_and_its_best_is_found_block_by_bl
     approximation = torch.distributions.kl_divergence(MultivariateNormal(best.mean, torch.diag_embed(best.variance)), exact)
     gaps = inference_gaps(model, x, samples=500, temperatures=200, chains=32, steps=400, block=5)
     assert gaps["log_likelihood"] == gaps["annealed"] and gaps["annealed"].value > gaps["importance_weighted"].value + 0.5
+    assert gaps["ess"].value == gaps["annealed"].ess and "least" in gaps["ess"].method
     assert gaps["log_likelihood"].value == pytest.approx(model.evidence(x).mean().item(), abs=0.08)
     assert gaps["elbo_optimal"].value == pytest.approx((model.evidence(x) - approximation).mean().item(), abs=0.03)
 
@@ -122,10 +221,22 @@ def test_evaluation_anneals_through_any_decoder_with_or_without_an_encoder(x):
     assert split.keys() > {"annealed", "approximation", "amortisation", "gap", "elbo", "log_likelihood"}
     model.recognition = None
     assert scores(model, x, 100) == {}
-    annealing = scores(model, x, 100, temperatures=100, chains=32)["log_likelihood"]
+    found = scores(model, x, 100, temperatures=100, chains=32)
+    annealing = found["log_likelihood"]
+    assert found["ess"].value == annealing.ess  # or it stays that of the training
     assert annealing == annealed(model, x, 100, 32) and "AIS, 100 temperatures, 32 chains" in annealing.method
     machine, rows = BoltzmannMachine((4,), 21), torch.ones(3, 4)
     assert "AIS, 30 temperatures, 7 chains" in scores(machine, rows, 1, temperatures=30, chains=7)["log_likelihood"].method
+
+
+def test_an_encoder_without_a_best_member_to_seek_is_annealed_all_the_same(x):
+    model = LinearGaussian()
+    model.recognition = model.posterior  # exact, and no independent normal
+    found = scores(model, x, 20, temperatures=50, chains=8)
+    assert found.keys() == {"log_likelihood", "elbo", "gap", "ess", "annealed"}
+    assert found["annealed"] == annealed(model, x, 50, 8)
+    with pytest.raises(TypeError, match="layered or discrete"):
+        scores(helmholtz_machine((3,), layers=(2, 2)), (x > 0).float(), 20, temperatures=5)
 
 
 def test_data_outside_the_support_of_a_decoder_are_refused(x):

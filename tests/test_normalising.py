@@ -145,6 +145,101 @@ def test_the_optimal_bridge_needs_no_ladder_and_ignores_which_side_is_larger():
         within(estimate, LOG_Z[6, 4])
 
 
+def test_a_bridge_between_supports_that_differ_is_exact_and_one_between_strangers_is_refused():
+    """Boxes: f_0 = 1 on [0, 2] and f_1 = 3 on [1, 3], so r = 3 whatever is seen of either outside the overlap."""
+    torch.manual_seed(0)
+    for n, m in ((2000, 2000), (500, 3000)):
+        base, target = 2 * torch.rand(n, dtype=torch.float64), 1 + 2 * torch.rand(m, dtype=torch.float64)
+        estimate = bridge(torch.where(base > 1, math.log(3), -torch.inf), torch.where(target < 2, math.log(3), torch.inf))
+        within(estimate, math.log(3))
+        classic = math.sqrt(1 / n + 1 / m)  # of log(share in the overlap), of which each side has one half
+        assert float(estimate.error) == pytest.approx(classic, rel=0.1)
+    everywhere, nowhere = torch.zeros(5, 2), torch.zeros(5, 2)
+    nowhere[:, 1] = -torch.inf
+    for at_base, at_target in ((nowhere, everywhere), (everywhere, -nowhere)):
+        with pytest.raises(ValueError, match="densities that overlap"):
+            bridge(at_base, at_target)
+    for at_base in (torch.full((3,), torch.nan), torch.zeros(0)):
+        with pytest.raises(ValueError, match="whose log-ratios are numbers"):
+            bridge(at_base, torch.zeros(3))
+
+
+@pytest.mark.parametrize("gap", [4.0, 6.0, 60.0])
+def test_a_bridge_over_a_gulf_says_that_it_knows_nothing(gap):
+    """Two unit Gaussians, r = 1: as their overlap fades the stated error must grow with the error made, or beyond it."""
+    torch.manual_seed(0)
+    at_base = gap * torch.randn(100, 300, dtype=torch.float64) - gap**2 / 2
+    at_target = gap * torch.randn(100, 300, dtype=torch.float64) + gap**2 / 2
+    estimate = bridge(at_base, at_target)
+    z = estimate.value / estimate.error
+    assert (z.abs() > 3).double().mean() < 0.02 and z.square().mean() < 1.3
+    assert (estimate.error > 1).all() == (gap > 5)
+
+
+@pytest.mark.parametrize(("temperatures", "calm"), [(2, 1.0), (60, 0.2)])
+def test_chains_say_so_too_and_a_fine_ladder_pays_nothing_for_it(temperatures, calm):
+    """N(8β, 1) with perfect moves: over two temperatures nothing overlaps, over sixty all that do."""
+    torch.manual_seed(0)
+
+    class Shift:
+        def log_z0(self):
+            return torch.zeros(300, dtype=torch.float64)
+
+        def start(self, chains):
+            return torch.randn(chains, 300, dtype=torch.float64)
+
+        def energy(self, x, beta):
+            return (x - 8 * beta).square() / 2
+
+        def move(self, x, beta):
+            return 8 * beta + torch.randn_like(x)
+
+    estimate = bridge_sampling(Shift(), ladder(temperatures), 100, 1)
+    z = estimate.value / estimate.error
+    assert (z.abs() > 3).double().mean() < 0.02 and z.square().mean() < 1.3
+    assert (estimate.error > calm).all() == (temperatures == 2)
+
+
+def test_chains_that_leave_the_support_weigh_nothing_from_then_on():
+    """A box [−1, 1] annealed from N(0, 4): whoever starts outside is dead at once and for good, log Z = log 2 all the same."""
+    torch.manual_seed(0)
+
+    class Box:
+        def log_z0(self):
+            return torch.tensor(math.log(2 * math.sqrt(2 * math.pi)), dtype=torch.float64)
+
+        def start(self, chains):
+            return 2 * torch.randn(chains, dtype=torch.float64)
+
+        def energy(self, x, beta):
+            return torch.where((x.abs() > 1) & (beta > 0), torch.inf, (1 - beta) * x.square() / 8)
+
+        def move(self, x, beta):
+            y = x + torch.randn_like(x)
+            return torch.where(torch.rand_like(x).log() < self.energy(x, beta) - self.energy(y, beta), y, x)
+
+    for temperatures in (2, 3, 30):
+        estimate = annealed_importance_sampling(Box(), ladder(temperatures), 5000)
+        within(estimate, math.log(2))
+        assert estimate.ess < 2000
+
+
+def test_a_deep_machine_of_one_hidden_layer_is_annealed_like_the_shallow_one_that_it_is():
+    torch.manual_seed(0)
+    deep, shallow = DeepBoltzmannMachine((2, 3), (4,)).double(), BoltzmannMachine((2, 3), 4).double()
+    with torch.no_grad():
+        for theirs, ours in zip((shallow.weight, shallow.visible_bias, shallow.hidden_bias), (*deep.weights, *deep.biases)):
+            theirs.copy_(ours.normal_())
+    betas, states = ladder(5), binary_states(6, shallow.weight)
+    expected = shallow.energy(states.view(-1, 2, 3), betas[:, None])
+    assert torch.allclose(deep.energy(states, betas[:, None]), expected, atol=1e-12)
+    assert torch.allclose(deep.energy(states.view(-1, 2, 3)), expected[-1], atol=1e-12)
+    for event_shape in ((6,), (1, 6)):
+        machine = DeepBoltzmannMachine(event_shape, (4,)).double()
+        machine.load_state_dict(deep.state_dict())
+        within(annealed_importance_sampling(machine, ladder(20), 2000), shallow.log_partition().item())
+
+
 def test_a_batch_of_paths_is_estimated_at_once():
     """A Gaussian path with a batch dimension: target exp(−(x−μ)²/2s²), so log Z = log s√2π for every element."""
     torch.manual_seed(0)
@@ -213,7 +308,7 @@ def test_a_constant_asked_for_in_mixed_precision_has_full_precision(hidden):
 def test_the_ladder_and_the_weights_are_checked():
     machine = sine_machine(6, 4)
     for betas in (torch.tensor([0.0, 0.5]), torch.tensor([0.0, 0.6, 0.5, 1.0]), torch.ones(1),
-                  torch.tensor([0.0, 0.5, 0.5, 1.0])):
+                  torch.tensor([0.0, 0.5, 0.5, 1.0]), torch.tensor([0.0, torch.nan, 1.0])):
         with pytest.raises(ValueError, match="rise from 0 to 1"):
             annealed_importance_sampling(machine, betas, 10)
     with pytest.raises(ValueError, match="chains=0"):
@@ -222,6 +317,23 @@ def test_the_ladder_and_the_weights_are_checked():
         bridge_sampling(machine, ladder(3), 10, 0)
     with pytest.raises(ValueError, match="weights are zero"):
         log_mean_exp(torch.full((3,), -torch.inf))
+    for wrong in (torch.inf, torch.nan):
+        with pytest.raises(ValueError, match="infinite or not a number"):
+            log_mean_exp(torch.tensor([0.0, wrong]))
+
+
+@pytest.mark.parametrize("estimate", [annealed_importance_sampling, bridge_sampling, path_sampling])
+def test_no_estimator_passes_on_what_is_not_a_number(estimate):
+    machine = sine_machine(6, 4)
+    machine.weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="number"):
+        estimate(machine, ladder(3), 10)
+
+
+@pytest.mark.parametrize("estimate", [annealed_importance_sampling, bridge_sampling, path_sampling])
+def test_a_single_chain_has_a_value_and_no_error(estimate):
+    found = estimate(sine_machine(6, 4), ladder(3), 1)
+    assert found.value.isfinite() and found.error.isnan()
 
 
 def test_effective_sample_size_of_weights():
@@ -271,6 +383,29 @@ def test_effective_sample_size_is_geyers_sum_by_hand():
     assert float(r_hat(draws)) == pytest.approx(math.sqrt(total / within), rel=1e-9)
 
 
+def test_constants_are_not_called_mixed_and_chains_need_draws():
+    constant = torch.full((101, 4), 0.1, dtype=torch.float64)
+    assert r_hat(constant).isnan() and effective_sample_size(constant).isnan()
+    assert r_hat(constant + torch.arange(4)) == torch.inf and effective_sample_size(constant + torch.arange(4)) <= 8
+    for shape in ((3, 4), (100, 0)):
+        for judge in (r_hat, effective_sample_size):
+            with pytest.raises(ValueError, match="at least four draws a chain"):
+                judge(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("a", [0.0, 0.5, 0.9, -0.5])
+def test_effective_size_is_the_variance_of_the_mean(a):
+    """AR(1), 300 runs of 4 chains: the mean of all draws has the variance 1 / ESS, whatever the ESS (at most all draws)."""
+    torch.manual_seed(0)
+    x = [torch.randn(4, 300, dtype=torch.float64)]
+    for _ in range(1000):
+        x.append(a * x[-1] + math.sqrt(1 - a * a) * torch.randn(4, 300, dtype=torch.float64))
+    draws = torch.stack(x)
+    z = draws.mean((0, 1)) * effective_sample_size(draws).sqrt()
+    expected = 1.0 if a >= 0 else (1 + a) / (1 - a)  # alternating chains do better than is claimed
+    assert abs(z.square().mean() / expected - 1) < 4 * math.sqrt(2 / 300)
+
+
 def test_chains_that_drift_together_have_not_mixed_and_draws_that_alternate_are_worth_no_more_than_all():
     torch.manual_seed(0)
     noise = torch.randn(400, 4, dtype=torch.float64)
@@ -289,6 +424,48 @@ def test_hamiltonian_steps_leave_a_correlated_gaussian_invariant_and_a_biased_on
     unadjusted = lambda z: z - 0.3 * z @ precision + math.sqrt(0.6) * torch.randn_like(z)
     with pytest.raises(AssertionError, match="does not leave the joint invariant"):
         geweke(draw, unadjusted, statistics)
+
+
+@pytest.mark.parametrize("rows", [1, 10_000])
+def test_a_kernel_that_leaves_the_numbers_or_works_in_place_is_caught(rows):
+    def broken(z):
+        z[:rows] = torch.nan
+        return z
+
+    with pytest.raises(AssertionError, match="0: nan"):
+        geweke(lambda n: torch.randn(n, 1), broken, lambda z: z)
+    with pytest.raises(AssertionError, match="does not leave"):  # float64 statistics that are the state itself
+        geweke(lambda n: torch.randn(n, 1, dtype=torch.float64), lambda z: z.add_(1e-3 * torch.rand_like(z)), lambda z: z)
+
+
+def test_the_kernel_test_rejects_a_right_kernel_at_the_rate_that_its_limit_says():
+    """A Gaussian autoregression over 400 seeds: z has variance 1 and passes 1.96 once in twenty (± 3 of their errors)."""
+    kernel = lambda z: 0.6 * z + 0.8 * torch.randn_like(z)
+    z = torch.stack([geweke(lambda n: torch.randn(n, 1), kernel, lambda z: torch.cat([z, z.square(), z.sin()], 1), chains=500,
+                            seed=seed) for seed in range(400)])
+    assert (z.square().mean(0) - 1).abs().max() < 3 * math.sqrt(2 / 400)
+    assert abs((z.abs() > 1.96).double().mean() - 0.05) < 3 * math.sqrt(0.05 * 0.95 / 400)
+
+
+def test_the_kernel_test_says_what_it_cannot_judge():
+    draw, kernel = lambda n: torch.randn(n, 1), torch.randn_like
+    for arguments, reason in (({"chains": 1}, "chains=1"), ({"steps": 0}, "steps=0")):
+        with pytest.raises(ValueError, match=reason):
+            geweke(draw, kernel, lambda z: z, **arguments)
+    with pytest.raises(ValueError, match="one row a chain"):
+        geweke(draw, kernel, lambda z: z.sum(1))
+
+
+def test_states_that_are_single_numbers_are_chains_of_their_own():
+    moves = []
+    for events in (0, 1):
+        torch.manual_seed(0)
+        z = torch.randn(4, 50, dtype=torch.float64)
+        energy = lambda z: z.square().reshape(4, 50) / 2
+        state = z.unsqueeze(-1) if events else z
+        moves.append([part.reshape(4, 50) for part in hamiltonian(energy, state, 1.5, 3, event_dims=events)])
+    assert all(torch.equal(a, b) for a, b in zip(*moves))
+    assert len(moves[0][1].unique()) > 50
 
 
 def test_a_proposal_without_an_energy_is_never_accepted():

@@ -15,8 +15,10 @@ from emgen.estimators.normalising import Path
 def r_hat(draws: Float[Tensor, "draws chains *what"]) -> Float[Tensor, "*what"]:
     """Split R̂ = √(total variance / variance within half-chains): above about 1.01 the chains have not mixed.
 
+    Of a constant it is NaN, and ∞ of chains stuck apart. It compares means: chains that differ in their scale alone pass.
+
     Raises:
-        ValueError: fewer than four draws a chain, or no dimension of chains.
+        ValueError: fewer than four draws a chain, or no chains.
 
     References: Gelman and Rubin (1992), "Inference from iterative simulation using multiple sequences"; Vehtari, Gelman,
         Simpson, Carpenter and Bürkner (2021), "Rank-normalization, folding, and localization: an improved R̂".
@@ -34,10 +36,11 @@ def effective_sample_size(draws: Float[Tensor, "draws chains *what"]) -> Float[T
     """How many independent draws the chains are worth: S M / (1 + 2 Σ_t ρ_t), summed while pairs stay positive.
 
     Autocorrelations are averaged over half-chains and lowered by the variance between them, so chains that disagree are
-    worth few; the sum is Geyer's initial monotone sequence. At most S M.
+    worth few; the sum is Geyer's initial monotone sequence. At most S M (S even: halves of an odd one lose its middle draw),
+    NaN of a constant.
 
     Raises:
-        ValueError: fewer than four draws a chain, or no dimension of chains.
+        ValueError: fewer than four draws a chain, or no chains.
 
     References: Geyer (1992), "Practical Markov chain Monte Carlo"; Vehtari et al. (2021), as for `r_hat`.
     """
@@ -93,7 +96,7 @@ def hamiltonian(
         z: current states; every one is a chain of its own.
         step_size: ε, a number or (*batch).
         leapfrogs: L.
-        event_dims: trailing dimensions of z that make one state.
+        event_dims: trailing dimensions of z that make one state; 0 where each number is one.
 
     Returns:
         The next states and the acceptance probabilities (*batch).
@@ -103,14 +106,14 @@ def hamiltonian(
     step = step_size.view(*step_size.shape, *[1] * event_dims) if isinstance(step_size, Tensor) else step_size
     r = torch.randn_like(z)
     value, gradient = _with_gradient(energy, z)
-    before = value + r.square().flatten(-event_dims).sum(-1) / 2
+    before = value + _kinetic(r, value)
     proposal = z
     for _ in range(leapfrogs):
         r = r - step / 2 * gradient
         proposal = proposal + step * r
         value, gradient = _with_gradient(energy, proposal)
         r = r - step / 2 * gradient
-    after = value + r.square().flatten(-event_dims).sum(-1) / 2
+    after = value + _kinetic(r, value)
     probability = (before - after).exp().clamp(max=1.0).nan_to_num(0.0)
     accept = torch.rand_like(probability) < probability
     return torch.where(accept.view(*accept.shape, *[1] * event_dims), proposal, z), probability
@@ -124,6 +127,11 @@ def walk(kernel: Callable[[Any], Any], state: Any, steps: int) -> Any:
     return state
 
 
+def _kinetic(r: Tensor, value: Tensor) -> Tensor:
+    """‖r‖²/2 of each chain, of the shape of its energy."""
+    return r.square().reshape(*value.shape, -1).sum(-1) / 2
+
+
 def _with_gradient(energy: Callable[[Any], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         z = z.detach().requires_grad_()
@@ -134,7 +142,7 @@ def _with_gradient(energy: Callable[[Any], Tensor], z: Tensor) -> tuple[Tensor, 
 
 def _split(draws: Tensor) -> Tensor:
     """Each chain cut into its two halves: (S, M, …) → (S/2, 2M, …), in float64."""
-    if draws.dim() < 2 or len(draws) < 4:
+    if draws.dim() < 2 or len(draws) < 4 or draws.shape[1] == 0:
         raise ValueError(f"draws of shape {tuple(draws.shape)}: expected (draws, chains, …) with at least four draws a chain.")
     half = len(draws) // 2
     return torch.cat([draws[:half], draws[-half:]], dim=1).double()

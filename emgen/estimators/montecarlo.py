@@ -31,7 +31,8 @@ class LogMean:
         if self.value.dim():
             return f"LogMean of shape {tuple(self.value.shape)}, mean {self.value.mean():.4f}, least ESS {self.ess.min():.1f}"
         digits = 3 if not 0 < self.error < 1 else max(1 - math.floor(math.log10(float(self.error))), 2)
-        return f"{self.value:.{digits}f} ± {self.error:.{digits}f} (ESS {self.ess:.0f})"
+        error = f"{self.error:.{digits}f}" if not self.error > 1e4 else f"{self.error:.0e}"
+        return f"{self.value:.{digits}f} ± {error} (ESS {self.ess:.0f})"
 
     def plus(self, constant: Tensor | float) -> "LogMean":
         """The same estimate with its weights multiplied by exp(constant)."""
@@ -48,7 +49,7 @@ def log_mean_exp(log_w: Float[Tensor, "n *batch"]) -> LogMean:
     The delta rule gives Var(log w̄) ≈ Var(w) / (n w̄²) = (n / ESS − 1) / (n − 1).
 
     Raises:
-        ValueError: no weights, or all of them zero (log_w = −∞).
+        ValueError: no weights, all of them zero (log_w = −∞), or one that is infinite or not a number.
 
     >>> log_mean_exp(torch.tensor([0., math.log(3.)])).value.exp()
     tensor(2.)
@@ -57,9 +58,12 @@ def log_mean_exp(log_w: Float[Tensor, "n *batch"]) -> LogMean:
     if n == 0:
         raise ValueError("log_mean_exp of no weights: expected a tensor of at least one along its first dimension.")
     total = log_w.logsumexp(0)
-    if not bool((total > -torch.inf).all()):
-        raise ValueError("all weights are zero (log_w = -inf), or one is not a number: the draws never meet the target; "
-                         "choose a base with the target's support.")
+    if bool((total == -torch.inf).any()):
+        raise ValueError("all weights are zero (log_w = -inf): the draws never meet the target; choose a base with the target's "
+                         "support.")
+    if not bool(total.isfinite().all()):
+        raise ValueError("a weight is infinite or not a number: the densities must be finite, and the base's positive, where draws "
+                         "fall; look for parameters that are not numbers.")
     ess = (2 * total - (2 * log_w).logsumexp(0)).exp()
     error = ((n / ess - 1).clamp(min=0) / (n - 1)).sqrt() if n > 1 else torch.full_like(ess, torch.nan)
     return LogMean(total - math.log(n), error, ess)

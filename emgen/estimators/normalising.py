@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from emgen.distributions import full_precision
 from emgen.estimators.montecarlo import LogMean, log_mean_exp
@@ -73,7 +74,7 @@ def annealed_importance_sampling(path: Path, betas: Float[Tensor, "T"], chains: 
         chains: independent chains, run at once.
 
     Raises:
-        ValueError: the ladder does not rise from 0 to 1, or there are no chains.
+        ValueError: the ladder does not rise from 0 to 1, there are no chains, or their weights are all zero or not numbers.
 
     References:
         Neal (2001), "Annealed importance sampling"; Salakhutdinov and Murray (2008), "On the quantitative analysis of
@@ -122,14 +123,21 @@ def bridge(at_base: Float[Tensor, "n *batch"], at_target: Float[Tensor, "m *batc
 
         r = Z_1 / Z_0   solves   Σ_{x ~ 0} σ(l(x) − log r + log m/n) = Σ_{x ~ 1} σ(log r − l(x) − log m/n)
 
+    The error is the spread of these terms by the delta rule, and where the densities hardly overlap Bennett's
+    1 / Σσ − 1/n − 1/m: the same in the mean, but it knows of the overlap that no draw has met.
+
     Args:
-        at_base, at_target: l(x) = log f_1(x) − log f_0(x) at n draws of the base and at m draws of the target.
+        at_base, at_target: l(x) = log f_1(x) − log f_0(x) at n draws of the base and at m draws of the target; −∞ where
+            the target has no mass, +∞ where the base has none.
+
+    Raises:
+        ValueError: no draw of one side lies where the other has mass, or some l(x) is not a number.
 
     References: Meng and Wong (1996), "Simulating ratios of normalizing constants via a simple identity: a theoretical
         exploration"; Bennett (1976), "Efficient estimation of free energy differences from Monte Carlo data".
     """
-    log_r, up, down = _bridged(at_base.double(), at_target.double())
-    variance = up.var(0) / len(up) + down.var(0) / len(down)
+    log_r, up, down, unseen = _bridged(at_base.double(), at_target.double())
+    variance = _variance(up) / len(up) + _variance(down) / len(down) + unseen
     n = len(up) + len(down)
     return LogMean(log_r, variance.sqrt(), n / (1 + (n - 1) * variance))
 
@@ -145,16 +153,19 @@ def bridge_sampling(path: Path, betas: Float[Tensor, "T"], chains: int, sweeps: 
     Args:
         path, betas, chains: as in `annealed_importance_sampling`.
         sweeps: moves at each temperature before its draws are used.
+
+    Raises:
+        ValueError: as in `annealed_importance_sampling` and `bridge`, or no sweeps.
     """
     betas = _checked(betas, chains, sweeps)
-    state, log_z, influence = path.start(chains), path.log_z0().double(), betas.new_zeros(())
+    state, log_z, influence, unseen = path.start(chains), path.log_z0().double(), betas.new_zeros(()), betas.new_zeros(())
     for low, high in pairwise(betas):
         below = _rise(path, state, low, high)
         for _ in range(sweeps):
             state = path.move(state, high)
-        log_r, up, down = _bridged(below, _rise(path, state, low, high))
-        log_z, influence = log_z + log_r, influence + up - down
-    return _over_chains(log_z, influence)
+        log_r, up, down, more = _bridged(below, _rise(path, state, low, high))
+        log_z, influence, unseen = log_z + log_r, influence + up - down, unseen + more
+    return _over_chains(log_z, influence, unseen)
 
 
 @torch.no_grad()
@@ -167,6 +178,9 @@ def path_sampling(path: Path, betas: Float[Tensor, "T"], chains: int, sweeps: in
 
     Args:
         path, betas, chains, sweeps: as in `bridge_sampling`; `energy` must be differentiable in `beta`.
+
+    Raises:
+        ValueError: the ladder does not rise from 0 to 1, no chains or sweeps, or an energy that is not finite.
 
     References: Gelman and Meng (1998), "Simulating normalizing constants: from importance sampling to bridge sampling
         to path sampling"; Friel, Hurn and Wyse (2014), "Improving power posterior estimation of statistical evidence".
@@ -208,20 +222,32 @@ def _rise(path: Path, state: Any, low: Tensor, high: Tensor) -> Tensor:
     """log f_high − log f_low at the state, in float64; both from one call, which shares what they have in common."""
     ends = torch.stack([low, high])
     energies = path.energy(state, ends.view(2, *[1] * (1 + path.log_z0().dim())))
-    return (energies[0] - energies[1]).double()
+    nowhere = (energies == torch.inf).all(0)  # a chain of weight zero keeps it
+    return (energies[0] - energies[1]).masked_fill(nowhere, 0.0).double()
 
 
-def _bridged(at_base: Tensor, at_target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """log r by bisection (the equation is monotone in it), and each draw's relative share in the two sides."""
-    offset = math.log(len(at_target) / len(at_base))
+def _bridged(at_base: Tensor, at_target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """log r by bisection (the equation is monotone in it), each draw's relative share in the two sides, and the variance
+    that these shares do not show where few draws overlap."""
+    n, m = len(at_base), len(at_target)
+    if n == 0 or m == 0 or at_base.isnan().any() or at_target.isnan().any():
+        raise ValueError(f"a bridge from {n} draws to {m}: expected at least one on each side, whose log-ratios are numbers.")
+    if not bool(((at_base > -torch.inf).any(0) & (at_target < torch.inf).any(0)).all()):
+        raise ValueError("no draw of one density lies where the other has mass: a bridge needs densities that overlap; put "
+                         "temperatures between them.")
+    offset = math.log(m / n)
     everything = torch.cat([at_base, at_target]) + offset
-    low, high = everything.amin(0) - 40, everything.amax(0) + 40
+    low = everything.masked_fill(everything == -torch.inf, torch.inf).amin(0) - 40
+    high = everything.masked_fill(everything == torch.inf, -torch.inf).amax(0) + 40
     for _ in range(60):
         middle = (low + high) / 2
         rising = (at_base + offset - middle).sigmoid().sum(0) > (middle - at_target - offset).sigmoid().sum(0)
         low, high = torch.where(rising, middle, low), torch.where(rising, high, middle)
-    up, down = (at_base + offset - low).sigmoid(), (low - at_target - offset).sigmoid()
-    return low, up / up.mean(0), down / down.mean(0)
+    up, down = logsigmoid(at_base + offset - low), logsigmoid(low - at_target - offset)
+    overlap = up.logsumexp(0).exp()  # draws' worth of it; nm/(n+m) for equal densities
+    up, down = n * up.softmax(0), m * down.softmax(0)
+    unseen = 1 / overlap - 1 / n - 1 / m - _variance(up) / n - _variance(down) / m
+    return low, up, down, torch.where(overlap < 0.5 / (1 / n + 1 / m), unseen.clamp(min=0), 0.0)
 
 
 def _derivatives(path: Path, state: Any, beta: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,16 +261,23 @@ def _derivatives(path: Path, state: Any, beta: Tensor) -> tuple[Tensor, Tensor]:
     return slope.detach().double(), bend.double()
 
 
-def _over_chains(log_z: Tensor, influence: Tensor) -> LogMean:
+def _variance(draws: Tensor) -> Tensor:
+    """Over the first dimension; a single draw says nothing of it."""
+    return draws.var(0) if len(draws) > 1 else torch.full_like(draws[0], torch.nan)
+
+
+def _over_chains(log_z: Tensor, influence: Tensor, unseen: Tensor | float = 0.0) -> LogMean:
+    if not bool(log_z.isfinite().all()):
+        raise ValueError(f"log Z is {log_z.tolist()}: the energy is infinite or not a number at a state that a chain has reached; "
+                         "look for parameters that are not numbers.")
     chains = len(influence)
-    variance = influence.var(0) / chains
+    variance = _variance(influence) / chains + unseen
     return LogMean(log_z, variance.sqrt(), chains / (1 + (chains - 1) * variance))
 
 
 def _checked(betas: Tensor, chains: int, sweeps: int = 1) -> Tensor:
-    if betas.dim() != 1 or len(betas) < 2 or betas[0] != 0 or betas[-1] != 1 or bool((betas.diff() <= 0).any()):
-        raise ValueError(f"betas={betas.tolist() if betas.numel() < 9 else betas}: the ladder must rise from 0 to 1; "
-                         "torch.linspace(0, 1, 1001) does.")
+    if betas.dim() != 1 or len(betas) < 2 or betas[0] != 0 or betas[-1] != 1 or not bool((betas.diff() > 0).all()):
+        raise ValueError(f"betas={str(betas.tolist())[:80]}: the ladder must rise from 0 to 1; torch.linspace(0, 1, 1001) does.")
     if chains < 1 or sweeps < 1:
         raise ValueError(f"chains={chains}, sweeps={sweeps}: both must be at least 1.")
     return betas

@@ -11,7 +11,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from emgen.distributions import Dirac
 from emgen.estimators.chains import hamiltonian
-from emgen.estimators.montecarlo import log_mean_exp
+from emgen.estimators.montecarlo import LogMean, log_mean_exp
 from emgen.estimators.normalising import (
     annealed_importance_sampling,
     log_partition,
@@ -70,21 +70,31 @@ class DecoderPath:
         return -base - beta * (self.prior.log_prob(z) + target - base)
 
     def move(self, z: Tensor, beta: Tensor) -> Tensor:
-        step = self.steps[torch.searchsorted(self.betas, beta, right=True) - 1]
-        jitter = 0.8 + 0.4 * torch.rand_like(z[..., 0])  # against trajectories that close on themselves
-        return hamiltonian(lambda z: self.energy(z, beta), z, jitter * step, self.leapfrogs)[0]
+        step = self.steps[(torch.searchsorted(self.betas, beta, right=True) - 1).clamp(min=0)]
+        jitter = 0.8 + 0.4 * torch.rand_like(step.expand(len(z), -1))  # against trajectories that close on themselves
+        return self._step(z, beta, jitter * step)[0]
+
+    def _step(self, z: Tensor, beta: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        checked = Distribution._validate_args  # type: ignore[attr-defined]
+        Distribution.set_default_validate_args(False)  # a trajectory that leaves the support is rejected, not an error
+        try:
+            events = len(self.prior.event_shape)
+            return hamiltonian(lambda z: self.energy(z, beta), z, step, self.leapfrogs, events)
+        finally:
+            Distribution.set_default_validate_args(checked)
 
     @torch.no_grad()
     def tune(self, betas: Tensor, chains: int = 8, acceptance: float = 0.65) -> "DecoderPath":
         """Find step sizes along a ladder by a pilot run, and keep them fixed from then on, so that AIS stays unbiased.
 
-        Each x has its step size raised by a tenth where its chains accept more than asked for, lowered where less.
+        Each x has its step size raised by a tenth where its chains accept more than asked for, lowered where less; a short
+        ladder is climbed slowly, for a hundred such changes in all.
         """
         z, step, kept = self.start(chains), self.steps[0], []
         for beta in betas[1:]:
-            energy = lambda z: self.energy(z, beta)  # noqa: B023 - used at once
-            z, probability = hamiltonian(energy, z, step.expand(z.shape[:-1]), self.leapfrogs)
-            step = torch.where(probability.mean(0) > acceptance, step * 1.1, step / 1.1)
+            for _ in range(max(1, 100 // (len(betas) - 1))):
+                z, probability = self._step(z, beta, step.expand(chains, -1))
+                step = torch.where(probability.mean(0) > acceptance, step * 1.1, step / 1.1)
             kept.append(step)
         self.betas, self.steps = betas[1:].clone(), torch.stack(kept)
         return self
@@ -108,8 +118,8 @@ def annealed(model: Any, x: Tensor, temperatures: int = 500, chains: int = 16, *
     References: Wu, Burda, Salakhutdinov and Grosse (2017), "On the quantitative analysis of decoder-based generative models".
     """
     with evaluating(model, seed):
-        value, ess = _annealed(model, x, temperatures, chains, leapfrogs, block)
-    return Estimate.over(value, f"AIS, {temperatures} temperatures, {chains} chains", ess)
+        found = _annealed(model, x, temperatures, chains, leapfrogs, block)
+    return Estimate.over(found.value, f"AIS, {temperatures} temperatures, {chains} chains", found.ess)
 
 
 def sandwich(model: Any, n: int = 64, temperatures: int = 500, chains: int = 16, *, leapfrogs: int = 10,
@@ -141,7 +151,8 @@ def inference_gaps(model: Any, x: Tensor, *, samples: int = 1000, temperatures: 
         amortisation  = ELBO(q*) − ELBO(q)       q the encoder's
 
     log p(x) is the larger of two lower bounds in the mean: the annealed one where it is above the importance-weighted one
-    by two standard errors, for noise must not choose. All differences and their errors are taken datum by datum.
+    by two standard errors, for noise must not choose (of a single datum, the errors that the weights state). All
+    differences and their errors are taken datum by datum.
 
     Args:
         model: p(z) p(x|z) with a recognition model whose q(z|x) is an independent normal.
@@ -153,7 +164,8 @@ def inference_gaps(model: Any, x: Tensor, *, samples: int = 1000, temperatures: 
         seed: of all draws.
 
     Returns:
-        `log_likelihood`, `annealed`, `importance_weighted`, `elbo_optimal`, `elbo`, `gap`, `approximation`, `amortisation`.
+        `log_likelihood`, `annealed`, `importance_weighted`, `elbo_optimal`, `elbo`, `gap`, `approximation`, `amortisation`,
+        and the `ess` of the weights that gave `log_likelihood`.
 
     Raises:
         TypeError: q(z|x) is not an independent normal.
@@ -166,12 +178,14 @@ def inference_gaps(model: Any, x: Tensor, *, samples: int = 1000, temperatures: 
         for rows in x.split(block):
             q = _optimal(model, rows, steps)
             best.append(torch.stack([_bounds(model, rows, q).mean(0) for _ in range(-(-samples // _DRAWS))]).mean(0))
-        ais, ess = _annealed(model, x, temperatures, chains, 10, block)
+        ais = _annealed(model, x, temperatures, chains, 10, block)
     optimal = torch.cat(best)
-    annealed = Estimate.over(ais, f"AIS, {temperatures} temperatures, {chains} chains", ess)
+    annealed = Estimate.over(ais.value, f"AIS, {temperatures} temperatures, {chains} chains", ais.ess)
     iw = Estimate.over(weighted.value, f"importance-weighted, K={samples}", weighted.ess)
-    rise = Estimate.over(ais - weighted.value, "")
-    largest, log_p = (annealed, ais) if rise.value > 2 * rise.error else (iw, weighted.value)
+    rise = Estimate.over(ais.value - weighted.value, "")
+    noise = rise.error if len(x) > 1 else math.hypot(float(ais.error), float(weighted.error))
+    largest, weights = (annealed, ais) if rise.value > 2 * noise else (iw, weighted)
+    log_p = weights.value
     return {
         "log_likelihood": largest, "annealed": annealed, "importance_weighted": iw,
         "elbo_optimal": Estimate.over(optimal, f"ELBO of q*, {steps} steps, K={samples}"),
@@ -179,6 +193,7 @@ def inference_gaps(model: Any, x: Tensor, *, samples: int = 1000, temperatures: 
         "gap": Estimate.over(log_p - bound, f"{largest.method}, less the ELBO"),
         "approximation": Estimate.over(log_p - optimal, f"{largest.method}, less the ELBO of q*"),
         "amortisation": Estimate.over(optimal - bound, "ELBO of q*, less the ELBO"),
+        "ess": Estimate.over(weights.ess, f"effective sample size, least {weights.ess.min():.1f}: {largest.method}"),
     }
 
 
@@ -200,16 +215,20 @@ def boltzmann(machine: Any, x: Tensor, temperatures: int = 1000, chains: int = 1
 
 def _ladder(temperatures: int, like: Tensor) -> Tensor:
     """β from 0 to 1 along a logistic curve, where a likelihood's pull is felt."""
+    if temperatures < 1:
+        raise ValueError(f"temperatures={temperatures}: the ladder of annealing has at least one step; 500 are a good start.")
     t = torch.linspace(-4, 4, temperatures + 1, device=like.device, dtype=torch.float64).sigmoid()
-    return ((t - t[0]) / (t[-1] - t[0])).to(like.dtype)
+    return (t - t[0]) / (t[-1] - t[0])
 
 
-def _annealed(model: Any, x: Tensor, temperatures: int, chains: int, leapfrogs: int, block: int) -> tuple[Tensor, Tensor]:
-    """log p̂(x) by AIS and its effective sample size, one of each a datum."""
+def _annealed(model: Any, x: Tensor, temperatures: int, chains: int, leapfrogs: int, block: int) -> LogMean:
+    """log p̂(x) by AIS, its error and its effective sample size, one of each a datum."""
+    if len(x) == 0:
+        raise ValueError("there is no data to anneal: expected at least one datum.")
     betas, found = _ladder(temperatures, x), []
     for rows in x.split(block):
         found.append(annealed_importance_sampling(DecoderPath(model, rows, leapfrogs=leapfrogs).tune(betas), betas, chains))
-    return torch.cat([f.value for f in found]), torch.cat([f.ess for f in found])
+    return LogMean(*(torch.cat([getattr(f, name) for f in found]) for name in ("value", "error", "ess")))
 
 
 def _bounds(model: Any, x: Tensor, q: Distribution) -> Tensor:
@@ -223,13 +242,14 @@ def _optimal(model: Any, x: Tensor, steps: int) -> Distribution:
     q = model.recognition(x)
     if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal)):
         raise TypeError(f"q(z|x) is {type(q).__name__}: the optimal member is sought among independent normals alone.")
+    events = q.reinterpreted_batch_ndims
     with torch.enable_grad():
         loc, log_scale = q.mean.detach().requires_grad_(), q.stddev.detach().log().requires_grad_()
         optimizer = torch.optim.Adam([loc, log_scale], lr=0.02)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for _ in range(steps):
-            bounds = _bounds(model, x, Independent(Normal(loc, log_scale.exp()), 1))
+            bounds = _bounds(model, x, Independent(Normal(loc, log_scale.exp()), events))
             loc.grad, log_scale.grad = torch.autograd.grad(-bounds.mean(0).sum(), [loc, log_scale])
             optimizer.step()
             schedule.step()
-    return Independent(Normal(loc.detach(), log_scale.detach().exp()), 1)
+    return Independent(Normal(loc.detach(), log_scale.detach().exp()), events)

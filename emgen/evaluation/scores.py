@@ -2,10 +2,12 @@
 
 __all__ = ["scores"]
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Independent, Normal
 
 from emgen.distributions import Dirac
 from emgen.estimators.montecarlo import log_mean_exp
@@ -38,12 +40,12 @@ def scores(model: Any, x: Tensor, samples: int, seed: int = 0, temperatures: int
         return {"elbo" if hasattr(model, "mean_field") else "log_likelihood": boltzmann(model, x, temperatures or 1000, chains, seed=seed)}
     if not serves(model, Latent) or isinstance(_likelihood(model), Dirac):
         return {}
-    if temperatures and encoded:
+    if temperatures and encoded and _has_best_normal(model, x):
         return inference_gaps(model, x, samples=samples, temperatures=temperatures, chains=chains, seed=seed)
-    if temperatures:
-        return {"log_likelihood": annealed(model, x, temperatures, chains, seed=seed)}
+    ais = annealed(model, x, temperatures, chains, seed=seed) if temperatures else None
     if not encoded:
-        return {}
+        ess = f"effective sample size of {chains} chains"
+        return {"log_likelihood": ais, "ess": Estimate(ais.ess or math.nan, math.nan, ess)} if ais else {}
     log_w = log_weights(model, x, samples, seed=seed).double()
     mean, bound = log_mean_exp(log_w), log_w.mean(0)
     if hasattr(model, "log_prob"):  # few enough states to sum over: the gap is exact but for the draws of the ELBO
@@ -57,7 +59,15 @@ def scores(model: Any, x: Tensor, samples: int, seed: int = 0, temperatures: int
         "elbo": Estimate.over(bound, f"ELBO, K={samples}"),
         "gap": Estimate.over(mean.value - bound, f"{weighted}, less the ELBO"),
         "ess": Estimate.over(mean.ess, f"effective sample size of K={samples}"),
+        **({"annealed": ais} if ais else {}),
     }
+
+
+def _has_best_normal(model: Any, x: Tensor) -> bool:
+    """Whether q(z|x) is an independent normal, among which `inference_gaps` seeks the best."""
+    with torch.no_grad():
+        q = model.recognition(x[:1])
+    return isinstance(q, Independent) and isinstance(q.base_dist, Normal)
 
 
 def _likelihood(model: Any) -> Any:
