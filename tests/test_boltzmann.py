@@ -222,6 +222,10 @@ def test_a_deep_machine_of_one_layer_is_a_restricted_one():
     flat.assign(deep.weights[0], b, c)
     torch.testing.assert_close(deep.energy(states(4)), flat.energy(states(4)))
     assert deep.log_partition().item() == pytest.approx(flat.log_partition().item(), abs=1e-12)
+    for machine in (deep, flat):
+        machine.centre_at(torch.tensor([0.1, 0.4, 0.7, 0.9]))
+    betas = torch.linspace(0, 1, 5, dtype=torch.float64).unsqueeze(1)  # its states look like data, yet they are tempered
+    torch.testing.assert_close(deep.energy(states(4), betas), flat.energy(states(4), betas))
 
 
 def test_mean_field_energy_bounds_the_free_energy_from_above_and_sweeps_tighten_it():

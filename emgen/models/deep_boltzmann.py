@@ -65,12 +65,15 @@ class DeepBoltzmannMachine(nn.Module):
     # ---- the model -----------------------------------------------------------------------------------------------
 
     def energy(self, state: Tensor, beta: Tensor | None = None) -> Tensor:
-        """−log p up to log Z, exact for states; for data, at β = 1 alone, its mean-field upper bound."""
+        """−log p up to log Z, exact for states; for data, its upper bound by the mean field at β = 1.
+
+        With one hidden layer data are states: no even layer is hidden, so the bound is exact at every β.
+        """
         if not self._is_data(state):
             return -self._log_marginal(self._even(state), beta)
         means = self.mean_field(state)[1::2]
         even = {0: state.flatten(state.dim() - len(self.event_shape)), **{2 * i + 2: m for i, m in enumerate(means)}}
-        return -self._log_marginal(even) - sum(_entropy(m) for m in means)
+        return -self._log_marginal(even, beta) - sum(_entropy(m) for m in means)
 
     def move(self, state: Tensor, beta: Tensor | None = None) -> Tensor:
         """One Gibbs sweep, odd layers given the even ones and back: reversible with respect to p_β(state)."""
