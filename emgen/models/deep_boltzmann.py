@@ -37,7 +37,7 @@ class DeepBoltzmannMachine(nn.Module):
         sweeps: Gibbs sweeps of `sample`, on a rising ladder of temperatures from the base.
 
     Raises:
-        ValueError: no hidden layer, an empty one, or no sweeps of either kind.
+        ValueError: no hidden layer, an empty one, or no sweeps of either kind; units that do not fit the event.
 
     References:
         Salakhutdinov and Hinton (2009), "Deep Boltzmann machines"; Montavon and Müller (2012), "Deep Boltzmann machines
@@ -60,7 +60,7 @@ class DeepBoltzmannMachine(nn.Module):
         self.weights = nn.ParameterList(0.01 * torch.randn(below, above) for below, above in pairwise(sizes))
         self.biases = nn.ParameterList(torch.zeros(size) for size in sizes)
         self.centre: Tensor
-        self.register_buffer("centre", units.mean(torch.zeros(sizes[0])))
+        self.register_buffer("centre", units.given(torch.zeros(sizes[0]), self.event_shape).mean.flatten())
 
     # ---- the model -----------------------------------------------------------------------------------------------
 
