@@ -94,7 +94,7 @@ class HelmholtzMachine(nn.Module):
         """
         try:
             self.states()
-        except (NotImplementedError, ValueError) as error:
+        except ValueError as error:
             raise AttributeError(f"no exact log_prob: {error}") from error
         return self._enumerated_log_prob
 
@@ -107,8 +107,7 @@ class HelmholtzMachine(nn.Module):
         """Every state of each layer of latents from the lowest up, (states, *layer).
 
         Raises:
-            ValueError: a layer has more than 65,536 states, two neighbours more than 2²⁴ pairs of them.
-            NotImplementedError: a layer is continuous.
+            ValueError: a layer is continuous or has more than 65,536 states, two neighbours more than 2²⁴ pairs of them.
         """
         states = [_support(self.top())]
         for conditional in list(self.generative)[:0:-1]:
@@ -215,8 +214,8 @@ def _support(distribution: Distribution) -> Tensor:
     """Every value of a factorised discrete distribution, (values, *event)."""
     base = distribution.base_dist if isinstance(distribution, Independent) else distribution
     if not base.has_enumerate_support:
-        raise NotImplementedError(f"the states of {type(base).__name__} latents cannot be enumerated; estimate log p(x) by "
-                                  "emgen.evaluation.log_likelihood.")
+        raise ValueError(f"the states of {type(base).__name__} latents cannot be enumerated; estimate log p(x) by "
+                         "emgen.evaluation.log_likelihood.")
     units = distribution.event_shape[: len(distribution.event_shape) - len(base.event_shape)].numel()
     values = base.enumerate_support(expand=False).reshape(-1, *base.event_shape)
     if units * math.log(len(values)) > math.log(_LARGEST_ENUMERATION):
