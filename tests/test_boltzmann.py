@@ -474,6 +474,14 @@ def test_the_chain_takes_k_sweeps_from_the_data_or_from_where_it_stood(persisten
     assert ends == seen
 
 
+def test_a_chain_from_a_persistent_checkpoint_is_not_where_one_from_the_data_begins():
+    trainer, ends = CD(Ladder(), steps=3), []
+    trainer.chain = torch.full((1, 1), 50.0)
+    trainer.contrastive = lambda model, x, chain: ends.append(float(chain)) or ContrastiveDivergence()(model, x, chain)
+    trainer.training_step(torch.zeros(1, 1), 0)
+    assert ends == [3]
+
+
 def test_the_first_epoch_finds_the_mean_of_the_data_and_later_ones_leave_it(monkeypatch):
     torch.manual_seed(0)
     trainer, batches = CD(BoltzmannMachine((4,), 3)), torch.rand(3, 10, 4)
