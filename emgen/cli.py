@@ -199,9 +199,10 @@ def _job(cfg: DictConfig) -> float | None:
             raise UserError("strategy=ddp starts further processes of this command and cannot run under -m: give each run its "
                             "own command, or use lightning.strategy=ddp_spawn.")
         metrics = train(cfg, folder.path, dict(settings.runtime.choices))
-        score = metrics.get("test/log_likelihood")
-        error = metrics.get("test/log_likelihood_error", float("nan"))
-        shown = "" if score is None else f"test log-likelihood {score:.2f}{f' ± {error:.2f}' if error == error else ' ± ?'} nats; "
+        tag = "test/log_likelihood" if "test/log_likelihood" in metrics else "test/elbo"  # the one that a deep Boltzmann machine has
+        score, error = metrics.get(tag), metrics.get(f"{tag}_error", float("nan"))
+        what = "log-likelihood" if tag == "test/log_likelihood" else "lower bound on the log-likelihood"
+        shown = "" if score is None else f"test {what} {score:.2f}{f' ± {error:.2f}' if error == error else ' ± ?'} nats; "
         print(f"{shown}everything is in {folder.path}")
         return metrics.get(cfg.optimized_metric)
     except (Interrupted, KeyboardInterrupt) as stop:

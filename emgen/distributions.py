@@ -156,6 +156,9 @@ class IndependentBernoulli(Independent):
         logits, events = self.base_dist.logits, self.reinterpreted_batch_ndims
         if events != 1:
             logits, value = logits.flatten(-events), value.flatten(-events)
+        crossed = value.dim() > 1 and logits.dim() > 1 and value.shape[-2] == 1 != logits.shape[-2]
+        if crossed:  # every event against every row of logits is a product of matrices: vecdot would write all the pairs out
+            return torch.einsum("...d,...d->...", value.to(logits), logits) - softplus(logits).sum(-1)
         return torch.linalg.vecdot(value.to(logits), logits) - softplus(logits).sum(-1)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "IndependentBernoulli":

@@ -222,6 +222,10 @@ def test_a_deep_machine_of_one_layer_is_a_restricted_one():
     flat.assign(deep.weights[0], b, c)
     torch.testing.assert_close(deep.energy(states(4)), flat.energy(states(4)))
     assert deep.log_partition().item() == pytest.approx(flat.log_partition().item(), abs=1e-12)
+    for machine in (deep, flat):
+        machine.centre_at(torch.tensor([0.1, 0.4, 0.7, 0.9]))
+    betas = torch.linspace(0, 1, 5, dtype=torch.float64).unsqueeze(1)  # its states look like data, yet they are tempered
+    torch.testing.assert_close(deep.energy(states(4), betas), flat.energy(states(4), betas))
 
 
 def test_mean_field_energy_bounds_the_free_energy_from_above_and_sweeps_tighten_it():
@@ -470,6 +474,14 @@ def test_the_chain_takes_k_sweeps_from_the_data_or_from_where_it_stood(persisten
     assert ends == seen
 
 
+def test_a_chain_from_a_persistent_checkpoint_is_not_where_one_from_the_data_begins():
+    trainer, ends = CD(Ladder(), steps=3), []
+    trainer.chain = torch.full((1, 1), 50.0)
+    trainer.contrastive = lambda model, x, chain: ends.append(float(chain)) or ContrastiveDivergence()(model, x, chain)
+    trainer.training_step(torch.zeros(1, 1), 0)
+    assert ends == [3]
+
+
 def test_the_first_epoch_finds_the_mean_of_the_data_and_later_ones_leave_it(monkeypatch):
     torch.manual_seed(0)
     trainer, batches = CD(BoltzmannMachine((4,), 3)), torch.rand(3, 10, 4)
@@ -534,6 +546,9 @@ def test_what_machines_and_their_trainer_refuse():
         (lambda: random_machine(units=Gaussian()).log_partition("visible"), "enumerate 'hidden'"),
         (lambda: Gaussian(0.0), "scale=0.0"),
         (lambda: Multinomial(1), "two outcomes"),
+        (lambda: BoltzmannMachine((6,), 2, units=Multinomial(3)), "must be the outcomes"),
+        (lambda: BoltzmannMachine((3, 4), 2, units=Multinomial(3)), "must be the outcomes"),
+        (lambda: DeepBoltzmannMachine((4,), (2, 2), units=Multinomial(3)), "must be the outcomes"),
         (lambda: CD(random_machine(), steps=0), "steps=0"),
         (lambda: CD(random_machine(), rungs=3), "persistent=true"),
         (lambda: ContrastiveDivergence(weight_decay=-1.0), "cannot be negative"),

@@ -31,6 +31,14 @@ TRAINERS = {
            "data.validation=0.2", "data.test=0.2",
            "callbacks.figures=null", "callbacks.progress=null", "lightning.accelerator=cpu"],
 }
+# with a layer, or two, of binary units: chains, and layers that are learnt one after the other, are in the checkpoint too
+BINARY = ["model.hidden=[6,6]", *SMALL[3:7], "data.binarise=fixed", "model.sweeps=10", "callbacks.figures=null",
+          "callbacks.progress=null", "lightning.accelerator=cpu"]
+TRAINERS |= {
+    "parallel_tempering": ["model=boltzmann_machine", "model.hidden=6", *BINARY[1:], "trainer.rungs=3"],
+    "dbm": ["model=deep_boltzmann_machine", *BINARY],
+    "up_down": ["model=deep_belief_net", *BINARY, "trainer.greedy=1", "evaluation.samples=3"],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -213,6 +221,11 @@ def test_a_single_test_row_has_no_error_and_its_json_is_valid(place, capsys):
     assert json.loads((place / "run" / "summary.json").read_text())["metrics"]["test/log_likelihood_error"] is None
     assert emgen("compare", "run") == 0
     assert "± ?" in capsys.readouterr().out
+
+
+def test_a_run_whose_score_is_a_bound_says_so(capsys):
+    assert train("dbm", "run", "lightning.max_epochs=1") == 0
+    assert re.search(r"test lower bound on the log-likelihood -\d+\.\d\d ± \d", capsys.readouterr().out)
 
 
 def test_a_score_of_a_run_that_has_gone_on_is_not_shown(place):

@@ -72,6 +72,21 @@ def test_black_and_white_are_the_range_of_the_data():
     assert [pixels[10, column, 0] for column in (10, 69, 128)] == [0, 63, 255]
 
 
+def test_filters_run_from_black_to_white_however_small_the_weights(tmp_path):
+    from emgen.models import BoltzmannMachine
+    from emgen.trainers import CD
+
+    machine = BoltzmannMachine((1, 4, 4), 2)
+    with torch.no_grad():
+        machine.weight.copy_(torch.linspace(-0.01, 0.02, 32).view(16, 2))
+    trainer = lightning.Trainer(max_epochs=1, callbacks=[Figures()], default_root_dir=str(tmp_path), logger=False, accelerator="cpu",
+                                enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer.fit(CD(machine, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0)),
+                datamodule=Data(torch.rand(20, 1, 4, 4).round()))
+    pixels = imread(tmp_path / "figures" / "filters.png")
+    assert pixels.min() == 0 and pixels.max() == 1
+
+
 def test_points_are_scattered_and_other_shapes_skipped(tmp_path):
     points = torch.randn(40, 2)
     assert draw(points, points, tmp_path / "points.png") == tmp_path / "points.png"

@@ -15,14 +15,19 @@ from emgen.models import (
     BinomialMixture,
     BoltzmannMachine,
     CategoricalMixture,
+    DeepBeliefNet,
+    DeepBoltzmannMachine,
     GaussianMixture,
     PoissonMixture,
     convolutional,
     dense,
     dense_critic,
     factor_analysis,
+    heads,
+    helmholtz_machine,
     hidden_markov_model,
 )
+from emgen.models.units import Multinomial
 
 X = torch.randn(40, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -111,6 +116,34 @@ def test_values_that_a_family_cannot_have_are_named(model, value, message):
 def test_rows_that_a_network_cannot_have_made_are_refused(model, trainer, x, message):
     with pytest.raises(ValueError, match=message):
         fit(model, x, trainer, max_epochs=1)
+
+
+@pytest.mark.parametrize("make", [lambda units: BoltzmannMachine((2, 3), 4, units), lambda units: DeepBeliefNet((2, 3), (4, 3), units),
+                                  lambda units: DeepBoltzmannMachine((2, 3), (4, 3), units)])
+def test_multinomial_units_take_counts_of_their_total(make):
+    x = torch.tensor([[[1.0, 2, 0], [0, 0, 3]]]).repeat(4, 1, 1)
+    check_support(make(Multinomial(3, 3)), x, scored=True)
+    with pytest.raises(ValueError, match="row 0 of the data holds 3, but multinomial units have 1 as the total of a group"):
+        check_support(make(Multinomial(3)), x)
+    x[2, 1] = torch.tensor([2.5, 0.5, 0])
+    check_support(make(Multinomial(3, 3)), x)
+    with pytest.raises(ValueError, match=r"row 2 of the data holds 2\.5, but multinomial units take counts"):
+        check_support(make(Multinomial(3, 3)), x, scored=True)
+
+
+def test_one_hot_events_are_one_hot():
+    model = helmholtz_machine((2, 3), layers=(4,), likelihood=heads.OneHot)
+    check_support(model, torch.eye(3)[torch.tensor([[0, 1], [2, 2]])], scored=True)
+    with pytest.raises(ValueError, match="row 1 of the data holds 2, but multinomial units have 1 as the total of a group"):
+        check_support(model, torch.tensor([[[1.0, 0, 0], [0, 1, 0]], [[1, 0, 1], [0, 0, 1]]]))
+
+
+@pytest.mark.parametrize("make", [lambda: BoltzmannMachine((2,), 3), lambda: DeepBoltzmannMachine((2,), (3, 2))])
+def test_grey_rows_train_a_boltzmann_machine_but_have_no_likelihood_under_it(make):
+    x = torch.full((3, 2), 0.25)
+    check_support(make(), x)
+    with pytest.raises(ValueError, match=r"row 0 of the data holds 0\.25, but a binary unit takes 0 and 1 alone: binarise"):
+        check_support(make(), x, scored=True)
 
 
 def test_a_score_needs_binary_rows_and_training_takes_their_expectation():

@@ -73,8 +73,41 @@ def test_the_elbo_bounds_the_evidence_by_the_kl_to_the_posterior(name):
 def test_evidence_is_absent_where_it_cannot_be_summed():
     assert not hasattr(machine(layers=(200,)), "log_prob")
     assert not hasattr(machine(layers=(3, 2), latent=(heads.Bernoulli, heads.Gaussian)), "log_prob")
-    with pytest.raises(ValueError, match="17 units of 2 values each have more than 65536 states"):
-        machine(layers=(17,)).states()
+    for layers, reason in (((17,), "17 units of 2 values each have more than 65536 states"),
+                           ((16, 9), "65536 and 512 states have more than 16777216 pairs")):
+        with pytest.raises(ValueError, match=reason):
+            machine(layers=layers).states()
+    with pytest.raises(AttributeError, match="no exact log_prob: the states of Normal latents cannot be enumerated"):
+        machine(layers=(3,), latent=heads.Gaussian).log_prob(BITS)
+    with pytest.raises(AttributeError, match="has no attribute 'filter'"):
+        _ = machine(layers=(3,)).filter
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("likelihood", [heads.Bernoulli, heads.Gaussian])
+def test_evidence_is_summed_in_blocks_that_fit_the_memory(likelihood, monkeypatch):
+    model, scored = machine(layers=(5, 3), likelihood=likelihood), []
+    whole = model.log_prob(BITS)
+    monkeypatch.setattr("emgen.models.helmholtz._BLOCK", 100)
+    rule = likelihood.forward
+
+    def watched(head, features):
+        d = rule(head, features)
+        count, log_prob = len(features), d.log_prob
+        d.log_prob = lambda x: scored.append(len(x) * count) or log_prob(x)
+        return d
+
+    monkeypatch.setattr(likelihood, "forward", watched)
+    torch.testing.assert_close(model.log_prob(BITS), whole, rtol=0, atol=1e-12)
+    assert max(scored) <= 100 and len(scored) >= 6  # 16 data, three of them against 32 states at a time
+
+
+@torch.no_grad()
+def test_events_against_rows_of_logits_are_scored_as_pair_by_pair():
+    d, x = heads.Bernoulli(3, (1, 2, 2)).double()(torch.randn(6, 3, dtype=torch.float64)), BITS[5:]
+    by_pairs = torch.stack([torch.stack([Independent(Bernoulli(logits=logits), 3).log_prob(one) for logits in d.base_dist.logits])
+                            for one in x])
+    torch.testing.assert_close(d.log_prob(x.unsqueeze(1)), by_pairs, rtol=0, atol=1e-12)
 
 
 def test_layers_of_every_kind_have_the_shapes_they_were_given():

@@ -29,7 +29,8 @@ class Figures(lightning.Callback):
     """Writes `samples`, `reconstructions` and `filters` to the run's `figures` folder and, where there is one, to TensorBoard.
 
     Images become a grid of means E[x|z] (reconstructions stand below what was seen), two-dimensional points a scatter
-    against the data; other shapes are skipped. The noise is fixed and the random state restored, so that pictures
+    against the data; other shapes are skipped. Filters run from black to white over their own range, for weights are
+    small beside data, and of either sign. The noise is fixed and the random state restored, so that pictures
     compare over epochs and a run is the same with and without them.
 
     Args:
@@ -63,7 +64,8 @@ class Figures(lightning.Callback):
             drawn = samples_of(pl_module.model, self.n if images else POINTS)
             found["samples"] = None if drawn is None else picture(drawn, data.split("train"))
             if images and hasattr(pl_module.model, "filters"):
-                found["filters"] = picture(pl_module.model.filters()[: self.n], data.split("train"))
+                filters = pl_module.model.filters()[: self.n]
+                found["filters"] = picture(filters, filters)
             if serves(pl_module.model, Latent) and serves(pl_module.model, Recognition):
                 found["reconstructions"] = picture(_reconstructed(pl_module.model, seen), data.split("train"), seen)
         folder = Path(trainer.default_root_dir) / "figures"

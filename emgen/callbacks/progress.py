@@ -54,6 +54,7 @@ class Progress(lightning.Callback):
 
 
 def _state(row: dict[str, float]) -> str:
-    shown = [f"{tag} {row[tag]:.4g}" for tag in ("val/log_likelihood", "train/elbo", "train/bound", "train/loss") if tag in row][:2]
+    tags = ("val/log_likelihood", "train/elbo", "val/elbo", "train/bound", "train/loss")
+    shown = [f"{tag} {row[tag]:.4g}" for tag in tags if tag in row][:2]
     speed = row["examples"] / row["seconds"] if row.get("seconds") else 0.0
     return ", ".join([*shown, f"{speed:,.0f} examples/s"])

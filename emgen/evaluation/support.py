@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, constraints
+from torch.distributions import Independent, Multinomial, OneHotCategorical, constraints
 
 from emgen.evaluation.likelihood import evaluating
 from emgen.families.exponential import ExponentialFamily
-from emgen.models.units import Binary
+from emgen.models import units
 from emgen.roles import Conjugate, Latent, serves
 
 BLOCK = 65536  # rows looked at together
@@ -20,13 +20,14 @@ def check_support(model: Any, x: Tensor, name: str = "the data", scored: bool = 
     """Refuse values that the model gives no probability, and those that are not finite.
 
     NaN is a missing value to a conjugate model. A value in [0, 1] stands for the expectation of a binary one, as long as
-    nobody asks for its likelihood. A model that is neither conjugate nor latent nor of binary units is asked for nothing more.
+    nobody asks for its likelihood; so do fractions of a count. Every group of multinomial units has their total. A model that
+    is neither conjugate nor latent nor of such units is asked for nothing more.
 
     Args:
         model: any model.
         x: what its likelihood will see, (N, *event).
         name: what the message calls the rows.
-        scored: whether p(x|z) of a latent model will be reported of them.
+        scored: whether the likelihood will be reported of them.
 
     Raises:
         ValueError: names the first value outside, its row, what is expected and what to do.
@@ -38,7 +39,7 @@ def check_support(model: Any, x: Tensor, name: str = "the data", scored: bool = 
     ValueError: row 1 of the data holds 2.5, but Bernoulli takes values from 0 to 1 alone: rescale or binarise them, or ...
     """
     conjugate = serves(model, Conjugate)
-    support, kind, shape = _support(model, scored)
+    support, kind, shape, total = _support(model, scored)
     real = support in (None, constraints.boolean, constraints.unit_interval)
     if shape is not None and (shape != x.shape[1:] or (real and not x.is_floating_point())):
         raise ValueError(f"the rows of {name} are {x.dtype} of shape {tuple(x.shape[1:])}, but the model is built for floats of shape "
@@ -53,31 +54,40 @@ def check_support(model: Any, x: Tensor, name: str = "the data", scored: bool = 
             bad = ~support.check(block)
             _refuse(bad & ~block.isnan() if conjugate and bad.shape == block.shape else bad, block, start, name,
                     f"{kind} takes {_words(support)}: {_advice(support)}")
+        if total is not None:
+            _refuse((block < 0) | ((block != block.round()) & scored), block, start, name, "multinomial units take counts, whole numbers "
+                    "from 0 on: give one-hot vectors, or counts of one total")
+            sums = block.sum(-1)
+            _refuse((sums - total).abs() > 1e-3, sums, start, name, f"multinomial units have {total} as the total of a group: set their "
+                    "count to the total that every group has, or give one-hot vectors")
 
 
-def _support(model: Any, scored: bool) -> tuple[Any, str, torch.Size | None]:
-    """The constraint on single values (None where they are real), the name of the distribution that makes it, and the shape of
-    an event of a model of networks or units."""
+def _support(model: Any, scored: bool) -> tuple[Any, str, torch.Size | None, int | None]:
+    """The constraint on single values (None where they are real), the name of the distribution that makes it, the shape of an
+    event of a model of networks or units, and the counts in a group of multinomial units."""
     shape = None
     family = getattr(model, "components", getattr(model, "emission", None))
     if serves(model, Conjugate):
         if not isinstance(family, ExponentialFamily):
-            return None, "", None
+            return None, "", None, None
         p = family.likelihood()
     elif serves(model, Latent):
         with evaluating(model, 0):
             p = model.likelihood(model.prior().sample((1,)))
         shape = p.event_shape
     else:
-        binary = isinstance(getattr(model, "units", None), Binary)
-        return constraints.unit_interval if binary else None, "a binary unit", getattr(model, "event_shape", None)
+        visible, value = getattr(model, "units", None), constraints.boolean if scored else constraints.unit_interval
+        return (value if isinstance(visible, units.Binary) else None, "a binary unit", getattr(model, "event_shape", None),
+                visible.count if isinstance(visible, units.Multinomial) else None)
     p = p.base_dist if isinstance(p, Independent) else p
     support: Any = p.support
     if support is constraints.boolean and not scored:
         support = constraints.unit_interval
     if isinstance(getattr(support, "upper_bound", None), Tensor):  # one bound for all components
         support = constraints.integer_interval(0, int(support.upper_bound.max()))
-    return (None if support is constraints.real or support.event_dim else support), type(p).__name__, shape
+    counts = isinstance(p, (Multinomial, OneHotCategorical)) and shape is not None
+    total = getattr(p, "total_count", 1) if counts else None
+    return (None if support is constraints.real or support.event_dim else support), type(p).__name__, shape, total
 
 
 def _refuse(bad: Tensor, x: Tensor, start: int, name: str, reason: str) -> None:
@@ -98,7 +108,7 @@ def _words(support: Any) -> str:
 
 def _advice(support: Any) -> str:
     if support is constraints.boolean:
-        return "binarise them (data.binarise=dynamic or fixed; in Python Data(x, binarise='dynamic')), or use a head for real values"
+        return "binarise them (data.binarise=dynamic or fixed; in Python Data(x, binarise='dynamic')), or use one for real values"
     if support is constraints.unit_interval:
         return "rescale or binarise them, or use a model of real values, such as a Gaussian one"
     return "check how the data are coded, or use another family"

@@ -35,7 +35,7 @@ class BoltzmannMachine(nn.Module):
         sweeps: Gibbs sweeps of `sample`, on a rising ladder of temperatures from the base.
 
     Raises:
-        ValueError: no hidden units, or no sweeps.
+        ValueError: no hidden units, or no sweeps; units that do not fit the event.
 
     References:
         Smolensky (1986), "Information processing in dynamical systems: foundations of harmony theory"; Welling,
@@ -60,7 +60,7 @@ class BoltzmannMachine(nn.Module):
         self.visible_bias = nn.Parameter(torch.zeros(size))
         self.hidden_bias = nn.Parameter(torch.zeros(hidden))
         self.centre: Tensor
-        self.register_buffer("centre", units.mean(torch.zeros(size)))
+        self.register_buffer("centre", units.given(torch.zeros(size), self.event_shape).mean.flatten())
 
     # ---- the model -----------------------------------------------------------------------------------------------
 

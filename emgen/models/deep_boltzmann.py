@@ -37,7 +37,7 @@ class DeepBoltzmannMachine(nn.Module):
         sweeps: Gibbs sweeps of `sample`, on a rising ladder of temperatures from the base.
 
     Raises:
-        ValueError: no hidden layer, an empty one, or no sweeps of either kind.
+        ValueError: no hidden layer, an empty one, or no sweeps of either kind; units that do not fit the event.
 
     References:
         Salakhutdinov and Hinton (2009), "Deep Boltzmann machines"; Montavon and Müller (2012), "Deep Boltzmann machines
@@ -60,20 +60,20 @@ class DeepBoltzmannMachine(nn.Module):
         self.weights = nn.ParameterList(0.01 * torch.randn(below, above) for below, above in pairwise(sizes))
         self.biases = nn.ParameterList(torch.zeros(size) for size in sizes)
         self.centre: Tensor
-        self.register_buffer("centre", units.mean(torch.zeros(sizes[0])))
+        self.register_buffer("centre", units.given(torch.zeros(sizes[0]), self.event_shape).mean.flatten())
 
     # ---- the model -----------------------------------------------------------------------------------------------
 
     def energy(self, state: Tensor, beta: Tensor | None = None) -> Tensor:
-        """−log p up to log Z, exact for states; for data, at β = 1 alone, its mean-field upper bound.
+        """−log p up to log Z, exact for states; for data, its upper bound by the mean field at β = 1.
 
-        With one hidden layer, data are states.
+        With one hidden layer data are states: no even layer is hidden, so the bound is exact at every β.
         """
         if not self._is_data(state):
             return -self._log_marginal(self._even(state), beta)
         means = self.mean_field(state)[1::2]
         even = {0: state.flatten(state.dim() - len(self.event_shape)), **{2 * i + 2: m for i, m in enumerate(means)}}
-        return -self._log_marginal(even, beta if not means else None) - sum(_entropy(m) for m in means)
+        return -self._log_marginal(even, beta) - sum(_entropy(m) for m in means)
 
     def move(self, state: Tensor, beta: Tensor | None = None) -> Tensor:
         """One Gibbs sweep, odd layers given the even ones and back: reversible with respect to p_β(state)."""

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
-from emgen.distributions import IndependentBernoulli, Joint, relaxed
+from emgen.distributions import IndependentBernoulli, Joint, full_precision, relaxed
 from emgen.models import heads
 from emgen.models.latent import Conditional, Head
 from emgen.models.networks import MLP
 
 _LARGEST_ENUMERATION = 2**16
+_MOST_PAIRS = 2**24  # of states of two neighbouring layers
+_BLOCK = 2**20  # pairs of a state and a datum, or of two states, scored at a time
 
 
 class HelmholtzMachine(nn.Module):
@@ -92,28 +94,36 @@ class HelmholtzMachine(nn.Module):
         """
         try:
             self.states()
-        except (NotImplementedError, ValueError) as error:
+        except ValueError as error:
             raise AttributeError(f"no exact log_prob: {error}") from error
         return self._enumerated_log_prob
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "log_prob":  # the property refused; nn.Module would say that there is none, and not why
+            return HelmholtzMachine.log_prob.fget(self)  # type: ignore[attr-defined]
+        return super().__getattr__(name)
 
     def states(self) -> list[Tensor]:
         """Every state of each layer of latents from the lowest up, (states, *layer).
 
         Raises:
-            ValueError: a layer has more than 65,536 states.
-            NotImplementedError: a layer is continuous.
+            ValueError: a layer is continuous or has more than 65,536 states, two neighbours more than 2²⁴ pairs of them.
         """
         states = [_support(self.top())]
         for conditional in list(self.generative)[:0:-1]:
             states.append(_support(conditional(states[-1][:1])))
+            if len(states[-1]) * len(states[-2]) > _MOST_PAIRS:
+                raise ValueError(f"neighbouring layers of {len(states[-1])} and {len(states[-2])} states have more than {_MOST_PAIRS} "
+                                 "pairs of them.")
         return states[::-1]
 
     def _enumerated_log_prob(self, x: Tensor) -> Tensor:
         states = self.states()
-        log_p = self.top().log_prob(states[-1])
-        for z, above, conditional in reversed(list(zip(states, states[1:], self.generative[1:]))):
-            log_p = torch.logsumexp(conditional(above).log_prob(z.unsqueeze(1)) + log_p, -1)
-        return torch.logsumexp(self.generative[0](states[0]).log_prob(x.unsqueeze(1)) + log_p, -1)
+        with full_precision(x.device):
+            log_p = self.top().log_prob(states[-1])
+            for z, above, conditional in reversed(list(zip([x, *states], states, self.generative))):
+                log_p = _mixture(conditional(above), log_p, z)
+            return log_p
 
 
 class Recognition(nn.Module):
@@ -194,9 +204,18 @@ def helmholtz_machine(
     )
 
 
+def _mixture(components: Distribution, log_weights: Tensor, x: Tensor) -> Tensor:
+    """log Σ_s w_s p(x|s) for each x, in blocks: all of x against all of s at once filled the memory."""
+    blocks = x.split(max(1, _BLOCK // len(log_weights)))
+    return torch.cat([(components.log_prob(block.unsqueeze(1)) + log_weights).logsumexp(-1) for block in blocks])
+
+
 def _support(distribution: Distribution) -> Tensor:
     """Every value of a factorised discrete distribution, (values, *event)."""
     base = distribution.base_dist if isinstance(distribution, Independent) else distribution
+    if not base.has_enumerate_support:
+        raise ValueError(f"the states of {type(base).__name__} latents cannot be enumerated; estimate log p(x) by "
+                         "emgen.evaluation.log_likelihood.")
     units = distribution.event_shape[: len(distribution.event_shape) - len(base.event_shape)].numel()
     values = base.enumerate_support(expand=False).reshape(-1, *base.event_shape)
     if units * math.log(len(values)) > math.log(_LARGEST_ENUMERATION):

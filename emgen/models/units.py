@@ -110,7 +110,7 @@ class Multinomial:
         count: total of each group.
 
     Raises:
-        ValueError: fewer than two outcomes or no counts.
+        ValueError: fewer than two outcomes or no counts; from `given`, events whose last dimension is not the outcomes.
 
     References: Salakhutdinov and Hinton (2009), "Replicated softmax: an undirected topic model".
     """
@@ -141,6 +141,9 @@ class Multinomial:
         return groups.sample().flatten(-2)
 
     def given(self, eta: Tensor, event_shape: Sequence[int]) -> Distribution:
+        if tuple(event_shape)[-1:] != (self.states,):
+            raise ValueError(f"multinomial units of states={self.states} in events of shape {tuple(event_shape)}: the last dimension "
+                             "must be the outcomes; give states its size, or reshape the data.")
         logits = eta.unflatten(-1, event_shape)
         groups = distributions.Multinomial(self.count, logits=logits, validate_args=False)
         return Independent(groups, len(event_shape) - 1)

@@ -74,7 +74,8 @@ class CD(Trainer):
         self.descend("model", self.contrastive(self.model, x, self._tempered(len(x)) if self.rungs > 1 else self._dream(x)))
 
     def _dream(self, x: Tensor) -> Tensor:
-        state = walk(self.model.gibbs, x if self.chain is None else self.chain, self.steps)
+        # a chain that was loaded from a persistent run's checkpoint is not where a chain from the data begins
+        state = walk(self.model.gibbs, self.chain if self.persistent and self.chain is not None else x, self.steps)
         if self.persistent:
             self.chain = state
         return state
