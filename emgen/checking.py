@@ -144,8 +144,8 @@ def check_same(run: Path, now: Any) -> None:
         before, after = (dict(flat(cfg.get(part) or {}, f"{part}.")) for cfg in (was, now))
         for key in [key for key in {**before, **after} if part in ("model", "critic") or key == f"{part}._target_"]:
             if before.get(key) != after.get(key):
-                raise UserError(f"{key}={typed(after.get(key))}: {run} was trained with {typed(before.get(key))}; leave that as it was, or start "
-                                "another run.")
+                raise UserError(f"{key}={typed(after.get(key))}: {run} was trained with {typed(before.get(key))}; leave that as it was, "
+                                "or start another run.")
 
 
 def check_trust(node: Any, where: str, trust: Any, locate: Callable[[str], Any]) -> None:

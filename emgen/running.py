@@ -135,7 +135,7 @@ def check_device(key: str, name: Any, devices: Any = 1) -> None:
     most = torch.cuda.device_count() if gpu else 1 if name != "cpu" and there["mps"] else os.cpu_count() or 1
     every = gpu and str(devices) == "-1"
     numbered = gpu and isinstance(devices, list) and bool(devices) and all(type(d) is int and 0 <= d < most for d in devices)
-    if not (every or numbered or (not isinstance(devices, bool) and str(devices).isdecimal() and 1 <= int(devices) <= most)):
+    if not (every or numbered or (str(devices).isdecimal() and 1 <= int(str(devices)) <= most)):
         raise UserError(f"lightning.devices={typed(devices)}: expected an integer from 1 to {most}, the number of "
                         f"{'GPUs' if gpu else 'processors'} here{', their numbers as a list such as [0]' if gpu else ''}, or auto.")
 
