@@ -11,7 +11,7 @@ import traceback
 import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeGuard, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -213,7 +213,7 @@ def _check_optimizer(key: str, last: str, value: Any) -> None:
         raise UserError(f"{key}={typed(value)}: expected a finite number >= 0.")
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

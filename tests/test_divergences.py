@@ -8,6 +8,7 @@ import torch
 from scipy.special import i0, i1
 from scipy.stats import binom
 from torch.distributions import (
+    Bernoulli,
     Beta,
     Binomial,
     Categorical,
@@ -395,6 +396,33 @@ def test_outcomes_without_end_are_summed_and_batches_of_alphabets_broadcast():
     assert float(found[0]) == pytest.approx(abs(np.exp(log_p) - np.exp(log_q)).sum() / 2, rel=1e-10)
     with pytest.raises(ValueError, match="3 outcomes and q 4"):
         KL().of(p=Categorical(torch.ones(3)), q=Categorical(torch.ones(4)))
+
+
+def test_rare_outcomes_are_as_rare_as_their_logits_say():
+    """Two-outcome formulas in log-odds: 1/(1 + e^40) is not zero, a probability of zero is no e^-16, whatever the wrapping."""
+    a, b = torch.tensor(0.5, dtype=torch.float64), torch.tensor(40.0, dtype=torch.float64)
+    kl = a.sigmoid() * (torch.nn.functional.logsigmoid(a) - torch.nn.functional.logsigmoid(b)) + (-a).sigmoid() * (
+        torch.nn.functional.logsigmoid(-a) - torch.nn.functional.logsigmoid(-b))
+    neyman = b.exp() * (1 + (-b).exp()) * (-a).sigmoid().square()  # q²/p of the rarer outcome is all of it
+    both = torch.tensor([[0.0, 0.5], [0.0, 40.0]], dtype=torch.float64)
+    for dtype, digits in ((torch.float64, 1e-13), (torch.float32, 1e-6)):
+        p, q = Bernoulli(logits=a.to(dtype)), Bernoulli(logits=b.to(dtype))
+        letter = [kind(logits=one.to(dtype)) for kind in (Categorical, OneHotCategorical) for one in both]
+        for left, right, n in ((p, q, 1), (*letter[:2], 1), (*letter[2:], 1), (Binomial(3, logits=p.logits), Binomial(3, logits=q.logits), 3)):
+            assert float(KL().of(p=left, q=right)) == pytest.approx(n * float(kl), rel=digits)
+            assert float(ReverseKL().of(p=right, q=left)) == pytest.approx(n * float(kl), rel=digits)
+            if n == 1:
+                assert float(Neyman().of(p=right, q=left)) == pytest.approx(float(neyman), rel=1e-4 if digits > 1e-12 else 1e-12)
+        many = [Independent(Bernoulli(logits=one.to(dtype).expand(2, 3)), 1) for one in (a, b)]
+        torch.testing.assert_close(KL().of(*many).value, (3 * kl).expand(2), rtol=digits, atol=0.0)
+    for n in (1, 3):
+        p, q = (Binomial(n, torch.tensor(one, dtype=torch.float64)) for one in (0.5, 0.0))
+        assert float(KL().of(p=p, q=q)) == float(Pearson().of(p=p, q=q)) == math.inf
+        assert float(KL().of(p=q, q=p)) == pytest.approx(n * math.log(2), rel=1e-14)
+    assert float(KL().of(p=Poisson(torch.zeros(())), q=Poisson(torch.ones(())))) == pytest.approx(1.0, rel=1e-12)
+    probs = torch.tensor([0.0, 0.25, 0.75], dtype=torch.float64, requires_grad=True)
+    KL().of(p=Categorical(probs), q=Categorical(torch.full((3,), 1 / 3, dtype=torch.float64))).value.backward()
+    assert bool(probs.grad.isfinite().all())
 
 
 @pytest.mark.parametrize("alpha", [1e-12, -1e-12, 1e-7, 1 - 1e-12, 1 + 1e-9])

@@ -62,11 +62,9 @@ def between(divergence: FDivergence, p: Distribution, q: Distribution, samples: 
     if {is_discrete(p), is_discrete(q)} == {True, False}:
         raise ValueError(f"of {type(p).__name__} and {type(q).__name__} one is discrete and one continuous, so they share "
                          "no density; give two of a kind.")  # fmt: skip
-    if isinstance(p, OneHotCategorical) and isinstance(q, OneHotCategorical):
-        p, q = Categorical(p.probs), Categorical(q.probs)
+    p, q = _alike(p, q), _alike(q, p)
     if isinstance(p, Categorical) and isinstance(q, Categorical):
         _need_same(p.probs.shape[-1], q.probs.shape[-1])
-    p, q = _alike(p, q), _alike(q, p)
     if samples is not None:
         return _monte_carlo(divergence, p, q, samples)
     closed = divergence.exact(p, q)
@@ -83,11 +81,19 @@ def between(divergence: FDivergence, p: Distribution, q: Distribution, samples: 
 
 
 def torch_kl(p: Distribution, q: Distribution) -> Tensor | None:
-    """KL(p‖q) where torch knows it, else None."""
+    """KL(p‖q) where torch knows it, else None; over finitely many outcomes Σ p (log p − log q), as torch rounds rare ones to zero."""
+    if isinstance(p, Independent) and isinstance(q, Independent):
+        return _summed(p, q, torch_kl(p.base_dist, q.base_dist))
+    p, q = _alike(p, q), _alike(q, p)
+    outcomes = _outcomes(p, q)
+    if outcomes is not None and not outcomes[1]:
+        a, b = (log_mass(one, _letters(p, q, outcomes[0])) for one in (p, q))
+        return _finite((a.exp() * (a - b)).sum(0))
     try:
-        return kl_divergence(p, q)
+        value = kl_divergence(p, q)
     except NotImplementedError:
         return None
+    return None if value.isnan().any() else value  # as of a Poisson of rate zero
 
 
 def log_affinity(p: Distribution, q: Distribution, alpha: float) -> Tensor | None:
@@ -98,10 +104,7 @@ def log_affinity(p: Distribution, q: Distribution, alpha: float) -> Tensor | Non
         log ∫ pᵅ q¹⁻ᵅ = ½ (α log|Λ_p| + (1−α) log|Λ_q| − log|Λ_α| − α (1−α) dᵀ Λ_p Λ_α⁻¹ Λ_q d).
     """
     if isinstance(p, Independent) and isinstance(q, Independent):
-        inner = log_affinity(p.base_dist, q.base_dist, alpha)
-        dims = p.reinterpreted_batch_ndims
-        same = dims == q.reinterpreted_batch_ndims
-        return None if inner is None or not same else inner.sum(list(range(-dims, 0))) if dims else inner
+        return _summed(p, q, log_affinity(p.base_dist, q.base_dist, alpha))
     if isinstance(p, Normal) and isinstance(q, Normal):
         d = p.mean - q.mean
         a, b = p.scale.pow(-2), q.scale.pow(-2)
@@ -137,6 +140,18 @@ def _outcomes(p: Distribution, q: Distribution) -> tuple[int, bool] | None:
     return (n, more) if n <= _MOST else None
 
 
+def _letters(p: Distribution, q: Distribution, n: int) -> Tensor:
+    """0, …, n − 1 along the first dimension, before those of the batch."""
+    return torch.arange(n, dtype=torch.float64, device=p.mean.device).reshape(-1, *[1] * max(len(p.batch_shape), len(q.batch_shape)))
+
+
+def _summed(p: Independent, q: Independent, inner: Tensor | None) -> Tensor | None:
+    """What adds over independent parts, of their batch `inner`."""
+    dims = p.reinterpreted_batch_ndims
+    same = dims == q.reinterpreted_batch_ndims
+    return None if inner is None or not same else inner.sum(list(range(-dims, 0))) if dims else inner
+
+
 def _need_same(n: int, m: int) -> None:
     if n != m:
         raise ValueError(f"p has {n} outcomes and q {m}: give both the same alphabet.")
@@ -152,9 +167,8 @@ def _enumerate(divergence: FDivergence, p: Distribution, q: Distribution) -> Est
 
 def _count(divergence: FDivergence, p: Distribution, q: Distribution, n: int, more: bool) -> Estimate:
     """The sum over n outcomes, or over twice as many until the second half adds nothing: +∞ if it goes on adding."""
-    rank = max(len(p.batch_shape), len(q.batch_shape))
     while True:
-        letters = torch.arange(n, dtype=torch.float64, device=p.mean.device).reshape(-1, *[1] * rank)
+        letters = _letters(p, q, n)
         terms = divergence.perspective(*torch.broadcast_tensors(log_mass(p, letters), log_mass(q, letters)))
         value, rest = terms.sum(0), terms[n // 2 if more else n :].sum(0).abs()
         if bool((rest <= 1e-14 * value).all()) or n > _MOST:
@@ -196,7 +210,9 @@ def _finite(value: Tensor) -> Tensor:
 
 
 def _alike(p: Distribution, q: Distribution) -> Distribution:
-    """A Gaussian p over vectors written as a full one when q is a Gaussian written in another way."""
+    """A Gaussian p over vectors written as a full one when q is a Gaussian written in another way; of two one-hot letters the letter."""
+    if isinstance(p, OneHotCategorical) and isinstance(q, OneHotCategorical):
+        return p._categorical
 
     def gaussian(d: Distribution) -> bool:
         diagonal = isinstance(d, Independent) and isinstance(d.base_dist, Normal) and d.reinterpreted_batch_ndims == 1
