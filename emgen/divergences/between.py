@@ -4,8 +4,10 @@ from __future__ import annotations
 
 __all__ = ["Estimate", "between", "log_affinity", "torch_kl"]
 
+import contextlib
 import math
 from itertools import pairwise
+from numbers import Integral
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -18,6 +20,7 @@ from torch.distributions import (
     MultivariateNormal,
     Normal,
     OneHotCategorical,
+    TransformedDistribution,
     constraints,
     kl_divergence,
 )
@@ -65,6 +68,9 @@ def between(divergence: FDivergence, p: Distribution, q: Distribution, samples: 
     p, q = _alike(p, q), _alike(q, p)
     if isinstance(p, Categorical) and isinstance(q, Categorical):
         _need_same(p.probs.shape[-1], q.probs.shape[-1])
+    if isinstance(p, TransformedDistribution) and isinstance(q, TransformedDistribution) and p.transforms == q.transforms:
+        if all(transform.bijective for transform in p.transforms):  # which change no divergence
+            return between(divergence, p.base_dist, q.base_dist, samples)
     if samples is not None:
         return _monte_carlo(divergence, p, q, samples)
     closed = divergence.exact(p, q)
@@ -76,7 +82,8 @@ def between(divergence: FDivergence, p: Distribution, q: Distribution, samples: 
     if p.has_enumerate_support and q.has_enumerate_support:
         return _enumerate(divergence, p, q)
     if p.event_shape.numel() == 1 and not is_discrete(p):
-        return _quadrature(divergence, p, q)
+        with contextlib.suppress(NotImplementedError):  # what states no mean is drawn from
+            return _quadrature(divergence, p, q)
     return _monte_carlo(divergence, p, q, 20_000)
 
 
@@ -192,8 +199,8 @@ def _quadrature(divergence: FDivergence, p: Distribution, q: Distribution) -> Es
 
 def _monte_carlo(divergence: FDivergence, p: Distribution, q: Distribution, samples: int) -> Estimate:
     """Stratified draws from m = (p+q)/2: E_m of the perspective of p/m and q/m, each term non-negative and tame."""
-    if samples < 4:
-        raise ValueError(f"samples={samples}: the Monte Carlo estimate needs two draws from each side; give 4 or more.")
+    if not isinstance(samples, Integral) or samples < 4:
+        raise ValueError(f"samples={samples}: the Monte Carlo estimate needs two draws from each side; give an integer, 4 or more.")
     mean, variance = torch.zeros(()), torch.zeros(())
     for side in (p, q):
         x = side.sample((samples // 2,))

@@ -36,6 +36,8 @@ def log_density(distribution: Distribution, x: Tensor) -> Tensor:
     if support is None:
         return distribution.log_prob(x).double()
     inside = support.check(x)
+    if bool(inside.all()):
+        return distribution.log_prob(x).double().clamp_min(-1e300)
     event = inside.reshape(inside.shape + (1,) * (x.dim() - inside.dim()))
     legal = torch.where(event, x, _centre(distribution))
     return torch.where(inside, distribution.log_prob(legal).double(), -1e300).clamp_min(-1e300)
@@ -48,11 +50,11 @@ def log_mass(distribution: Distribution, letters: Tensor) -> Tensor:
     1e-7, which would hide an ∞.
     """
     if isinstance(distribution, Categorical):
-        given = distribution._param.double().movedim(-1, 0)
-        mass = given if _by_logits(distribution) else _log(given)
+        given, logits = _given(distribution)
+        mass = (given if logits else _log(given)).movedim(-1, 0)
     elif isinstance(distribution, (Bernoulli, Binomial)):
-        given = distribution._param.double()
-        both = (logsigmoid(-given), logsigmoid(given)) if _by_logits(distribution) else (_log(1 - given), _log(given))
+        given, logits = _given(distribution)
+        both = (logsigmoid(-given), logsigmoid(given)) if logits else (_log(1 - given), _log(given))
         if isinstance(distribution, Binomial):
             return _binomial(distribution.total_count.double(), letters, *both)
         mass = torch.stack(both)
@@ -63,8 +65,9 @@ def log_mass(distribution: Distribution, letters: Tensor) -> Tensor:
     return torch.cat([mass, beyond]).clamp_min(-1e300)
 
 
-def _by_logits(distribution: Any) -> bool:
-    return distribution._param is vars(distribution).get("logits")
+def _given(distribution: Any) -> tuple[Tensor, bool]:
+    """What a distribution of outcomes was made from, in float64, and whether they are logits."""
+    return distribution._param.double(), distribution._param is vars(distribution).get("logits")
 
 
 def _log(probability: Tensor) -> Tensor:
@@ -109,10 +112,13 @@ def interval(distribution: Distribution) -> tuple[float, float]:
 
 
 def _centre(distribution: Distribution) -> Tensor:
-    """A point of the support: the mean, or where the base's is taken by the transforms of what has none in closed form."""
+    """A point of the support: the mean, or where the base's is taken by the transforms of what has none in closed form, or a draw."""
     if _lacks_mean(distribution):
         return _transformed(distribution, _centre(distribution.base_dist))
-    mean = distribution.mean.nan_to_num()
+    try:
+        mean = distribution.mean.nan_to_num()
+    except NotImplementedError:
+        return distribution.sample()
     return mean.round() if is_discrete(distribution) else mean
 
 
