@@ -25,11 +25,13 @@ from emgen.evaluation.runs import read_run
 SMALL = ["model.hidden=[6]", "model.latent=2", "critic.hidden=[6]", "data=file", "data.path=rows.npy", "data.batch_size=6",
          "data.validation=0.2", "data.test=0.2", "data.binarise=dynamic", "evaluation.samples=3", "callbacks.metrics.samples=2",
          "callbacks.figures=null", "callbacks.progress=null", "lightning.accelerator=cpu"]
+DISCRETE = [argument for argument in SMALL if not argument.startswith(("model.", "critic."))]
+POINTS = ["model=gaussian_mixture", "data=file", "data.path=points.npy", "data.batch_size=6", "data.validation=0.2", "data.test=0.2",
+          "callbacks.figures=null", "callbacks.progress=null", "lightning.accelerator=cpu"]
 TRAINERS = {
     "vae": SMALL, "iwae": SMALL, "wake_sleep": SMALL, "gan": SMALL, "fgan": SMALL,
-    "em": ["model=gaussian_mixture", "data=file", "data.path=points.npy", "data.batch_size=6",
-           "data.validation=0.2", "data.test=0.2",
-           "callbacks.figures=null", "callbacks.progress=null", "lightning.accelerator=cpu"],
+    "rws": [*DISCRETE, "model=sigmoid_belief_net"], "pcd": [*DISCRETE, "model=boltzmann_machine", "model.hidden=6", "model.sweeps=3"],
+    "em": POINTS, "me": POINTS,
 }
 
 
