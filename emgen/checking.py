@@ -1,7 +1,7 @@
 """What a user asked for, checked before anything starts: one sentence that names the value and what to do."""
 
 __all__ = ["UserError", "check_counts", "check_ranges", "check_same", "check_trust", "check_types", "first", "flat", "naming", "told",
-           "writable"]
+           "typed", "writable"]
 
 import contextlib
 import math
@@ -11,12 +11,15 @@ import traceback
 import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeGuard, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
 # a configuration that is read back from a file may build what is defined in these and nothing else
 TRUSTED = ("emgen.models", "emgen.data", "emgen.divergences", "emgen.families", "torch.nn", "torch.distributions")
+
+# of Lightning's precisions those in which parameters keep their digits and losses need no scale
+PRECISIONS = ("32-true", "64-true", "bf16-mixed", "32", "64", "bf16")
 
 
 class UserError(ValueError):
@@ -65,7 +68,7 @@ def check_types(node: Any, where: str, locate: Callable[[str], Any]) -> None:
         elif key in hints and not _allows(hints[key], node[key]):
             wanted = str(getattr(hints[key], "__name__", hints[key]) if get_origin(hints[key]) is None else hints[key])
             wanted = re.sub(r"\b(typing|collections\.abc|pytorch_lightning|torch)\.(\w+\.)*", "", wanted)
-            raise UserError(f"{where}.{key}={node[key]}: expected {wanted.replace('NoneType', 'null').replace('None', 'null')}.")
+            raise UserError(f"{where}.{key}={typed(node[key])}: expected {wanted.replace('NoneType', 'null').replace('None', 'null')}.")
 
 
 def writable(run_dir: Path) -> None:
@@ -85,27 +88,33 @@ def writable(run_dir: Path) -> None:
 
 
 def check_ranges(cfg: Any) -> None:
-    """Refuse numbers that no part would accept: NaN anywhere, no epochs, no samples.
+    """Refuse numbers that no part would accept: NaN anywhere, rates that no optimiser takes, no epochs, no samples.
 
     Raises:
         UserError: names the key and the value.
     """
     for key, value in flat(cfg):
         if any(isinstance(v, float) and math.isnan(v) for v in (value if isinstance(value, list) else [value])):
-            raise UserError(f"{key}={value} is not a number: give a finite value.")
-        last = key.split(".")[-1]
-        if last == "lr" and not (isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf):
-            raise UserError(f"{key}={value}: a learning rate is a positive, finite number; give one such as 0.001.")
+            raise UserError(f"{key}={typed(value)} is not a number: give a finite value.")
+        *_, owner, last = ["", *key.split(".")]
+        if last == "lr" and not (_is_number(value) and 0 < value < math.inf):
+            raise UserError(f"{key}={typed(value)}: a learning rate is a positive, finite number; give one such as 0.001.")
         if last == "seed" and not (type(value) is int and 0 <= value < 2**63):
-            raise UserError(f"{key}={value}: a seed is an integer >= 0.")
+            raise UserError(f"{key}={typed(value)}: a seed is an integer >= 0.")
+        if owner.endswith("optimizer"):  # torch's own words for these name no key
+            _check_optimizer(key, last, value)
     epochs = cfg.lightning.get("max_epochs")
     if type(epochs) is not int or epochs < 1:
-        raise UserError(f"lightning.max_epochs={epochs}: training takes at least one epoch; give an integer >= 1.")
+        raise UserError(f"lightning.max_epochs={typed(epochs)}: training takes at least one epoch; give an integer >= 1.")
+    precision = cfg.lightning.get("precision")
+    if precision is not None and str(precision) not in PRECISIONS:
+        raise UserError(f"lightning.precision={precision}: expected 32-true, 64-true or bf16-mixed, which multiplies in 16 bits and "
+                        "keeps parameters and losses in 32.")
     samples, rows = cfg.evaluation.samples, cfg.evaluation.rows
     if type(samples) is not int or samples < 1:
-        raise UserError(f"evaluation.samples={samples}: the likelihood needs at least one draw; give an integer >= 1.")
+        raise UserError(f"evaluation.samples={typed(samples)}: the likelihood needs at least one draw; give an integer >= 1.")
     if rows is not None and (type(rows) is not int or rows < 1):
-        raise UserError(f"evaluation.rows={rows}: score at least one row, or null for all.")
+        raise UserError(f"evaluation.rows={typed(rows)}: score at least one row, or null for all.")
 
 
 def check_counts(cfg: Any) -> None:
@@ -117,7 +126,7 @@ def check_counts(cfg: Any) -> None:
     for key, least in {"samples": 1, "rows": 1, "draws": 2, "n": 1, "temperatures": 1, "chains": 1, "seed": 0}.items():
         value = cfg.get(key, least)
         if not (type(value) is int and value >= least) and not (value is None and key in ("rows", "draws", "temperatures")):
-            raise UserError(f"{key}={value}: give an integer >= {least}.")
+            raise UserError(f"{key}={typed(value)}: give an integer >= {least}.")
 
 
 def check_same(run: Path, now: Any) -> None:
@@ -135,8 +144,8 @@ def check_same(run: Path, now: Any) -> None:
         before, after = (dict(flat(cfg.get(part) or {}, f"{part}.")) for cfg in (was, now))
         for key in [key for key in {**before, **after} if part in ("model", "critic") or key == f"{part}._target_"]:
             if before.get(key) != after.get(key):
-                raise UserError(f"{key}={after.get(key)}: {run} was trained with {before.get(key)}; leave that as it was, or start "
-                                "another run.")
+                raise UserError(f"{key}={typed(after.get(key))}: {run} was trained with {typed(before.get(key))}; leave that as it was, "
+                                "or start another run.")
 
 
 def check_trust(node: Any, where: str, trust: Any, locate: Callable[[str], Any]) -> None:
@@ -182,6 +191,30 @@ def first(pattern: str, text: str) -> str | None:
     """The first group of the first match of a pattern, if there is one."""
     match = re.search(pattern, text)
     return match.group(1) if match else None
+
+
+def typed(value: Any) -> str:
+    """A value as the command line takes it: null for None, true and false.
+
+    >>> typed([None, True, 0.5])
+    '[null, true, 0.5]'
+    """
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"[{', '.join(map(typed, value))}]"
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+
+
+def _check_optimizer(key: str, last: str, value: Any) -> None:
+    """Refuse arguments that every torch optimiser refuses."""
+    if last == "betas" and not (isinstance(value, list) and len(value) > 1 and all(_is_number(v) and 0 <= v < 1 for v in value)):
+        raise UserError(f"{key}={typed(value)}: the shares of the past that Adam's averages keep lie in [0, 1); give two such as "
+                        "[0.9, 0.999].")
+    if last in ("eps", "momentum", "weight_decay") and not (_is_number(value) and 0 <= value < math.inf):
+        raise UserError(f"{key}={typed(value)}: expected a finite number >= 0.")
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _allows(hint: Any, value: Any) -> bool:

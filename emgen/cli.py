@@ -114,8 +114,8 @@ def train(cfg: DictConfig, run_dir: str | Path, choices: dict[str, str] | None =
     if checkpoint is None:
         folder.refuse_if_used()
     checking.check_ranges(cfg)
-    check_device("lightning.accelerator", cfg.lightning.get("accelerator"))
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)
+    check_device("lightning.accelerator", cfg.lightning.get("accelerator"), resolved["lightning"].get("devices", "auto"))
     folder.write_config({**resolved, "choices": names})
     data, module = build(cfg)
     with checking.naming("data"):

@@ -19,7 +19,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from emgen.asking import status_of
 from emgen.callbacks.checkpoint import AtomicCheckpointIO, damage
-from emgen.checking import UserError
+from emgen.checking import UserError, typed
 from emgen.evaluation.runs import strict_json
 from emgen.evaluation.scores import scores
 
@@ -116,14 +116,28 @@ def keep_freed_memory() -> None:
         allocator(-1, 2**30)  # M_TRIM_THRESHOLD: whose top stays up to 1 GiB
 
 
-def check_device(key: str, name: Any) -> None:
+def check_device(key: str, name: Any, devices: Any = 1) -> None:
     """
+    Args:
+        key: what the user calls the device.
+        name: its kind, as Lightning's `accelerator`.
+        devices: how many, or which of them, as Lightning's `devices`.
+
     Raises:
-        UserError: torch finds no device of that name here.
+        UserError: torch finds no device of that name here, or not so many.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(name, any(there.values()) if name == "gpu" else True):
         raise UserError(f"{key}={name}: torch finds no such device here; use cpu, or auto for the best there is.")
+    if devices == "auto" or name not in ("auto", "cpu", "cuda", "gpu"):
+        return
+    gpu = name != "cpu" and there["cuda"]
+    most = torch.cuda.device_count() if gpu else 1 if name != "cpu" and there["mps"] else os.cpu_count() or 1
+    every = gpu and str(devices) == "-1"
+    numbered = gpu and isinstance(devices, list) and bool(devices) and all(type(d) is int and 0 <= d < most for d in devices)
+    if not (every or numbered or (str(devices).isdecimal() and 1 <= int(str(devices)) <= most)):
+        raise UserError(f"lightning.devices={typed(devices)}: expected an integer from 1 to {most}, the number of "
+                        f"{'GPUs' if gpu else 'processors'} here{', their numbers as a list such as [0]' if gpu else ''}, or auto.")
 
 
 def fit_run(trainer: lightning.Trainer, module: Any, data: Any, checkpoint: Path | None = None) -> None:

@@ -8,6 +8,7 @@ import torch
 from scipy.special import i0, i1
 from scipy.stats import binom
 from torch.distributions import (
+    Bernoulli,
     Beta,
     Binomial,
     Categorical,
@@ -19,6 +20,7 @@ from torch.distributions import (
     HalfCauchy,
     Independent,
     Laplace,
+    LKJCholesky,
     LogNormal,
     MixtureSameFamily,
     MultivariateNormal,
@@ -26,6 +28,8 @@ from torch.distributions import (
     Normal,
     OneHotCategorical,
     Poisson,
+    RelaxedBernoulli,
+    RelaxedOneHotCategorical,
     StudentT,
     TransformedDistribution,
     Uniform,
@@ -397,6 +401,34 @@ def test_outcomes_without_end_are_summed_and_batches_of_alphabets_broadcast():
         KL().of(p=Categorical(torch.ones(3)), q=Categorical(torch.ones(4)))
 
 
+def test_rare_outcomes_are_as_rare_as_their_logits_say():
+    """Two-outcome formulas in log-odds: 1/(1 + e^40) is not zero, a probability of zero is no e^-16, whatever the wrapping."""
+    a, b = torch.tensor(0.5, dtype=torch.float64), torch.tensor(40.0, dtype=torch.float64)
+    kl = a.sigmoid() * (torch.nn.functional.logsigmoid(a) - torch.nn.functional.logsigmoid(b)) + (-a).sigmoid() * (
+        torch.nn.functional.logsigmoid(-a) - torch.nn.functional.logsigmoid(-b))
+    neyman = b.exp() * (1 + (-b).exp()) * (-a).sigmoid().square()  # q²/p of the rarer outcome is all of it
+    both = torch.tensor([[0.0, 0.5], [0.0, 40.0]], dtype=torch.float64)
+    for dtype, digits in ((torch.float64, 1e-13), (torch.float32, 1e-6)):
+        p, q = Bernoulli(logits=a.to(dtype)), Bernoulli(logits=b.to(dtype))
+        letter = [kind(logits=one.to(dtype)) for kind in (Categorical, OneHotCategorical) for one in both]
+        three = [Binomial(3, logits=one.logits) for one in (p, q)]
+        for left, right, n in ((p, q, 1), (*letter[:2], 1), (*letter[2:], 1), (*three, 3)):
+            assert float(KL().of(p=left, q=right)) == pytest.approx(n * float(kl), rel=digits)
+            assert float(ReverseKL().of(p=right, q=left)) == pytest.approx(n * float(kl), rel=digits)
+            if n == 1:
+                assert float(Neyman().of(p=right, q=left)) == pytest.approx(float(neyman), rel=1e-4 if digits > 1e-12 else 1e-12)
+        many = [Independent(Bernoulli(logits=one.to(dtype).expand(2, 3)), 1) for one in (a, b)]
+        torch.testing.assert_close(KL().of(*many).value, (3 * kl).expand(2), rtol=digits, atol=0.0)
+    for n in (1, 3):
+        p, q = (Binomial(n, torch.tensor(one, dtype=torch.float64)) for one in (0.5, 0.0))
+        assert float(KL().of(p=p, q=q)) == float(Pearson().of(p=p, q=q)) == math.inf
+        assert float(KL().of(p=q, q=p)) == pytest.approx(n * math.log(2), rel=1e-14)
+    assert float(KL().of(p=Poisson(torch.zeros(())), q=Poisson(torch.ones(())))) == pytest.approx(1.0, rel=1e-12)
+    probs = torch.tensor([0.0, 0.25, 0.75], dtype=torch.float64, requires_grad=True)
+    KL().of(p=Categorical(probs), q=Categorical(torch.full((3,), 1 / 3, dtype=torch.float64))).value.backward()
+    assert bool(probs.grad.isfinite().all())
+
+
 @pytest.mark.parametrize("alpha", [1e-12, -1e-12, 1e-7, 1 - 1e-12, 1 + 1e-9])
 def test_orders_next_to_the_limits_keep_their_digits(alpha):
     torch.manual_seed(0)
@@ -438,6 +470,21 @@ def test_parts_with_supports_of_their_own_and_distributions_without_a_mean():
     assert float(KL().of(p=squeezed, q=Uniform(*double(0.0, 1.0)))) == pytest.approx(float(KL().of(p=normal, q=flat)), rel=1e-7)
 
 
+def test_relaxed_and_other_distributions_without_a_mean_are_drawn_from():
+    """A concrete variable is a logistic one beneath; the angle of a 2 × 2 correlation is a Beta."""
+    torch.manual_seed(0)
+    heat, p, q = (torch.tensor(one, dtype=torch.float64) for one in (0.1, 0.3, 0.6))
+    v = torch.linspace(-60, 60, 200_001, dtype=torch.float64)
+    one, other = (torch.nn.functional.logsigmoid(v - at) + torch.nn.functional.logsigmoid(at - v) for at in (p.logit(), q.logit()))
+    kl = float(torch.trapezoid(one.exp() * (one - other), v))
+    eta = [torch.tensor(one, dtype=torch.float64) for one in (1.0, 3.0)]
+    for pair, true in (([RelaxedBernoulli(heat, probs=one) for one in (p, q)], kl),
+                       ([RelaxedOneHotCategorical(heat, probs=torch.stack([one, 1 - one])) for one in (p, q)], kl),
+                       ([LKJCholesky(2, one) for one in eta], float(kl_divergence(*(Beta(one, one) for one in eta))))):
+        found = KL().of(*pair)
+        assert found.method == "Monte Carlo" and 0 < float(found.error) < 0.02 and abs(float(found) - true) < 3 * float(found.error)
+
+
 def test_symmetric_relations():
     p, q = Normal(*double(0.0, 1.0)), mixture([0.4, 0.6], [-1.0, 2.0], [0.5, 1.0])
     assert float(ReverseKL().of(p=p, q=q)) == pytest.approx(float(KL().of(p=q, q=p)), rel=1e-10)
@@ -459,8 +506,9 @@ def test_symmetric_relations():
 def test_of_refuses_what_it_cannot_compare():
     with pytest.raises(ValueError, match="one space"):
         KL().of(p=Normal(0.0, 1.0), q=MultivariateNormal(torch.zeros(2), torch.eye(2)))
-    with pytest.raises(ValueError, match="samples=2"):
-        KL().of(p=Normal(0.0, 1.0), q=Normal(0.0, 1.0), samples=2)
+    for samples, said in ((2, "samples=2: .* give an integer"), (100.0, "100.0"), ("many", "many")):  # of the last two the checker's
+        with pytest.raises((ValueError, TypeError), match=said):
+            KL().of(p=Normal(0.0, 1.0), q=Normal(0.0, 1.0), samples=samples)
     with pytest.raises(ValueError, match="same alphabet"):
         JensenShannon().of(p=Categorical(torch.ones(2)), q=Categorical(torch.ones(3)))
     with pytest.raises(ValueError, match="alpha="):

@@ -81,8 +81,8 @@ def test_a_point_gives_the_density(name):
     torch.testing.assert_close(point.log_prob(x), point.expected_log_prob(x))
 
 
-@pytest.mark.parametrize("name", ["diagonal", "spherical", "isotropic"])
-@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
+@pytest.mark.parametrize("name", ["full", "tied", "diagonal", "spherical", "isotropic"])
+@pytest.mark.filterwarnings("error")
 def test_the_score_is_the_gradient_of_the_density(name):
     belief, x = beliefs()[name]
     point, r = belief.mode(), responsibilities()

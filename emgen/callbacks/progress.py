@@ -15,9 +15,14 @@ class Progress(lightning.Callback):
 
     Args:
         lines: without a terminal, how many lines a run prints.
+
+    Raises:
+        ValueError: fewer than one line.
     """
 
     def __init__(self, lines: int = 10):
+        if lines < 1:
+            raise ValueError(f"lines={lines}: a run prints at least one line; give an integer >= 1, or callbacks.progress=null for none.")
         self.lines = lines
         self.console = Console(stderr=True)
         self._bar: Bar | None = None
@@ -41,7 +46,7 @@ class Progress(lightning.Callback):
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=trainer.current_epoch + 1, state=state)
         elif trainer.is_global_zero and trainer.max_epochs:
-            done, every = trainer.current_epoch + 1, max(1, trainer.max_epochs // max(1, self.lines))
+            done, every = trainer.current_epoch + 1, max(1, trainer.max_epochs // self.lines)
             if done % every == 0 or done == trainer.max_epochs:
                 self.console.print(
                     f"{type(pl_module).__name__} epoch {done}/{trainer.max_epochs}  {state}", highlight=False, soft_wrap=True

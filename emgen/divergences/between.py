@@ -4,8 +4,10 @@ from __future__ import annotations
 
 __all__ = ["Estimate", "between", "log_affinity", "torch_kl"]
 
+import contextlib
 import math
 from itertools import pairwise
+from numbers import Integral
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -18,6 +20,7 @@ from torch.distributions import (
     MultivariateNormal,
     Normal,
     OneHotCategorical,
+    TransformedDistribution,
     constraints,
     kl_divergence,
 )
@@ -62,11 +65,12 @@ def between(divergence: FDivergence, p: Distribution, q: Distribution, samples: 
     if {is_discrete(p), is_discrete(q)} == {True, False}:
         raise ValueError(f"of {type(p).__name__} and {type(q).__name__} one is discrete and one continuous, so they share "
                          "no density; give two of a kind.")  # fmt: skip
-    if isinstance(p, OneHotCategorical) and isinstance(q, OneHotCategorical):
-        p, q = Categorical(p.probs), Categorical(q.probs)
+    p, q = _alike(p, q), _alike(q, p)
     if isinstance(p, Categorical) and isinstance(q, Categorical):
         _need_same(p.probs.shape[-1], q.probs.shape[-1])
-    p, q = _alike(p, q), _alike(q, p)
+    if isinstance(p, TransformedDistribution) and isinstance(q, TransformedDistribution) and p.transforms == q.transforms:
+        if all(transform.bijective for transform in p.transforms):  # which change no divergence
+            return between(divergence, p.base_dist, q.base_dist, samples)
     if samples is not None:
         return _monte_carlo(divergence, p, q, samples)
     closed = divergence.exact(p, q)
@@ -78,16 +82,25 @@ def between(divergence: FDivergence, p: Distribution, q: Distribution, samples: 
     if p.has_enumerate_support and q.has_enumerate_support:
         return _enumerate(divergence, p, q)
     if p.event_shape.numel() == 1 and not is_discrete(p):
-        return _quadrature(divergence, p, q)
+        with contextlib.suppress(NotImplementedError):  # what states no mean is drawn from
+            return _quadrature(divergence, p, q)
     return _monte_carlo(divergence, p, q, 20_000)
 
 
 def torch_kl(p: Distribution, q: Distribution) -> Tensor | None:
-    """KL(p‖q) where torch knows it, else None."""
+    """KL(p‖q) where torch knows it, else None; over finitely many outcomes Σ p (log p − log q), as torch rounds rare ones to zero."""
+    if isinstance(p, Independent) and isinstance(q, Independent):
+        return _summed(p, q, torch_kl(p.base_dist, q.base_dist))
+    p, q = _alike(p, q), _alike(q, p)
+    outcomes = _outcomes(p, q)
+    if outcomes is not None and not outcomes[1]:
+        a, b = (log_mass(one, _letters(p, q, outcomes[0])) for one in (p, q))
+        return _finite((a.exp() * (a - b)).sum(0))
     try:
-        return kl_divergence(p, q)
+        value = kl_divergence(p, q)
     except NotImplementedError:
         return None
+    return None if value.isnan().any() else value  # as of a Poisson of rate zero
 
 
 def log_affinity(p: Distribution, q: Distribution, alpha: float) -> Tensor | None:
@@ -98,10 +111,7 @@ def log_affinity(p: Distribution, q: Distribution, alpha: float) -> Tensor | Non
         log ∫ pᵅ q¹⁻ᵅ = ½ (α log|Λ_p| + (1−α) log|Λ_q| − log|Λ_α| − α (1−α) dᵀ Λ_p Λ_α⁻¹ Λ_q d).
     """
     if isinstance(p, Independent) and isinstance(q, Independent):
-        inner = log_affinity(p.base_dist, q.base_dist, alpha)
-        dims = p.reinterpreted_batch_ndims
-        same = dims == q.reinterpreted_batch_ndims
-        return None if inner is None or not same else inner.sum(list(range(-dims, 0))) if dims else inner
+        return _summed(p, q, log_affinity(p.base_dist, q.base_dist, alpha))
     if isinstance(p, Normal) and isinstance(q, Normal):
         d = p.mean - q.mean
         a, b = p.scale.pow(-2), q.scale.pow(-2)
@@ -137,6 +147,18 @@ def _outcomes(p: Distribution, q: Distribution) -> tuple[int, bool] | None:
     return (n, more) if n <= _MOST else None
 
 
+def _letters(p: Distribution, q: Distribution, n: int) -> Tensor:
+    """0, …, n − 1 along the first dimension, before those of the batch."""
+    return torch.arange(n, dtype=torch.float64, device=p.mean.device).reshape(-1, *[1] * max(len(p.batch_shape), len(q.batch_shape)))
+
+
+def _summed(p: Independent, q: Independent, inner: Tensor | None) -> Tensor | None:
+    """What adds over independent parts, of their batch `inner`."""
+    dims = p.reinterpreted_batch_ndims
+    same = dims == q.reinterpreted_batch_ndims
+    return None if inner is None or not same else inner.sum(list(range(-dims, 0))) if dims else inner
+
+
 def _need_same(n: int, m: int) -> None:
     if n != m:
         raise ValueError(f"p has {n} outcomes and q {m}: give both the same alphabet.")
@@ -152,9 +174,8 @@ def _enumerate(divergence: FDivergence, p: Distribution, q: Distribution) -> Est
 
 def _count(divergence: FDivergence, p: Distribution, q: Distribution, n: int, more: bool) -> Estimate:
     """The sum over n outcomes, or over twice as many until the second half adds nothing: +∞ if it goes on adding."""
-    rank = max(len(p.batch_shape), len(q.batch_shape))
     while True:
-        letters = torch.arange(n, dtype=torch.float64, device=p.mean.device).reshape(-1, *[1] * rank)
+        letters = _letters(p, q, n)
         terms = divergence.perspective(*torch.broadcast_tensors(log_mass(p, letters), log_mass(q, letters)))
         value, rest = terms.sum(0), terms[n // 2 if more else n :].sum(0).abs()
         if bool((rest <= 1e-14 * value).all()) or n > _MOST:
@@ -178,8 +199,8 @@ def _quadrature(divergence: FDivergence, p: Distribution, q: Distribution) -> Es
 
 def _monte_carlo(divergence: FDivergence, p: Distribution, q: Distribution, samples: int) -> Estimate:
     """Stratified draws from m = (p+q)/2: E_m of the perspective of p/m and q/m, each term non-negative and tame."""
-    if samples < 4:
-        raise ValueError(f"samples={samples}: the Monte Carlo estimate needs two draws from each side; give 4 or more.")
+    if not isinstance(samples, Integral) or samples < 4:
+        raise ValueError(f"samples={samples}: the Monte Carlo estimate needs two draws from each side; give an integer, 4 or more.")
     mean, variance = torch.zeros(()), torch.zeros(())
     for side in (p, q):
         x = side.sample((samples // 2,))
@@ -196,7 +217,9 @@ def _finite(value: Tensor) -> Tensor:
 
 
 def _alike(p: Distribution, q: Distribution) -> Distribution:
-    """A Gaussian p over vectors written as a full one when q is a Gaussian written in another way."""
+    """A Gaussian p over vectors written as a full one when q is a Gaussian written in another way; of two one-hot letters the letter."""
+    if isinstance(p, OneHotCategorical) and isinstance(q, OneHotCategorical):
+        return p._categorical
 
     def gaussian(d: Distribution) -> bool:
         diagonal = isinstance(d, Independent) and isinstance(d.base_dist, Normal) and d.reinterpreted_batch_ndims == 1

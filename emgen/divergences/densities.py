@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import (
     Bernoulli,
+    Binomial,
     Categorical,
     Distribution,
     Independent,
@@ -20,6 +21,7 @@ from torch.distributions import (
     constraints,
 )
 from torch.distributions.transforms import ComposeTransform
+from torch.nn.functional import logsigmoid
 
 _SPREAD = (0.0, 1.0, 3.0, 8.0, 40.0, 200.0, 1e3, 1e4)  # standard deviations about a mean where panels of quadrature begin
 
@@ -34,23 +36,51 @@ def log_density(distribution: Distribution, x: Tensor) -> Tensor:
     if support is None:
         return distribution.log_prob(x).double()
     inside = support.check(x)
+    if bool(inside.all()):
+        return distribution.log_prob(x).double().clamp_min(-1e300)
     event = inside.reshape(inside.shape + (1,) * (x.dim() - inside.dim()))
     legal = torch.where(event, x, _centre(distribution))
     return torch.where(inside, distribution.log_prob(legal).double(), -1e300).clamp_min(-1e300)
 
 
 def log_mass(distribution: Distribution, letters: Tensor) -> Tensor:
-    """log probabilities of 0, 1, 2, …; torch clamps those of zero probability to about 1e-7, which would hide an ∞."""
+    """log probabilities of 0, 1, 2, … from what was given, logits or probabilities.
+
+    From one torch makes the other in the given precision: the rarer side of a logit of 40 is 0 to it, and a probability of 0 is
+    1e-7, which would hide an ∞.
+    """
     if isinstance(distribution, Categorical):
-        mass = distribution.probs.movedim(-1, 0).double().log()
-    elif isinstance(distribution, Bernoulli):
-        probs = distribution.probs.double()
-        mass = torch.stack([(-probs).log1p(), probs.log()])
+        given, logits = _given(distribution)
+        mass = (given if logits else _log(given)).movedim(-1, 0)
+    elif isinstance(distribution, (Bernoulli, Binomial)):
+        given, logits = _given(distribution)
+        both = (logsigmoid(-given), logsigmoid(given)) if logits else (_log(1 - given), _log(given))
+        if isinstance(distribution, Binomial):
+            return _binomial(distribution.total_count.double(), letters, *both)
+        mass = torch.stack(both)
     else:
         return log_density(distribution, letters)
     mass = mass.reshape(len(mass), *[1] * (letters.dim() - mass.dim()), *mass.shape[1:])
     beyond = mass.new_full((len(letters) - len(mass), *mass.shape[1:]), -1e300)
     return torch.cat([mass, beyond]).clamp_min(-1e300)
+
+
+def _given(distribution: Any) -> tuple[Tensor, bool]:
+    """What a distribution of outcomes was made from, in float64, and whether they are logits."""
+    return distribution._param.double(), distribution._param is vars(distribution).get("logits")
+
+
+def _log(probability: Tensor) -> Tensor:
+    """log p, −1e300 of zero, which passes no gradient."""
+    some = probability > 0
+    return torch.where(some, torch.where(some, probability, 1.0).log(), -1e300)
+
+
+def _binomial(n: Tensor, k: Tensor, log_no: Tensor, log_yes: Tensor) -> Tensor:
+    """log C(n, k) + k log p + (n − k) log(1 − p), −1e300 beyond n."""
+    held = k.clamp_max(n)  # 0 times the logarithm of zero is 0
+    mass = (n + 1).lgamma() - (held + 1).lgamma() - (n - held + 1).lgamma() + held * log_yes + (n - held) * log_no
+    return torch.where(k > n, -1e300, mass).clamp_min(-1e300)
 
 
 def support_of(distribution: Distribution) -> Any:
@@ -82,10 +112,13 @@ def interval(distribution: Distribution) -> tuple[float, float]:
 
 
 def _centre(distribution: Distribution) -> Tensor:
-    """A point of the support: the mean, or where the base's is taken by the transforms of what has none in closed form."""
+    """A point of the support: the mean, or where the base's is taken by the transforms of what has none in closed form, or a draw."""
     if _lacks_mean(distribution):
         return _transformed(distribution, _centre(distribution.base_dist))
-    mean = distribution.mean.nan_to_num()
+    try:
+        mean = distribution.mean.nan_to_num()
+    except NotImplementedError:
+        return distribution.sample()
     return mean.round() if is_discrete(distribution) else mean
 
 

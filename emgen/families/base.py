@@ -163,7 +163,7 @@ def observed(x: Tensor, features: int) -> tuple[Tensor, Tensor | None]:
     x = x.reshape(len(x), -1)
     if x.shape[1] != features:
         raise ValueError(f"rows have {x.shape[1]} features and the model {features}: give event_shape={x.shape[1]}")
-    if not x.is_floating_point() or math.isfinite(x.sum()):  # one pass finds that nothing is missing
+    if not x.is_floating_point() or math.isfinite(x.detach().sum()):  # one pass finds that nothing is missing
         return x, None
     seen = ~x.isnan()
     return (x, None) if seen.all() else (x.masked_fill(~seen, 0.0), seen)

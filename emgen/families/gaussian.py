@@ -67,7 +67,7 @@ class Gaussian(Family):
         """E log N(x|μ_k, Λ⁻¹) = log N(x|m_k, C) + ½(E log|Λ| + log|C|) − D/2κ_k − (ε/2) tr C⁻¹, (N, K)."""
         x = complete(x, self.mean.shape[1])
         out = x.new_empty(len(self.mean), len(x))
-        if self._expands(x.dtype):
+        if self._expands(x.dtype) and not x.requires_grad:  # its products are written over one another
             coefficients = self._quadratics()[1].to(x.dtype)
             for block, features in self._features(x):
                 torch.mm(coefficients, features, out=out[:, block])

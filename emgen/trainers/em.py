@@ -94,6 +94,6 @@ class EM(Trainer):
         x, weight = x if whole.length is None else (x, whole.length), {} if whole.weight is None else {"weight": whole.weight}
         if self.belief.needs_prior:
             self.model.make_proper(x, **weight)
-        self.comparable = not (self.model.started and self.belief.needs_prior)  # a given point is no distribution
+        self.comparable = bool(self.bounds) or not (self.model.started and self.belief.needs_prior)  # a given point is no distribution
         if not self.model.started:
             self.model.start(x, self.belief, **weight)
