@@ -200,7 +200,7 @@ def test_deep_machines_and_every_kind_of_visible_unit_have_constants_too():
 @pytest.mark.parametrize("hidden", [10, 21])  # enumerated, annealed
 def test_a_constant_asked_for_in_mixed_precision_has_full_precision(hidden):
     torch.manual_seed(0)
-    machine = BoltzmannMachine((6,), hidden)
+    machine = BoltzmannMachine((21,), hidden)
     machine.weight.normal_()
     found = []
     for mixed in (False, True):
