@@ -124,7 +124,7 @@ def test_evaluation_anneals_through_any_decoder_with_or_without_an_encoder(x):
     assert scores(model, x, 100) == {}
     annealing = scores(model, x, 100, temperatures=100, chains=32)["log_likelihood"]
     assert annealing == annealed(model, x, 100, 32) and "AIS, 100 temperatures, 32 chains" in annealing.method
-    machine, rows = BoltzmannMachine((4,), 21), torch.ones(3, 4)
+    machine, rows = BoltzmannMachine((21,), 21), torch.ones(3, 21)
     assert "AIS, 30 temperatures, 7 chains" in scores(machine, rows, 1, temperatures=30, chains=7)["log_likelihood"].method
 
 
