@@ -1,5 +1,6 @@
 """Boltzmann machines: enumeration is the oracle of energies, kernels, gradients and tempering."""
 
+import math
 from functools import partial
 from itertools import pairwise
 
@@ -214,6 +215,23 @@ def test_both_sides_of_a_deep_machine_have_the_same_constant(hidden):
     machine = deep_machine(hidden)
     machine.centre_at(torch.rand(4))
     assert machine.log_partition("odd").item() == pytest.approx(machine.log_partition("even").item(), abs=1e-12)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("build", [BoltzmannMachine, lambda event, size: DeepBoltzmannMachine(event, (size, 3))])
+def test_the_constant_is_summed_over_the_side_with_fewer_units(build):
+    """The other has 2³⁰ states or more; without weights Z is 2 to the number of units."""
+    for visible, hidden in ((4, 30), (30, 4)):
+        machine, units = build((visible,), hidden).double(), visible + hidden + (3 if build is not BoltzmannMachine else 0)
+        for parameter in machine.parameters():
+            parameter.zero_()
+        assert machine.log_partition().item() == pytest.approx(units * math.log(2), abs=1e-12)
+
+
+@torch.no_grad()
+def test_a_sum_over_many_states_in_blocks_is_that_over_the_few_of_the_other_side():
+    machine = random_machine(visible=3, hidden=15)
+    assert machine.log_partition("hidden").item() == pytest.approx(machine.log_partition("visible").item(), abs=1e-10)
 
 
 def test_a_deep_machine_of_one_layer_is_a_restricted_one():
@@ -542,7 +560,7 @@ def test_what_machines_and_their_trainer_refuse():
     for make, message in (
         (lambda: BoltzmannMachine((4,), 0), "hidden=0"),
         (lambda: DeepBoltzmannMachine((4,), ()), "at least one layer"),
-        (lambda: BoltzmannMachine((4,), 30).log_partition(), "too many to enumerate"),
+        (lambda: BoltzmannMachine((30,), 30).log_partition(), "too many to enumerate"),
         (lambda: random_machine(units=Gaussian()).log_partition("visible"), "enumerate 'hidden'"),
         (lambda: Gaussian(0.0), "scale=0.0"),
         (lambda: Multinomial(1), "two outcomes"),

@@ -2,10 +2,12 @@
 
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from emgen.callbacks import NormalisingConstants
 from emgen.estimators.chains import effective_sample_size, hamiltonian, r_hat, swap
 from emgen.estimators.montecarlo import log_mean_exp
 from emgen.estimators.normalising import (
@@ -295,7 +297,7 @@ def test_deep_machines_and_every_kind_of_visible_unit_have_constants_too():
 @pytest.mark.parametrize("hidden", [10, 21])  # enumerated, annealed
 def test_a_constant_asked_for_in_mixed_precision_has_full_precision(hidden):
     torch.manual_seed(0)
-    machine = BoltzmannMachine((6,), hidden)
+    machine = BoltzmannMachine((21,), hidden)
     machine.weight.normal_()
     found = []
     for mixed in (False, True):
@@ -500,3 +502,19 @@ def test_exchange_of_replicas_leaves_every_temperature_invariant(biased):
             geweke(draw, kernel, statistics)
     else:
         geweke(draw, kernel, statistics)
+
+
+@torch.no_grad()
+def test_the_picture_of_the_constants_draws_exactly_and_refuses_at_the_start_what_it_cannot():
+    machine, picture = sine_machine(4, 14), NormalisingConstants(chains=20_000)
+    v = binary_states(4, machine.visible_bias)
+    p = (-machine.energy(v)).softmax(0)
+    torch.manual_seed(0)
+    drawn = picture._exact_draws(machine)
+    share = (drawn.unsqueeze(1) == v).all(-1).double().mean(0)
+    assert ((share - p).abs() < 4 * (p * (1 - p) / 20_000).sqrt()).all()
+    picture.on_train_start(None, SimpleNamespace(model=machine))
+    with pytest.raises(ValueError, match=r"hidden=21: .* at most 20"):
+        picture.on_train_start(None, SimpleNamespace(model=BoltzmannMachine((4,), 21)))
+    with pytest.raises(TypeError, match="not of DeepBoltzmannMachine"):
+        picture.on_train_start(None, SimpleNamespace(model=DeepBoltzmannMachine((4,), (3, 2))))

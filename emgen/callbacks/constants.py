@@ -28,6 +28,10 @@ class NormalisingConstants(Picture):
         chains: of each estimator.
         sweeps: of the four Gibbs chains whose R̂ and effective sample size are reported.
         seed: of all draws; the global random state is left as it was.
+
+    Raises:
+        TypeError, ValueError: before training, of a model that is no Boltzmann machine of at most 20 hidden units, which is
+            what can be enumerated and drawn from exactly.
     """
 
     name = "normalising"
@@ -38,7 +42,14 @@ class NormalisingConstants(Picture):
         self.temperatures, self.chains, self.sweeps, self.seed = tuple(temperatures), chains, sweeps, seed
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """The start is not drawn."""
+        """The start is not drawn; what could not be drawn at the end is refused here."""
+        machine = pl_module.model
+        if not isinstance(machine, BoltzmannMachine):
+            raise TypeError(f"the picture of normalising constants is one of a BoltzmannMachine, not of {type(machine).__name__}: leave "
+                            "the callback out (callbacks.normalising=null).")
+        if len(machine.hidden_bias) > 20:
+            raise ValueError(f"hidden={len(machine.hidden_bias)}: the picture of normalising constants enumerates the hidden units, at "
+                             "most 20; have fewer, or leave the callback out (callbacks.normalising=null).")
 
     def note(self, module: Any, x: Tensor) -> dict[str, Tensor]:
         return {}
@@ -75,8 +86,9 @@ class NormalisingConstants(Picture):
     def _exact_draws(self, machine: BoltzmannMachine) -> Tensor:
         b, c = machine.biases()
         h = binary_states(len(c), c)
-        p = (h @ c + machine.units.log_partition(h @ machine.weight.T + b)).softmax(0)
-        return machine.likelihood(h[torch.multinomial(p, self.chains, replacement=True)]).sample()
+        blocks = h.split(2**13)  # all at once would fill the memory
+        log_p = torch.cat([block @ c + machine.units.log_partition(block @ machine.weight.T + b) for block in blocks])
+        return machine.likelihood(h[torch.multinomial(log_p.softmax(0), self.chains, replacement=True)]).sample()
 
     def _chains(self, machine: BoltzmannMachine) -> Tensor:
         """Energies (sweeps, 4) of chains from the base, their first fifth discarded."""

@@ -116,19 +116,23 @@ class BoltzmannMachine(nn.Module):
 
     # ---- the normalising constant --------------------------------------------------------------------------------
 
-    def log_partition(self, side: str = "hidden") -> Tensor:
+    def log_partition(self, side: str | None = None) -> Tensor:
         """Exact log Z: enumerate the states of one side, sum the other out in closed form.
+
+        Args:
+            side: `hidden`, or `visible` where those units are binary; None for the one with fewer units.
 
         Raises:
             ValueError: more than 2²⁰ states, or the visible side of units that are not binary.
         """
         b, c = self.biases()
+        if side is None:
+            side = "visible" if isinstance(self.units, Binary) and len(b) < len(c) else "hidden"
         if side == "hidden":
-            h = binary_states(len(c), c)
-            return (h @ c + self.units.log_partition(h @ self.weight.T + b)).logsumexp(0)
+            return summed(lambda h: h @ c + self.units.log_partition(h @ self.weight.T + b), binary_states(len(c), c))
         if side != "visible" or not isinstance(self.units, Binary):
             raise ValueError(f"side={side!r}: enumerate 'hidden', or 'visible' where the visible units are binary.")
-        return (-self.energy(binary_states(len(b), b).unflatten(-1, self.event_shape))).logsumexp(0)
+        return summed(lambda v: -self.energy(v.unflatten(-1, self.event_shape)), binary_states(len(b), b))
 
     def log_z0(self) -> Tensor:
         """log Z of the base, β = 0: visible units of natural parameter b₀, hidden units that are fair coins."""
@@ -189,6 +193,11 @@ def binary_states(bits: int, like: Tensor) -> Tensor:
                          "emgen.estimators.normalising.annealed_importance_sampling.")
     numbers = torch.arange(2**bits, device=like.device)
     return (numbers[:, None] >> torch.arange(bits, device=like.device) & 1).to(like.dtype)
+
+
+def summed(log_f: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
+    """log Σ f over states, in blocks: beside 784 units all 2²⁰ of them at once took 16 GB."""
+    return torch.stack([log_f(block).logsumexp(0) for block in states.split(2**13)]).logsumexp(0)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from emgen.distributions import softplus
-from emgen.models.boltzmann import anneal, binary_states, tempered
+from emgen.models.boltzmann import anneal, binary_states, summed, tempered
 from emgen.models.units import Binary, Units, bernoulli
 
 Layers = dict[int, Tensor]
@@ -120,18 +120,24 @@ class DeepBoltzmannMachine(nn.Module):
 
     # ---- the normalising constant --------------------------------------------------------------------------------
 
-    def log_partition(self, side: str = "odd") -> Tensor:
+    def log_partition(self, side: str | None = None) -> Tensor:
         """Exact log Z: enumerate the odd or the even layers, sum the others out in closed form.
+
+        Args:
+            side: `odd`, or `even` where the visible units are binary; None for the one with fewer units.
 
         Raises:
             ValueError: more than 2²⁰ states, or the even side where the visible units are not binary.
         """
-        if side not in ("odd", "even") or (side == "even" and not isinstance(self.units, Binary)):
+        sizes = {name: [len(self.biases[k]) for k in self._levels(parity)] for parity, name in enumerate(("even", "odd"))}
+        binary = isinstance(self.units, Binary)
+        if side is None:
+            side = "even" if binary and sum(sizes["even"]) < sum(sizes["odd"]) else "odd"
+        if side not in sizes or (side == "even" and not binary):
             raise ValueError(f"side={side!r}: enumerate 'odd', or 'even' where the visible units are binary.")
         levels = self._levels(int(side == "odd"))
-        sizes = [len(self.biases[k]) for k in levels]
-        states = binary_states(sum(sizes), self.biases[0]).split(sizes, -1)
-        return self._log_marginal(dict(zip(levels, states))).logsumexp(0)
+        states = binary_states(sum(sizes[side]), self.biases[0])
+        return summed(lambda block: self._log_marginal(dict(zip(levels, block.split(sizes[side], -1)))), states)
 
     def log_z0(self) -> Tensor:
         """log Z of the base, β = 0: independent visible units, hidden units that are fair coins."""
