@@ -148,10 +148,18 @@ def test_trajectories_beyond_the_support_are_rejected_whatever_torch_checks():
     model = Bent(HEADS["real"], prior=Uniform(torch.zeros((), dtype=torch.float64), 2.0))
     x = HEADS["real"](torch.tensor([[0.1], [1.0], [1.9]], dtype=torch.float64)).sample()
     estimate = annealed(model, x, 60, 200, leapfrogs=3)
+    from emgen.estimators.normalising import annealed_importance_sampling
+
+    torch.manual_seed(0)
+    wide = Normal(torch.ones(3, dtype=torch.float64), 2.0)  # half of its draws lie where the prior has no mass
+    betas = torch.linspace(0, 1, 31, dtype=torch.float64)
+    with torch.no_grad():
+        found = annealed_importance_sampling(DecoderPath(model, x, base=wide, leapfrogs=3).tune(betas), betas, 1000)
+    assert Distribution._validate_args  # as it was
     assert estimate.value == pytest.approx(model.log_evidence(x).mean().item(), abs=0.03)
+    assert ((found.value - model.log_evidence(x)).abs() < 3.5 * found.error).all()
     narrow = Bent(lambda z: Independent(Normal(SLOPES.float() * z, 1e-4), 1), prior=Normal(torch.zeros(()), 1.0))
     assert math.isfinite(annealed(narrow, x.float(), 10, 4).value)
-    assert Distribution._validate_args  # as it was
 
 
 def test_one_datum_is_judged_by_the_errors_that_its_weights_state(x):
@@ -252,6 +260,9 @@ def test_latents_without_gradients_and_points_without_likelihoods_are_refused(x)
     model = LinearGaussian()
     model.likelihood = lambda z: Dirac(z @ model.loadings.T, event_dims=1)
     with pytest.raises(ValueError, match="point mass"):
+        annealed(model, x)
+    model.prior = lambda: Normal(torch.zeros(2).double(), 1.0)
+    with pytest.raises(ValueError, match="wrap it in"):
         annealed(model, x)
     model.recognition = lambda x: Independent(Bernoulli(logits=x[:, :2]), 1)
     with pytest.raises((TypeError, ValueError)):
