@@ -237,6 +237,19 @@ def test_evaluation_anneals_through_any_decoder_with_or_without_an_encoder(x):
     assert "AIS, 30 temperatures, 7 chains" in scores(machine, rows, 1, temperatures=30, chains=7)["log_likelihood"].method
 
 
+def test_scores_ask_a_model_in_evaluation_mode_alone_and_leave_the_random_state(x):
+    """A model between two steps of training: batch normalisation must not see the odd draw that asks what its head is."""
+    model, modes = LinearGaussian(shift=0.2).train(), []
+    decode, encode = model.likelihood, model.recognition
+    model.likelihood = lambda z: (modes.append(model.training), decode(z))[1]
+    model.recognition = lambda x: (modes.append(model.training), encode(x))[1]
+    before = torch.get_rng_state()
+    for temperatures in (None, 3):
+        scores(model, x, 5, temperatures=temperatures, chains=2)
+    assert modes and not any(modes) and model.training
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_an_encoder_without_a_best_member_to_seek_is_annealed_all_the_same(x):
     model = LinearGaussian()
     model.recognition = model.posterior  # exact, and no independent normal
