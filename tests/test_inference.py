@@ -162,6 +162,32 @@ def test_trajectories_beyond_the_support_are_rejected_whatever_torch_checks():
     assert math.isfinite(annealed(narrow, x.float(), 10, 4).value)
 
 
+def test_both_parts_of_the_gap_meet_quadrature_where_the_posterior_is_no_normal():
+    """A curved decoder and an encoder that hardly looks: ELBO(q) and its maximum over normals, integrated on a grid."""
+    torch.manual_seed(1)
+    model, z = Bent(HEADS["binary"], (1,)), torch.linspace(-9, 9, 1501, dtype=torch.float64)
+    x = model.likelihood(model.prior().sample((12,))).sample()
+    model.recognition = lambda x: Independent(Normal(0.3 * x[:, :1], 0.6), 1)
+    joint = model.prior().log_prob(z[:, None])[:, None] + model.likelihood(z.view(-1, 1, 1)).log_prob(x)
+
+    def elbo(loc, log_scale):
+        log_q = Normal(loc, log_scale.exp()).log_prob(z[:, None])
+        return torch.trapezoid(log_q.exp() * (joint - log_q), z, dim=0)
+
+    start = [0.3 * x[:, 0], torch.full((12,), math.log(0.6), dtype=torch.float64)]
+    best = [part.clone().requires_grad_() for part in start]
+    optimizer = torch.optim.Adam(best, lr=0.02)
+    for _ in range(500):
+        optimizer.zero_grad()
+        (-elbo(*best).sum()).backward()
+        optimizer.step()
+    optimum = elbo(*best).detach()
+    gaps = inference_gaps(model, x, samples=2000, temperatures=20, chains=8, steps=300)
+    assert gaps["approximation"].value == pytest.approx((model.log_evidence(x) - optimum).mean().item(), abs=0.02)
+    assert gaps["amortisation"].value == pytest.approx((optimum - elbo(*start)).mean().item(), abs=0.03)
+    assert 0 < gaps["approximation"].value < gaps["amortisation"].value
+
+
 def test_one_datum_is_judged_by_the_errors_that_its_weights_state(x):
     model = LinearGaussian(shift=2.0)
     gaps = inference_gaps(model, x[:1], samples=50, temperatures=50, chains=16, steps=1)
