@@ -148,10 +148,44 @@ def test_trajectories_beyond_the_support_are_rejected_whatever_torch_checks():
     model = Bent(HEADS["real"], prior=Uniform(torch.zeros((), dtype=torch.float64), 2.0))
     x = HEADS["real"](torch.tensor([[0.1], [1.0], [1.9]], dtype=torch.float64)).sample()
     estimate = annealed(model, x, 60, 200, leapfrogs=3)
+    from emgen.estimators.normalising import annealed_importance_sampling
+
+    torch.manual_seed(0)
+    wide = Normal(torch.ones(3, dtype=torch.float64), 2.0)  # half of its draws lie where the prior has no mass
+    betas = torch.linspace(0, 1, 31, dtype=torch.float64)
+    with torch.no_grad():
+        found = annealed_importance_sampling(DecoderPath(model, x, base=wide, leapfrogs=3).tune(betas), betas, 1000)
+    assert Distribution._validate_args  # as it was
     assert estimate.value == pytest.approx(model.log_evidence(x).mean().item(), abs=0.03)
+    assert ((found.value - model.log_evidence(x)).abs() < 3.5 * found.error).all()
     narrow = Bent(lambda z: Independent(Normal(SLOPES.float() * z, 1e-4), 1), prior=Normal(torch.zeros(()), 1.0))
     assert math.isfinite(annealed(narrow, x.float(), 10, 4).value)
-    assert Distribution._validate_args  # as it was
+
+
+def test_both_parts_of_the_gap_meet_quadrature_where_the_posterior_is_no_normal():
+    """A curved decoder and an encoder that hardly looks: ELBO(q) and its maximum over normals, integrated on a grid."""
+    torch.manual_seed(1)
+    model, z = Bent(HEADS["binary"], (1,)), torch.linspace(-9, 9, 1501, dtype=torch.float64)
+    x = model.likelihood(model.prior().sample((12,))).sample()
+    model.recognition = lambda x: Independent(Normal(0.3 * x[:, :1], 0.6), 1)
+    joint = model.prior().log_prob(z[:, None])[:, None] + model.likelihood(z.view(-1, 1, 1)).log_prob(x)
+
+    def elbo(loc, log_scale):
+        log_q = Normal(loc, log_scale.exp()).log_prob(z[:, None])
+        return torch.trapezoid(log_q.exp() * (joint - log_q), z, dim=0)
+
+    start = [0.3 * x[:, 0], torch.full((12,), math.log(0.6), dtype=torch.float64)]
+    best = [part.clone().requires_grad_() for part in start]
+    optimizer = torch.optim.Adam(best, lr=0.02)
+    for _ in range(500):
+        optimizer.zero_grad()
+        (-elbo(*best).sum()).backward()
+        optimizer.step()
+    optimum = elbo(*best).detach()
+    gaps = inference_gaps(model, x, samples=2000, temperatures=20, chains=8, steps=300)
+    assert gaps["approximation"].value == pytest.approx((model.log_evidence(x) - optimum).mean().item(), abs=0.02)
+    assert gaps["amortisation"].value == pytest.approx((optimum - elbo(*start)).mean().item(), abs=0.03)
+    assert 0 < gaps["approximation"].value < gaps["amortisation"].value
 
 
 def test_one_datum_is_judged_by_the_errors_that_its_weights_state(x):
@@ -229,6 +263,19 @@ def test_evaluation_anneals_through_any_decoder_with_or_without_an_encoder(x):
     assert "AIS, 30 temperatures, 7 chains" in scores(machine, rows, 1, temperatures=30, chains=7)["log_likelihood"].method
 
 
+def test_scores_ask_a_model_in_evaluation_mode_alone_and_leave_the_random_state(x):
+    """A model between two steps of training: batch normalisation must not see the odd draw that asks what its head is."""
+    model, modes = LinearGaussian(shift=0.2).train(), []
+    decode, encode = model.likelihood, model.recognition
+    model.likelihood = lambda z: (modes.append(model.training), decode(z))[1]
+    model.recognition = lambda x: (modes.append(model.training), encode(x))[1]
+    before = torch.get_rng_state()
+    for temperatures in (None, 3):
+        scores(model, x, 5, temperatures=temperatures, chains=2)
+    assert modes and not any(modes) and model.training
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_an_encoder_without_a_best_member_to_seek_is_annealed_all_the_same(x):
     model = LinearGaussian()
     model.recognition = model.posterior  # exact, and no independent normal
@@ -252,6 +299,9 @@ def test_latents_without_gradients_and_points_without_likelihoods_are_refused(x)
     model = LinearGaussian()
     model.likelihood = lambda z: Dirac(z @ model.loadings.T, event_dims=1)
     with pytest.raises(ValueError, match="point mass"):
+        annealed(model, x)
+    model.prior = lambda: Normal(torch.zeros(2).double(), 1.0)
+    with pytest.raises(ValueError, match="wrap it in"):
         annealed(model, x)
     model.recognition = lambda x: Independent(Bernoulli(logits=x[:, :2]), 1)
     with pytest.raises((TypeError, ValueError)):

@@ -342,6 +342,7 @@ def test_effective_sample_size_of_weights():
     log_w = torch.tensor([0.0, 0.0, -torch.inf, -torch.inf])
     assert log_mean_exp(log_w).ess == 2
     assert log_mean_exp(torch.zeros(50)).error == 0
+    assert "too few" in str(log_mean_exp(log_w)) and "too few" not in str(log_mean_exp(torch.zeros(50)))
     assert log_mean_exp(torch.zeros(1)).error.isnan()  # one weight says nothing of its error
     w = torch.rand(1000, dtype=torch.float64) + 0.1
     classic = w.std() / math.sqrt(1000) / w.mean()

@@ -16,7 +16,8 @@ class LogMean:
 
     Args:
         value: log of the mean, in nats, of any shape.
-        error: standard error of `value` by the delta rule, sd(w) / (√n mean(w)); it is honest while `ess` is large.
+        error: standard error of `value` by the delta rule, sd(w) / (√n mean(w)); it is honest while `ess` is large, and
+            with less than about ten a lower bound, for the weights that matter may not have been drawn.
         ess: effective sample size (Σw)² / Σw², from 1 (one weight holds all the mass) to n (all alike).
 
     >>> print(LogMean(torch.tensor(23.2581), torch.tensor(0.0123), torch.tensor(812.)))
@@ -32,7 +33,8 @@ class LogMean:
             return f"LogMean of shape {tuple(self.value.shape)}, mean {self.value.mean():.4f}, least ESS {self.ess.min():.1f}"
         digits = 3 if not 0 < self.error < 1 else max(1 - math.floor(math.log10(float(self.error))), 2)
         error = f"{self.error:.{digits}f}" if not self.error > 1e4 else f"{self.error:.0e}"
-        return f"{self.value:.{digits}f} ± {error} (ESS {self.ess:.0f})"
+        few = ", too few to trust the error" if self.ess < 10 else ""
+        return f"{self.value:.{digits}f} ± {error} (ESS {self.ess:.0f}{few})"
 
     def plus(self, constant: Tensor | float) -> "LogMean":
         """The same estimate with its weights multiplied by exp(constant)."""

@@ -37,13 +37,16 @@ class DecoderPath:
 
     Raises:
         TypeError: layered or discrete latents, which have no gradient to follow.
-        ValueError: p(x|z) is a point mass, so x has no likelihood, or x lies outside its support.
+        ValueError: p(x|z) is a point mass, so x has no likelihood, x lies outside its support, or the prior is a batch.
     """
 
     def __init__(self, model: Any, x: Tensor, base: Distribution | None = None, leapfrogs: int = 10):
         self.model, self.x, self.leapfrogs = model, x, leapfrogs
         self.prior: Distribution = model.prior()
         self.base = self.prior if base is None else base
+        if self.prior.batch_shape:
+            raise ValueError(f"a prior of batch shape {tuple(self.prior.batch_shape)}: expected (), one distribution over the whole "
+                             "of z; wrap it in torch.distributions.Independent.")
         z = self.base.sample()
         if not isinstance(z, Tensor) or self.prior.support.is_discrete:  # type: ignore[union-attr]
             raise TypeError(f"annealing moves z along gradients, but the latents of {type(model).__name__} are layered or "
@@ -63,11 +66,16 @@ class DecoderPath:
         return self.base.sample((chains,) if self.base.batch_shape else (chains, len(self.x)))
 
     def energy(self, z: Tensor, beta: Tensor) -> Tensor:
-        target = self.model.likelihood(z).log_prob(self.x)
-        if self.base is self.prior:
-            return -self.prior.log_prob(z) - beta * target
-        base = self.base.log_prob(z)
-        return -base - beta * (self.prior.log_prob(z) + target - base)
+        checked = Distribution._validate_args  # type: ignore[attr-defined]
+        Distribution.set_default_validate_args(False)  # beyond the support the density is zero, not an error
+        try:
+            target = self.model.likelihood(z).log_prob(self.x)
+            if self.base is self.prior:
+                return -self.prior.log_prob(z) - _times(beta, target)
+            base = self.base.log_prob(z)
+            return -base - _times(beta, self.prior.log_prob(z) + target - base)
+        finally:
+            Distribution.set_default_validate_args(checked)
 
     def move(self, z: Tensor, beta: Tensor) -> Tensor:
         step = self.steps[(torch.searchsorted(self.betas, beta, right=True) - 1).clamp(min=0)]
@@ -75,13 +83,8 @@ class DecoderPath:
         return self._step(z, beta, jitter * step)[0]
 
     def _step(self, z: Tensor, beta: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        checked = Distribution._validate_args  # type: ignore[attr-defined]
-        Distribution.set_default_validate_args(False)  # a trajectory that leaves the support is rejected, not an error
-        try:
-            events = len(self.prior.event_shape)
-            return hamiltonian(lambda z: self.energy(z, beta), z, step, self.leapfrogs, events)
-        finally:
-            Distribution.set_default_validate_args(checked)
+        events = len(self.prior.event_shape)
+        return hamiltonian(lambda z: self.energy(z, beta), z, step, self.leapfrogs, events)
 
     @torch.no_grad()
     def tune(self, betas: Tensor, chains: int = 8, acceptance: float = 0.65) -> "DecoderPath":
@@ -219,6 +222,11 @@ def _ladder(temperatures: int, like: Tensor) -> Tensor:
         raise ValueError(f"temperatures={temperatures}: the ladder of annealing has at least one step; 500 are a good start.")
     t = torch.linspace(-4, 4, temperatures + 1, device=like.device, dtype=torch.float64).sigmoid()
     return (t - t[0]) / (t[-1] - t[0])
+
+
+def _times(beta: Tensor, log_f: Tensor) -> Tensor:
+    """β log f, where 0 · (−∞) = 0: at the base the target does not count."""
+    return torch.where(beta > 0, beta * log_f, 0.0)
 
 
 def _annealed(model: Any, x: Tensor, temperatures: int, chains: int, leapfrogs: int, block: int) -> LogMean:

@@ -38,9 +38,9 @@ def scores(model: Any, x: Tensor, samples: int, seed: int = 0, temperatures: int
         return {"log_likelihood": log_likelihood(model, x, samples, seed=seed)}
     if hasattr(model, "log_partition"):  # a Boltzmann machine; where its energy is a bound, so is the score
         return {"elbo" if hasattr(model, "mean_field") else "log_likelihood": boltzmann(model, x, temperatures or 1000, chains, seed=seed)}
-    if not serves(model, Latent) or isinstance(_likelihood(model), Dirac):
+    if not serves(model, Latent) or isinstance(_likelihood(model, seed), Dirac):
         return {}
-    if temperatures and encoded and _has_best_normal(model, x):
+    if temperatures and encoded and _has_best_normal(model, x, seed):
         return inference_gaps(model, x, samples=samples, temperatures=temperatures, chains=chains, seed=seed)
     ais = annealed(model, x, temperatures, chains, seed=seed) if temperatures else None
     if not encoded:
@@ -63,13 +63,13 @@ def scores(model: Any, x: Tensor, samples: int, seed: int = 0, temperatures: int
     }
 
 
-def _has_best_normal(model: Any, x: Tensor) -> bool:
+def _has_best_normal(model: Any, x: Tensor, seed: int) -> bool:
     """Whether q(z|x) is an independent normal, among which `inference_gaps` seeks the best."""
-    with torch.no_grad():
+    with evaluating(model, seed):
         q = model.recognition(x[:1])
     return isinstance(q, Independent) and isinstance(q.base_dist, Normal)
 
 
-def _likelihood(model: Any) -> Any:
-    with torch.no_grad():
+def _likelihood(model: Any, seed: int) -> Any:
+    with evaluating(model, seed):
         return model.likelihood(model.prior().sample((1,)))
