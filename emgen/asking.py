@@ -1,6 +1,7 @@
 """What a user typed: flags, overrides, sweeps, a run to go on with; what is unknown is answered by what is near it."""
 
-__all__ = ["COMMANDS", "config_dirs", "expand", "explain", "help_text", "refuse_unasked_sweep", "resumable", "single_choices", "status_of"]
+__all__ = ["COMMANDS", "config_dirs", "expand", "explain", "help_text", "quoted", "refuse_unasked_sweep", "resumable", "single_choices",
+           "status_of"]
 
 import difflib
 import json
@@ -12,9 +13,12 @@ from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
+import yaml
+
 from emgen.checking import UserError, first
 
 COMMANDS = ("train", "evaluate", "sample", "compare", "export")
+PATHS = ("data.path", "output", "paths.data_dir", "paths.run_dir", "paths.sweep_dir", "resume", "run")
 # Hydra's flags, and whether a value follows
 FLAGS = {"--multirun": False, "-m": False, "--run": False, "-r": False, "--cfg": True, "-c": True, "--resolve": False,
          "--package": True, "-p": True, "--info": True, "-i": True, "--hydra-help": False, "--shell-completion": False, "-sc": False,
@@ -38,7 +42,7 @@ def expand(arguments: Sequence[str]) -> list[str]:
         elif open_flag and "=" not in argument:
             flags.append(argument)
         elif name and ("=" in argument or argument.startswith("~")):
-            overrides.append(re.sub(r"^divergence=", "divergence@trainer.divergence=", argument))
+            overrides.append(quoted(re.sub(r"^divergence=", "divergence@trainer.divergence=", argument)))
         else:
             if argument in options():
                 raise UserError(f"{argument} is an option group: say {argument}=NAME, one of {', '.join(options()[argument])}.")
@@ -46,6 +50,22 @@ def expand(arguments: Sequence[str]) -> list[str]:
                             f"{', '.join(COMMANDS)}).")
         open_flag = argument.startswith("-") and "=" not in argument and FLAGS[name]
     return [*flags, *overrides]
+
+
+def quoted(argument: str) -> str:
+    """An override that names a path, in the quotes that Hydra asks for around blanks, brackets and letters beyond ASCII.
+
+    With a comma a key that can be swept over may name several, which it does unless there is one of that name.
+
+    >>> quoted("run=my runs/ü"), quoted("run=runs/1")
+    ("run='my runs/ü'", 'run=runs/1')
+    """
+    key, _, value = argument.partition("=")
+    plain = re.fullmatch(r"[\w./:~+%@-]*|['\"\[].*|.*\$\{.*", value, re.ASCII | re.DOTALL)
+    if key not in PATHS or plain or ("," in value and "." in key and not os.path.exists(value)):
+        return argument
+    escaped = value.replace("'", "\\'")
+    return f"{key}='{escaped}'"
 
 
 def config_dirs(arguments: Sequence[str]) -> list[str]:
@@ -79,6 +99,9 @@ def explain(error: Exception, known: Sequence[str]) -> str:
         known: every key of the configuration, and the option groups.
     """
     text = str(error)
+    if "override_grammar" in text:
+        reason = " ".join(text.partition("See https")[0].replace("^", "").split()).removeprefix("LexerNoViableAltException: ")
+        return f"an override cannot be read ({reason}): put a value with such characters in quotes of its own, as in \"key='a value'\"."
     missing = getattr(error, "missing_cfg_file", None) or first(r"Could not find '([^']+)'", text)
     if missing:
         group, _, name = str(missing).rpartition("/")
@@ -149,6 +172,8 @@ def resumable(arguments: Sequence[str], run_dir: Path) -> tuple[Path | None, lis
         UserError: DIR holds no checkpoint.
     """
     asked = next((a.partition("=")[2] for a in arguments if a.startswith("resume=")), "null")
+    if asked[:1] in ("'", '"'):
+        asked = asked[1:-1].replace("\\'", "'")
     if asked in ("null", "", "false"):
         return None, []
     if asked == "auto":
@@ -164,7 +189,7 @@ def resumable(arguments: Sequence[str], run_dir: Path) -> tuple[Path | None, lis
     if not (run / "checkpoints" / "last.ckpt").exists():
         raise UserError(f"resume={asked}: there is no checkpoints/last.ckpt in that folder; name a run folder, or use resume=auto.")
     record = run / ".hydra" / "overrides.yaml"
-    before = [line[2:].strip().strip("'\"") for line in record.read_text().splitlines() if line.startswith("- ")] if record.exists() else []
+    before = yaml.safe_load(record.read_text(encoding="utf-8")) if record.exists() else []
     return run, [o for o in before if not o.startswith(("resume=", "paths.run_dir="))]
 
 
@@ -217,7 +242,7 @@ def _split(value: str) -> list[str]:
     parts, depth, quote = [""], 0, ""
     for c in value:
         if quote or c in "'\"":
-            quote = "" if c == quote else quote or c
+            quote = "" if c == quote and not parts[-1].endswith("\\") else quote or c
         elif c in "[{(":
             depth += 1
         elif c in "]})":

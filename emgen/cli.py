@@ -10,6 +10,7 @@ import contextlib
 import inspect
 import logging
 import os
+import shlex
 import signal
 import sys
 import warnings
@@ -173,7 +174,7 @@ def _train_command(arguments: list[str]) -> None:
         if not {"-m", "--multirun"} & set(arguments):
             run, before = asking.resumable(arguments, Path(str(cfg.paths.run_dir)))
             if run is not None:
-                arguments = [*before, *(a for a in arguments if not a.startswith("paths.run_dir=")), f"paths.run_dir={run}"]
+                arguments = [*before, *(a for a in arguments if not a.startswith("paths.run_dir=")), asking.quoted(f"paths.run_dir={run}")]
                 cfg = _checked(arguments, compose)
                 checking.check_same(run, cfg)
                 RunFolder(run).refuse_if_beyond(cfg.lightning.max_epochs)
@@ -208,7 +209,7 @@ def _job(cfg: DictConfig) -> float | None:
     except (Interrupted, KeyboardInterrupt) as stop:
         signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
         if folder.used:
-            message = f"{stop or 'stopped by Ctrl-C'}; continue with: emgen resume={folder.path}"
+            message = f"{stop or 'stopped by Ctrl-C'}; continue with: emgen {shlex.quote(f'resume={folder.path}')}"
         else:
             message = f"stopped by {signal.Signals(signum).name} before anything was saved; start it again"
         folder.write_status("interrupted", message)
@@ -240,8 +241,8 @@ def _other_command(command: str, arguments: list[str]) -> None:
     flags = [a for a in arguments if a.startswith("-")]
     if flags:
         raise UserError(f"emgen {command} takes no flag {flags[0]}, only key=value; `emgen --help` shows how it is asked.")
-    paths = [a for a in arguments if "=" not in a]
-    overrides = [a for a in arguments if "=" in a]
+    paths = [a for a in arguments if "=" not in a or (command == "compare" and os.path.exists(a))]
+    overrides = [asking.quoted(a) for a in arguments if a not in paths]
     if command != "compare" and paths:
         raise UserError(f"{paths[0]!r} is not of the form key=value; the run folder is named by run={paths[0]}.")
     with _composer([]) as compose:

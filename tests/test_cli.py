@@ -297,6 +297,23 @@ def test_rows_that_cannot_be_read_are_refused(place, capsys):
         assert said in one_sentence(capsys.readouterr().err)
 
 
+def test_paths_are_taken_as_they_are_typed(place, monkeypatch, capsys):
+    """Blanks, commas, brackets, quotes, = and letters beyond ASCII, which Hydra's grammar knows for something else."""
+    odd = place / "it's a=b (1), ü"
+    odd.mkdir()
+    shutil.copy(place / "rows.npy", odd / "rows, ü.npy")
+    monkeypatch.chdir(odd)
+    assert train("vae", "a run", "data.path=rows, ü.npy", "lightning.max_epochs=1") == 0
+    assert emgen(f"resume={odd / 'a run'}", "lightning.max_epochs=2") == 0
+    assert len(table("a run")) == 2
+    assert emgen("evaluate", f"run={odd / 'a run'}", "samples=3", "draws=null") == 0
+    assert emgen("compare", str(odd), f"output={odd / 'page, ü.html'}") == 0 and (odd / "page, ü.html").exists()
+    capsys.readouterr()
+    assert emgen("model.activation=relü") == 2
+    said = "an override cannot be read (model.activation=relü): put a value with such characters in quotes of its own"
+    assert said in one_sentence(capsys.readouterr().err)
+
+
 def test_a_question_about_the_command_line_costs_no_framework():
     ask = "import sys, emgen.__main__ as m; sys.argv = ['emgen', '--help']; m.main(); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True)
