@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -162,7 +162,7 @@ def refuse_unasked_sweep(arguments: Sequence[str]) -> None:
             raise UserError(f"{argument} names several values: add -m to run each of them, or write one (a list as {key}=[...]).")
 
 
-def resumable(arguments: Sequence[str], run_dir: Path) -> tuple[Path | None, list[str]]:
+def resumable(arguments: Sequence[str], run_dir: Callable[[], Path]) -> tuple[Path | None, list[str]]:
     """Where a run is to be continued, and the overrides it was started with.
 
     `resume=DIR` (or its `checkpoints/last.ckpt`) is that run; `resume=auto` is `paths.run_dir` if it holds a run, else the newest
@@ -178,7 +178,7 @@ def resumable(arguments: Sequence[str], run_dir: Path) -> tuple[Path | None, lis
         return None, []
     if asked == "auto":
         named = any(a.startswith("paths.run_dir=") for a in arguments)
-        found = [run_dir] if named else sorted(run_dir.parent.glob("*/"), key=lambda p: p.stat().st_mtime, reverse=True)
+        found = [run_dir()] if named else sorted(run_dir().parent.glob("*/"), key=lambda p: p.stat().st_mtime, reverse=True)
         unfinished = [
             p for p in found if (p / "checkpoints" / "last.ckpt").exists() and (named or status_of(p) not in ("finished", "running"))
         ]

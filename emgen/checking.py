@@ -129,8 +129,11 @@ def check_counts(cfg: Any) -> None:
             raise UserError(f"{key}={typed(value)}: give an integer >= {least}.")
 
 
+STATEFUL = re.compile(r"trainer\.(rungs|\w*(optimizer|fine_tuning)\._target_)$")  # of whose state the checkpoint is made
+
+
 def check_same(run: Path, now: Any) -> None:
-    """Refuse to go on with other networks or data than the checkpoint's, before the record of the run is overwritten.
+    """Refuse to go on with networks, data, optimisers or ladders that are not the checkpoint's, before the run's record is overwritten.
 
     Raises:
         UserError: names the key and both values.
@@ -142,7 +145,7 @@ def check_same(run: Path, now: Any) -> None:
         raise UserError(f"{record} is damaged ({error}): train the run again.") from error
     for part in ("model", "critic", "trainer", "data"):
         before, after = (dict(flat(cfg.get(part) or {}, f"{part}.")) for cfg in (was, now))
-        for key in [key for key in {**before, **after} if part in ("model", "critic") or key == f"{part}._target_"]:
+        for key in [key for key in {**before, **after} if part in ("model", "critic") or key == f"{part}._target_" or STATEFUL.match(key)]:
             if before.get(key) != after.get(key):
                 raise UserError(f"{key}={typed(after.get(key))}: {run} was trained with {typed(before.get(key))}; leave that as it was, "
                                 "or start another run.")

@@ -167,33 +167,32 @@ def _train_command(arguments: list[str]) -> None:
         with _composer(asking.config_dirs(arguments)) as compose:
             _checked(arguments, compose, complete=False)
         return _hydra(arguments)  # questions about the configuration are Hydra's to answer
+    several = {"-m", "--multirun"} & set(arguments)
     with _composer(asking.config_dirs(arguments)) as compose:
+        run, before = (None, []) if several else asking.resumable(arguments, lambda: Path(str(_checked(arguments, compose).paths.run_dir)))
+        if run is not None:  # what is asked for now is asked of that run's configuration
+            arguments = [*before, *(a for a in arguments if not a.startswith("paths.run_dir=")), asking.quoted(f"paths.run_dir={run}")]
         cfg = _checked(arguments, compose)
-        if not cfg.paths.run_dir or not cfg.paths.sweep_dir:
+        if not (cfg.paths.run_dir and cfg.paths.sweep_dir):
             raise UserError("paths.run_dir and paths.sweep_dir are empty: name a folder, or leave them to their defaults.")
-        if not {"-m", "--multirun"} & set(arguments):
-            run, before = asking.resumable(arguments, Path(str(cfg.paths.run_dir)))
-            if run is not None:
-                arguments = [*before, *(a for a in arguments if not a.startswith("paths.run_dir=")), asking.quoted(f"paths.run_dir={run}")]
-                cfg = _checked(arguments, compose)
-                checking.check_same(run, cfg)
-                RunFolder(run).refuse_if_beyond(cfg.lightning.max_epochs)
-                print(f"emgen: continuing {run}", file=sys.stderr)
+        if run is not None:
+            checking.check_same(run, cfg)
+            RunFolder(run).refuse_if_beyond(cfg.lightning.max_epochs)
+            print(f"emgen: continuing {run}", file=sys.stderr)
+        if not several:
             checking.writable(run or Path(cfg.paths.run_dir))
     _hydra(arguments)
 
 
 def _hydra(arguments: list[str]) -> None:
-    program = sys.argv[0]
-    sys.argv = [program, *arguments]
+    sys.argv = [sys.argv[0], *arguments]
     hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGS}", config_name="train")(_job)()
 
 
 def _job(cfg: DictConfig) -> float | None:
     """One run under Hydra: whatever ends it is written to status.json and becomes an exit code."""
     settings = HydraConfig.get()
-    several = settings.mode == RunMode.MULTIRUN
-    folder = RunFolder(Path(settings.runtime.output_dir))
+    several, folder = settings.mode == RunMode.MULTIRUN, RunFolder(Path(settings.runtime.output_dir))
     signal.signal(signal.SIGTERM, _terminated)
     try:
         if several and str(cfg.lightning.strategy).startswith("ddp") and "spawn" not in cfg.lightning.strategy:

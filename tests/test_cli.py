@@ -507,6 +507,7 @@ def test_other_networks_and_fewer_epochs_are_refused_before_the_run_is_touched(p
     before = {p: p.read_bytes() for p in (place / "run").rglob("*") if p.is_file()}
     for option, said in (("model.hidden=[7]", "model.hidden=[7]: run was trained with [6]"), ("trainer=gan", "trainer._target_="),
                          ("data._target_=emgen.data.digits", "data._target_=emgen.data.digits: run was trained with emgen.data.file"),
+                         ("trainer.optimizer._target_=torch.optim.SGD", "was trained with torch.optim.Adam"),
                          ("lightning.max_epochs=1", "lightning.max_epochs=1: ")):
         capsys.readouterr()
         assert emgen("resume=run", option) == 2
@@ -515,6 +516,28 @@ def test_other_networks_and_fewer_epochs_are_refused_before_the_run_is_touched(p
     summary = json.loads((place / "run" / "summary.json").read_text())
     assert emgen("resume=run") == 0  # nothing is left to do, and all that was known stays known
     assert json.loads((place / "run" / "summary.json").read_text()) == summary
+
+
+def test_what_is_asked_of_a_resumed_run_is_asked_of_its_own_trainer(place, capsys):
+    """`trainer.steps` is no key of the default trainer; chains on three temperatures cannot go on on four."""
+    tempered = ["trainer=parallel_tempering", "trainer.rungs=3", "model=boltzmann_machine", "model.hidden=4"]
+    rest = [a for a in SMALL if not a.startswith("model.")]
+    assert emgen(*tempered, *rest, "paths.run_dir=run", "lightning.max_epochs=1") == 0
+    assert emgen("resume=run", "trainer.steps=2", "lightning.max_epochs=2") == 0
+    config = yaml.safe_load((place / "run" / "config.yaml").read_text())
+    assert (config["trainer"]["steps"], config["trainer"]["rungs"]) == (2, 3)
+    capsys.readouterr()
+    assert emgen("resume=run", "trainer.rungs=4", "lightning.max_epochs=3") == 2
+    assert "trainer.rungs=4: run was trained with 3" in one_sentence(capsys.readouterr().err)
+    assert yaml.safe_load((place / "run" / "config.yaml").read_text()) == config
+
+
+def test_the_bound_of_a_deep_belief_net_is_reported_before_and_after_fine_tuning_however_seldom_else(place):
+    options = [*TRAINERS["up_down"], "model.hidden=[4,3]", "callbacks.metrics.every_n_epochs=50", "lightning.max_epochs=4"]
+    assert emgen("trainer=up_down", *options, "paths.run_dir=run") == 0
+    with open(place / "run" / "metrics.csv", encoding="utf-8") as file:
+        scored = [int(row["epoch"]) for row in csv.DictReader(file) if row["val/elbo"]]
+    assert scored == [2, 4]  # one greedy epoch for each of two layers, then two of fine-tuning
 
 
 # ---- parts of one's own --------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ class Metrics(lightning.Callback):
     """Writes `train/...` from the ledger and `val/...` from the validation rows; the x-axis is examples seen.
 
     Args:
-        every_n_epochs: how often the validation rows are scored.
+        every_n_epochs: how often the validation rows are scored; they always are at the last epoch and a trainer's milestones.
         samples: draws of z per datum in the importance-weighted validation likelihood.
         rows: how many validation rows are scored, from the first; null scores all.
     """
@@ -54,7 +54,7 @@ class Metrics(lightning.Callback):
         row: dict[str, float] = {"epoch": epoch, "examples": pl_module.examples, "seconds": self.seconds}
         row |= {f"train/{name}": value for name, value in pl_module.ledger.means().items()}
         data = pl_module.trainer.datamodule
-        if isinstance(data, Data) and (epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs):
+        if isinstance(data, Data) and (epoch % self.every_n_epochs == 0 or epoch in (trainer.max_epochs, *pl_module.milestones)):
             x = data.observed("validation")[: self.rows]
             row |= {f"val/{name}": estimate.value for name, estimate in scores(pl_module.model, x, self.samples).items()}
         pl_module.row = row

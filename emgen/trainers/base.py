@@ -72,10 +72,10 @@ class Trainer(LightningModule):
         self._owned: dict[str | tuple[str, ...], list[nn.Parameter]] = {}
         self._statistics: dict[str, Statistics] = {}
         self._descents: list[tuple[int, str, Terms]] = []
-        self.sweep_ends, self.share = True, 1.0
+        self.sweep_ends, self.share, self.converged = True, 1.0, False
         self.bounds: list[tuple[str, float]] = []
-        self.converged = False
         self.row: dict[str, float] = {}
+        self.milestones: tuple[int, ...] = ()  # epochs at whose end the validation rows are scored, however seldom else
         self.history: list[dict[str, float]] = []
         self._bound_before: float | None = None
 

@@ -63,8 +63,8 @@ class UpDown(Trainer):
         layers = {f"layer_{level}": optimizer for level, _ in enumerate(getattr(model, "machines", ()))}
         players = {**layers, "model": fine_tuning, "recognition": fine_tuning}
         super().__init__(model, optimizers=players, clip=clip, scheduler=scheduler)
-        self.levels, self.greedy, self.steps, self.temperatures = len(layers), greedy, steps, temperatures
-        self.contrastive, self.wake, self.sleep = contrastive, wake, sleep
+        self.levels, self.greedy, self.milestones = len(layers), greedy, (greedy * len(layers),)
+        self.steps, self.temperatures, self.contrastive, self.wake, self.sleep = steps, temperatures, contrastive, wake, sleep
 
     def _find_parameters(self, player: str) -> list[nn.Parameter]:
         if player.startswith("layer_"):
