@@ -4,6 +4,7 @@ __all__ = ["UserError", "check_counts", "check_ranges", "check_same", "check_tru
            "typed", "writable"]
 
 import contextlib
+import inspect
 import math
 import os
 import re
@@ -53,16 +54,21 @@ def told(error: BaseException) -> str:
 
 
 def check_types(node: Any, where: str, locate: Callable[[str], Any]) -> None:
-    """Refuse a value that the annotation of its argument rules out, everywhere in a `_target_` node.
+    """Refuse an argument that is not taken, or a value that its annotation rules out, everywhere in a `_target_` node.
 
     Raises:
         UserError: names the key, the value and what it should be.
     """
     hints: dict[str, Any] = {}
+    taken: list[str] | None = None
     with contextlib.suppress(Exception):  # an import that fails, or an annotation that is no type, is for others to tell
         target = locate(node["_target_"])
+        parameters = inspect.signature(target).parameters.values()
+        taken = None if any(p.kind is p.VAR_KEYWORD for p in parameters) else [p.name for p in parameters]
         hints = get_type_hints(target.__init__ if isinstance(target, type) else target)
     for key in node:
+        if taken is not None and key not in taken and not key.startswith("_"):
+            raise UserError(f"{where}.{key}: {node['_target_']} takes no argument {key!r}; it takes {', '.join(taken)}.")
         if hasattr(node[key], "keys"):
             check_types(node[key], f"{where}.{key}", locate)
         elif key in hints and not _allows(hints[key], node[key]):
@@ -93,6 +99,9 @@ def check_ranges(cfg: Any) -> None:
     Raises:
         UserError: names the key and the value.
     """
+    for part in ("data", "evaluation", "lightning", "model", "trainer"):
+        if not cfg.get(part):
+            raise UserError(f"{part} was left out or set to null, and no run goes without: choose one, or drop that override.")
     for key, value in flat(cfg):
         if any(isinstance(v, float) and math.isnan(v) for v in (value if isinstance(value, list) else [value])):
             raise UserError(f"{key}={typed(value)} is not a number: give a finite value.")
