@@ -214,13 +214,13 @@ def test_bad_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no such file"):
         file(str(tmp_path / "none.npy"))
     (tmp_path / "text.npy").write_text("hello")
-    with pytest.raises(ValueError, match="neither a .npy nor an .npz file"):
+    with pytest.raises(ValueError, match="neither a"):
         file(str(tmp_path / "text.npy"))
     np.savez(tmp_path / "y.npz", y=np.zeros(3), z=np.zeros(3))
     with pytest.raises(ValueError, match=r"holds the arrays y, z: expected one alone, or train"):
         file(str(tmp_path / "y.npz"))
     (tmp_path / "cut.npz").write_bytes((tmp_path / "y.npz").read_bytes()[:100])
-    with pytest.raises(ValueError, match="neither a .npy nor an .npz file"):
+    with pytest.raises(ValueError, match="not a NumPy file"):
         file(str(tmp_path / "cut.npz"))
     np.save(tmp_path / "x.npy", np.zeros(3))
     shares = ({"validation": 0.7, "test": 0.4}, {"validation": -0.1})
