@@ -98,7 +98,8 @@ def instantiate(node: Any, where: str, **given: Any) -> Any:
             accepted = inspect.signature(make.func).parameters
             return make(**{name: value for name, value in given.items() if name in accepted})
         except InstantiationException as error:
-            raise (error.__cause__ or error) from None
+            said = error.__cause__ or error
+            raise said from said.__cause__
 
 
 def train(cfg: DictConfig, run_dir: str | Path, choices: dict[str, str] | None = None) -> dict[str, float]:

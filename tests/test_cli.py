@@ -194,6 +194,8 @@ def state(folder, which="last"):
     (["trainer=VAEE"], "there is no trainer=VAEE; nearest: vae"),
     (["trainer=vaee", "--cfg", "job"], "there is no trainer=vaee; nearest: vae"),
     (["logger=null"], "~logger or ~callbacks leaves that group out"),
+    (["lightning.max_time=5"], "lightning.max_time=5: expected days, hours, minutes and seconds"),
+    (["trainer.optimizer._target_=torch.optim.LBFGS"], "trainer.optimizer._target_=torch.optim.LBFGS: it asks for several losses"),
     (["lightning.max_time=soon"], "lightning: MisconfigurationException: `Timer(duration='soon')` is not a valid duration"),
     (["trainer=custom", "trainer._target_=nomod.X"], "trainer: nomod.X cannot be imported (No module named 'nomod')"),
     (["trainer=custom", "trainer._target_=os.system"], "trainer: InstantiationException: Target 'os.system' is blocklisted"),
@@ -557,6 +559,17 @@ def test_a_model_from_the_current_folder_an_option_of_ones_own_and_a_sweep(place
     assert emgen("evaluate", "run=own") == 2
     assert "outside emgen.models, emgen.data" in one_sentence(capsys.readouterr().err)
     assert emgen("evaluate", "run=own", "trust=[mymod]", "samples=2") == 0
+
+
+def test_a_module_that_is_there_and_broken_is_not_called_missing(place, capsys):
+    """Each under a name of its own, as Python remembers what it has imported."""
+    for name, text, said in (("wrongly_written", "def f(:", "ends in SyntaxError: invalid syntax (wrongly_written.py, line 1)"),
+                             ("wants_more", "import nothere_", "ModuleNotFoundError: No module named 'nothere_' (wants_more.py, line 1)"),
+                             ("divides", "\n1 / 0", "ends in ZeroDivisionError: division by zero (divides.py, line 2)"),
+                             ("empty_one", "", "empty_one.net cannot be imported (No module named 'empty_one.net'")):
+        (place / f"{name}.py").write_text(text)
+        assert emgen("model=custom", f"model._target_={name}.net", "paths.run_dir=run") == 2
+        assert said in one_sentence(capsys.readouterr().err)
 
 
 def test_a_sweep_goes_on_after_a_failure_and_says_so(place, capsys):
