@@ -4,6 +4,7 @@ __all__ = ["UserError", "check_counts", "check_ranges", "check_same", "check_tru
            "typed", "writable"]
 
 import contextlib
+import inspect
 import math
 import os
 import re
@@ -34,6 +35,14 @@ def naming(where: str) -> Iterator[None]:
     except Exception as error:
         target = first(r"Error (?:loading|locating target) '([^']+)'", str(error))
         if target:
+            root: BaseException = error
+            while root.__cause__ is not None:
+                root = root.__cause__
+            at = traceback.extract_tb(root.__traceback__)[-1]
+            if isinstance(root, SyntaxError) or not re.search(r"importlib|[\\/]hydra[\\/]", at.filename):  # found, but broken
+                place = "" if isinstance(root, SyntaxError) else f" ({Path(at.filename).name}, line {at.lineno})"
+                what = f"{type(root).__name__}: {root}{place}"
+                raise UserError(f"{where}: {target} cannot be imported, for its module ends in {what}.") from error
             reason = first(r"(No module named '[^']+')", str(error)) or "the module has no such name"
             raise UserError(f"{where}: {target} cannot be imported ({reason}); it is looked for in the current folder and "
                             "among the installed packages.") from error
@@ -53,16 +62,21 @@ def told(error: BaseException) -> str:
 
 
 def check_types(node: Any, where: str, locate: Callable[[str], Any]) -> None:
-    """Refuse a value that the annotation of its argument rules out, everywhere in a `_target_` node.
+    """Refuse an argument that is not taken, or a value that its annotation rules out, everywhere in a `_target_` node.
 
     Raises:
         UserError: names the key, the value and what it should be.
     """
     hints: dict[str, Any] = {}
+    taken: list[str] | None = None
     with contextlib.suppress(Exception):  # an import that fails, or an annotation that is no type, is for others to tell
         target = locate(node["_target_"])
+        parameters = inspect.signature(target).parameters.values()
+        taken = None if any(p.kind is p.VAR_KEYWORD for p in parameters) else [p.name for p in parameters]
         hints = get_type_hints(target.__init__ if isinstance(target, type) else target)
     for key in node:
+        if taken is not None and key not in taken and not key.startswith("_"):
+            raise UserError(f"{where}.{key}: {node['_target_']} takes no argument {key!r}; it takes {', '.join(taken)}.")
         if hasattr(node[key], "keys"):
             check_types(node[key], f"{where}.{key}", locate)
         elif key in hints and not _allows(hints[key], node[key]):
@@ -93,6 +107,9 @@ def check_ranges(cfg: Any) -> None:
     Raises:
         UserError: names the key and the value.
     """
+    for part in ("data", "evaluation", "lightning", "model", "trainer"):
+        if not cfg.get(part):
+            raise UserError(f"{part} was left out or set to null, and no run goes without: choose one, or drop that override.")
     for key, value in flat(cfg):
         if any(isinstance(v, float) and math.isnan(v) for v in (value if isinstance(value, list) else [value])):
             raise UserError(f"{key}={typed(value)} is not a number: give a finite value.")
@@ -110,6 +127,8 @@ def check_ranges(cfg: Any) -> None:
     if precision is not None and str(precision) not in PRECISIONS:
         raise UserError(f"lightning.precision={precision}: expected 32-true, 64-true or bf16-mixed, which multiplies in 16 bits and "
                         "keeps parameters and losses in 32.")
+    if _is_number(time := cfg.lightning.get("max_time")):
+        raise UserError(f"lightning.max_time={time}: expected days, hours, minutes and seconds such as 00:01:30:00, or null.")
     samples, rows = cfg.evaluation.samples, cfg.evaluation.rows
     if type(samples) is not int or samples < 1:
         raise UserError(f"evaluation.samples={typed(samples)}: the likelihood needs at least one draw; give an integer >= 1.")
@@ -208,7 +227,9 @@ def typed(value: Any) -> str:
 
 
 def _check_optimizer(key: str, last: str, value: Any) -> None:
-    """Refuse arguments that every torch optimiser refuses."""
+    """Refuse arguments that every torch optimiser refuses, and one that asks for several losses a step."""
+    if last == "_target_" and str(value).endswith("LBFGS"):
+        raise UserError(f"{key}={value}: it asks for several losses a step, which no trainer gives; use another such as torch.optim.Adam.")
     if last == "betas" and not (isinstance(value, list) and len(value) > 1 and all(_is_number(v) and 0 <= v < 1 for v in value)):
         raise UserError(f"{key}={typed(value)}: the shares of the past that Adam's averages keep lie in [0, 1); give two such as "
                         "[0.9, 0.999].")

@@ -10,7 +10,6 @@ import contextlib
 import inspect
 import logging
 import os
-import shlex
 import signal
 import sys
 import warnings
@@ -80,6 +79,8 @@ def build(cfg: DictConfig) -> tuple[Any, Any]:
         target = locate(cfg.trainer._target_)
     players = {"model": model}
     if "critic" in inspect.signature(target).parameters:
+        if not cfg.get("critic"):
+            raise UserError("critic was left out or set to null, and this trainer plays against one: drop that override.")
         players["critic"] = instantiate(cfg.critic, "critic", event_shape=tuple(data.event_shape))
     trainer = instantiate(cfg.trainer, "trainer", **players)
     trainer.seed = cfg.seed
@@ -97,7 +98,8 @@ def instantiate(node: Any, where: str, **given: Any) -> Any:
             accepted = inspect.signature(make.func).parameters
             return make(**{name: value for name, value in given.items() if name in accepted})
         except InstantiationException as error:
-            raise (error.__cause__ or error) from None
+            said = error.__cause__ or error
+            raise said from said.__cause__
 
 
 def train(cfg: DictConfig, run_dir: str | Path, choices: dict[str, str] | None = None) -> dict[str, float]:
@@ -208,7 +210,7 @@ def _job(cfg: DictConfig) -> float | None:
     except (Interrupted, KeyboardInterrupt) as stop:
         signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
         if folder.used:
-            message = f"{stop or 'stopped by Ctrl-C'}; continue with: emgen {shlex.quote(f'resume={folder.path}')}"
+            message = f"{stop or 'stopped by Ctrl-C'}; continue with: {folder.command}"
         else:
             message = f"stopped by {signal.Signals(signum).name} before anything was saved; start it again"
         folder.write_status("interrupted", message)
@@ -216,12 +218,7 @@ def _job(cfg: DictConfig) -> float | None:
         sys.exit(128 + signum)
     except Exception as error:
         code = 2 if isinstance(error, UserError) else 1
-        if code == 2:
-            folder.discard()
-        else:
-            with contextlib.suppress(OSError):
-                folder.write_status("failed", checking.told(error))
-        print(f"emgen: {checking.told(error)}", file=sys.stderr)
+        print(f"emgen: {folder.failed(error)}", file=sys.stderr)
         if os.environ.get("EMGEN_DEBUG"):
             raise
         if not several:

@@ -4,8 +4,10 @@ __all__ = ["RunFolder", "check_device", "finish", "fit_run", "keep_freed_memory"
 
 import contextlib
 import ctypes
+import errno
 import os
 import platform
+import shlex
 import shutil
 import sys
 import time
@@ -19,7 +21,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from emgen.asking import status_of
 from emgen.callbacks.checkpoint import AtomicCheckpointIO, damage
-from emgen.checking import UserError, typed
+from emgen.checking import UserError, told, typed
 from emgen.evaluation.runs import strict_json
 from emgen.evaluation.scores import scores
 
@@ -38,6 +40,24 @@ class RunFolder:
     def used(self) -> bool:
         """Whether a run has been here."""
         return (self.path / "checkpoints").exists() or (self.path / "summary.json").exists()
+
+    @property
+    def command(self) -> str:
+        """What goes on with the run."""
+        return f"emgen {shlex.quote(f'resume={self.path}')}"
+
+    def failed(self, error: Exception) -> str:
+        """Record what ended the run, which a refused request leaves no trace of; returns it in one sentence."""
+        message = told(error)
+        if isinstance(error, UserError):
+            self.discard()
+            return message
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            on = f"go on with: {self.command}" if (self.path / "checkpoints" / "last.ckpt").exists() else "start it again elsewhere"
+            message = f"{self.path} cannot be written ({error.strerror}): make room, and {on}"
+        with contextlib.suppress(OSError):
+            self.write_status("failed", message)
+        return message
 
     def refuse_if_busy(self) -> None:
         """

@@ -1,6 +1,7 @@
 """The command line: what each command leaves, what each refusal says, and that a run goes on where it was cut."""
 
 import csv
+import errno
 import json
 import os
 import re
@@ -190,6 +191,10 @@ def state(folder, which="last"):
     (["model.hidden=[2.5]"], "model.hidden=[2.5]: expected Sequence[int]"),
     (["model.hidden=6"], "model.hidden=6: expected Sequence[int]"),
     (["data.batch_size=abc"], "data.batch_size=abc: expected int | null"),
+    (["+model.foo=3"], "model.foo: emgen.models.dense takes no argument 'foo'; it takes event_shape, "),
+    (["+trainer.optimizer.weight_deca=.1"], "trainer.optimizer.weight_deca: torch.optim.Adam takes no argument 'weight_deca'; it takes"),
+    (["~model"], "model was left out or set to null"),
+    (["trainer=gan", "~critic"], "critic was left out or set to null"),
     (["seed=null"], "seed=null: a seed is an integer >= 0"),
     (["seed=1.5"], "seed=1.5: a seed is an integer >= 0"),
     (["-m", "trainer.optimizer.lr=1,-1"], "trainer.optimizer.lr=-1: a learning rate"),
@@ -197,6 +202,8 @@ def state(folder, which="last"):
     (["trainer=VAEE"], "there is no trainer=VAEE; nearest: vae"),
     (["trainer=vaee", "--cfg", "job"], "there is no trainer=vaee; nearest: vae"),
     (["logger=null"], "~logger or ~callbacks leaves that group out"),
+    (["lightning.max_time=5"], "lightning.max_time=5: expected days, hours, minutes and seconds"),
+    (["trainer.optimizer._target_=torch.optim.LBFGS"], "trainer.optimizer._target_=torch.optim.LBFGS: it asks for several losses"),
     (["lightning.max_time=soon"], "lightning: MisconfigurationException: `Timer(duration='soon')` is not a valid duration"),
     (["trainer=custom", "trainer._target_=nomod.X"], "trainer: nomod.X cannot be imported (No module named 'nomod')"),
     (["trainer=custom", "trainer._target_=os.system"], "trainer: InstantiationException: Target 'os.system' is blocklisted"),
@@ -292,7 +299,10 @@ def test_other_commands_refuse_in_one_sentence_too(capsys, arguments, said):
 def test_rows_that_cannot_be_read_are_refused(place, capsys):
     np.save(place / "empty.npy", np.zeros((0, 3), "float32"))
     (place / "broken.npy").write_bytes(b"not an array")
-    for file, said in (("missing.npy", "missing.npy"), ("empty.npy", "empty"), ("broken.npy", "broken.npy")):
+    np.savetxt(place / "rows.csv", np.ones((3, 2)), delimiter=",", header="a,b")
+    torch.save(torch.ones(3, 2), place / "rows.pt")
+    for file, said in (("missing.npy", "missing.npy"), ("empty.npy", "empty"), ("broken.npy", "broken.npy"),
+                       ("rows.csv", "rows.csv is neither a .npy nor an .npz file"), ("rows.pt", "rows.pt is neither")):
         assert emgen("data=file", f"data.path={file}", "paths.run_dir=run") == 2
         assert said in one_sentence(capsys.readouterr().err)
 
@@ -339,6 +349,20 @@ def test_a_loss_that_is_not_finite_fails_with_its_term_and_step_and_keeps_the_la
     assert "the loss of model and recognition became" in said and "at step" in said and "elbo" in said
     assert status("run")["status"] == "failed" and status("run")["message"] in said
     assert state("run")["epoch"] == good["epoch"] and equal(state("run")["state_dict"], good["state_dict"])
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(place, monkeypatch, capsys):
+    assert train("vae", "run", "lightning.max_epochs=1") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+        capsys.readouterr()
+        assert train("vae", "run", "lightning.max_epochs=3", "resume=auto") == 1
+    said = one_sentence(capsys.readouterr().err)
+    assert "run cannot be written (No space left on device): make room, and go on with: emgen resume=" in said
+    assert status("run") == status("run") | {"status": "failed", "message": said.removeprefix("emgen: ")}
+    assert emgen(said.rpartition(": emgen ")[2], "lightning.max_epochs=3") == 0
+    assert train("vae", "whole", "lightning.max_epochs=3") == 0
+    assert equal(state("whole")["state_dict"], state("run")["state_dict"])
 
 
 @pytest.fixture
@@ -571,6 +595,17 @@ def test_a_model_from_the_current_folder_an_option_of_ones_own_and_a_sweep(place
     assert emgen("evaluate", "run=own") == 2
     assert "outside emgen.models, emgen.data" in one_sentence(capsys.readouterr().err)
     assert emgen("evaluate", "run=own", "trust=[mymod]", "samples=2") == 0
+
+
+def test_a_module_that_is_there_and_broken_is_not_called_missing(place, capsys):
+    """Each under a name of its own, as Python remembers what it has imported."""
+    for name, text, said in (("wrongly_written", "def f(:", "ends in SyntaxError: invalid syntax (wrongly_written.py, line 1)"),
+                             ("wants_more", "import nothere_", "ModuleNotFoundError: No module named 'nothere_' (wants_more.py, line 1)"),
+                             ("divides", "\n1 / 0", "ends in ZeroDivisionError: division by zero (divides.py, line 2)"),
+                             ("empty_one", "", "empty_one.net cannot be imported (No module named 'empty_one.net'")):
+        (place / f"{name}.py").write_text(text)
+        assert emgen("model=custom", f"model._target_={name}.net", "paths.run_dir=run") == 2
+        assert said in one_sentence(capsys.readouterr().err)
 
 
 def test_a_sweep_goes_on_after_a_failure_and_says_so(place, capsys):

@@ -214,7 +214,7 @@ def test_bad_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no such file"):
         file(str(tmp_path / "none.npy"))
     (tmp_path / "text.npy").write_text("hello")
-    with pytest.raises(ValueError, match="not a NumPy file"):
+    with pytest.raises(ValueError, match="neither a"):
         file(str(tmp_path / "text.npy"))
     np.savez(tmp_path / "y.npz", y=np.zeros(3), z=np.zeros(3))
     with pytest.raises(ValueError, match=r"holds the arrays y, z: expected one alone, or train"):

@@ -130,7 +130,7 @@ class Data(LightningDataModule):
                 low, high = values.min().item(), values.max().item()
                 if not (low >= 0 and high <= 1):
                     raise ValueError(f"binarise={binarise} needs values in [0, 1], but {split} rows reach from {low:g} to "
-                                     f"{high:g}: rescale them, or use binarise=none.")
+                                     f"{high:g}: rescale them (data=file does by data.scale), or use binarise=none.")
         self.weight, self.length = _column(weight, self.rows["train"], "weight"), _column(length, self.rows["train"], "length")
         if self.weight is not None and not (bool((self.weight >= 0).all()) and float(self.weight.sum()) > 0):
             raise ValueError("weight must be non-negative and not all zero; drop the rows that should not count.")

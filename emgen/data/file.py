@@ -67,6 +67,11 @@ def file(
 def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"data.path={path}: there is no such file; give a .npy or .npz file.")
+    other = (f"data.path={path} is neither a .npy nor an .npz file: read it first and write its numbers by np.save, such as "
+             "np.save('rows.npy', np.loadtxt('rows.csv', delimiter=',', skiprows=1)).")
+    with path.open("rb") as opened:
+        if opened.read(2) not in (np.lib.format.MAGIC_PREFIX[:2], b"PK", b""):
+            raise ValueError(other)
     try:
         content = np.load(path, allow_pickle=False)
         arrays = {"x": content} if isinstance(content, np.ndarray) else {name: content[name] for name in content.files}
@@ -74,6 +79,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(
             f"data.path={path} is not a NumPy file of plain numbers ({error}): write it by np.save or np.savez."
         ) from error
+    if not all(isinstance(array, np.ndarray) for array in arrays.values()):  # another kind of archive, such as torch's
+        raise ValueError(other)
     if len(arrays) == 1 and not set(arrays) & set(SPLITS):  # by whatever name
         return {"x": next(iter(arrays.values()))}
     if not ("train" in arrays and set(arrays) <= set(SPLITS)):
