@@ -1,6 +1,6 @@
 """What torch.distributions lacks: a point mass, a joint over layers, relaxed draws, a KL that names its two sides."""
 
-__all__ = ["Dirac", "IndependentBernoulli", "Joint", "OneHot", "UnitNormal", "full_precision", "kl", "relaxed",
+__all__ = ["Dirac", "IndependentBernoulli", "Joint", "OneHot", "UnitNormal", "bernoulli", "full_precision", "kl", "relaxed",
            "softplus"]
 
 import inspect
@@ -88,6 +88,23 @@ def kl(*, q: Distribution, p: Distribution, samples: int | None = None) -> Tenso
     return (log_r.expm1() - log_r).mean(0)
 
 
+def bernoulli(p: Tensor) -> Tensor:
+    """Draws in {0, 1} with these probabilities (*batch, D), in their dtype.
+
+    Random bits are most of the cost on a CPU: a unit has 16 of its own, and the finer digits of its uniform are those of its
+    row. Every probability is met to the last digit; two units of a row, independent given these digits, have a covariance of
+    2⁻³⁴ at most.
+    """
+    dtype = torch.promote_types(p.dtype, torch.float32)  # eight bits of bfloat16 would never draw a rare unit
+    if p.device.type != "cpu" or p.numel() < 2**15:
+        return torch.rand(p.shape, dtype=dtype, device=p.device).lt_(p).to(p.dtype)
+    digits = int(2**-15 / torch.finfo(dtype).eps)  # how many finer ones there are
+    bits = torch.empty(p.numel() // 4 + 1, dtype=torch.int64, device=p.device).random_(-(2**63), None)
+    coarse = bits.view(torch.int16)[: p.numel()].view(p.shape)
+    fine = torch.randint(digits, (*p.shape[:-1], 1), device=p.device).to(dtype).mul_(2**-16 / digits).add_(0.5)
+    return torch.add(fine, coarse.to(dtype), alpha=2**-16).lt_(p).to(p.dtype)
+
+
 class Dirac(Distribution):
     """A point mass δ(x − point); its whole shape but the last `event_dims` dimensions is batch.
 
@@ -147,10 +164,8 @@ class IndependentBernoulli(Independent):
         super().__init__(Bernoulli(logits=logits, validate_args=False), event_dims, validate_args=False)
 
     def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
-        with torch.no_grad():  # a comparison of uniforms is more than twice as fast as torch.bernoulli on a CPU
-            probs = self.base_dist.probs
-            uniform = torch.rand(self._extended_shape(torch.Size(sample_shape)), dtype=probs.dtype, device=probs.device)
-            return (uniform < probs).to(probs)
+        with torch.no_grad():
+            return bernoulli(self.base_dist.probs.expand(self._extended_shape(torch.Size(sample_shape))))
 
     def log_prob(self, value: Tensor) -> Tensor:
         logits, events = self.base_dist.logits, self.reinterpreted_batch_ndims

@@ -177,10 +177,10 @@ def kmeans() -> None:
 
 
 def rbm() -> None:
-    """Boltzmann machine 784-256, persistent chains, 60 steps on binary rows: scikit-learn's default batches of 10, and batches of 100."""
+    """Boltzmann machine 784-256, persistent chains, 300 steps on binary rows: scikit-learn's default batches of 10, and batches of 100."""
     for batch, precision in ((10, "32-true"), (100, "32-true"), (100, "bf16-mixed")):
         x = (np.random.default_rng(0).random((60 * batch, 784)) < 0.2).astype(np.float32)
-        arguments = {"n_components": 256, "batch_size": batch, "n_iter": 1, "learning_rate": 0.05, "random_state": 0}
+        arguments = {"n_components": 256, "batch_size": batch, "n_iter": 5, "learning_rate": 0.05, "random_state": 0}
 
         def make(module: types.ModuleType, precision: str = precision, arguments: dict = arguments) -> object:
             ours = {"precision": precision} if module.__name__ == "emgen.sklearn" else {}

@@ -10,7 +10,7 @@ from oracles import LinearGaussian, Scripted, Tables, expected, gauss_hermite, g
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
 from emgen import divergences, objectives
-from emgen.distributions import softplus
+from emgen.distributions import bernoulli, softplus
 from emgen.objectives import VIMCO, Adversarial, FreeEnergy, Relaxed, ReweightedWake, Sleep, Terms, Wake
 
 EXACT = dict(rtol=1e-11, atol=1e-12)
@@ -324,3 +324,25 @@ def test_softplus_keeps_its_digits_and_slopes(dtype):
     bend, = torch.autograd.grad(slope.sum(), x)
     torch.testing.assert_close(bend, x.sigmoid() * (-x).sigmoid(), atol=torch.finfo(dtype).eps, rtol=1e-5)
     torch.testing.assert_close(torch.vmap(torch.func.grad(softplus))(x.detach()), x.detach().sigmoid())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("p", [0.0, 2.0**-18, 2.0**-16 + 2.0**-19, 0.3, 0.5, 1 - 2.0**-7, 1.0])
+def test_binary_units_are_drawn_with_their_probability_to_the_last_digit(p, dtype):
+    """16 bits alone would draw 2⁻¹⁸ never, or four times too often."""
+    torch.manual_seed(1)
+    rows = torch.full((2**13, 2**9), p, dtype=dtype)
+    draws, exact = bernoulli(rows), rows[0, 0].double().item()
+    assert draws.dtype == dtype and set(draws.unique().tolist()) <= {0.0, 1.0}
+    error = draws.double().sum().item() - exact * draws.numel()
+    assert abs(error) <= 4 * math.sqrt(draws.numel() * exact * (1 - exact))
+
+
+def test_binary_units_are_independent_of_those_beside_above_and_in_the_same_word():
+    torch.manual_seed(0)
+    draws = bernoulli(torch.full((2**12, 2**8), 0.3)) - 0.3
+    for shifts in ((0, 1), (0, 2), (0, 3), (0, 4), (1, 0), (1, 1)):
+        covariance = (draws * draws.roll(shifts, (0, 1))).mean().item()
+        assert abs(covariance) < 4 * 0.3 * 0.7 / draws.numel() ** 0.5
+    assert bernoulli(torch.full((0, 5), 0.5)).shape == (0, 5)
+    assert bernoulli(torch.tensor(1.0)) == 1

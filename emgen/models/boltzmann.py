@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.functional import linear
 
-from emgen.distributions import softplus
-from emgen.models.units import Binary, Units, bernoulli
+from emgen.distributions import bernoulli, softplus
+from emgen.models.units import Binary, Units
 
 
 class BoltzmannMachine(nn.Module):

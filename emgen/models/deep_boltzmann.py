@@ -9,9 +9,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from emgen.distributions import softplus
+from emgen.distributions import bernoulli, softplus
 from emgen.models.boltzmann import anneal, binary_states, summed, tempered
-from emgen.models.units import Binary, Units, bernoulli
+from emgen.models.units import Binary, Units
 
 Layers = dict[int, Tensor]
 

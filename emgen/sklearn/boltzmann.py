@@ -14,8 +14,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from emgen.distributions import bernoulli
 from emgen.models.boltzmann import BoltzmannMachine
-from emgen.models.units import bernoulli
 
 
 class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -125,14 +125,12 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16-mixed", cache_enabled=False):
             for data in rows.split(batch_size):
                 dream = bernoulli(torch.addmm(b, self._chain, W.T).float().sigmoid_())
-                v = torch.cat([data, dream])
-                h = torch.addmm(c, v, W).float().sigmoid_()
-                self._chain = bernoulli(h[len(data):])
-                h[:len(data)] *= self.learning_rate / len(data)
-                h[len(data):] *= -self.learning_rate / len(dream)
-                W.addmm_(v.T, h)
-                b += self.learning_rate * (data.mean(0) - dream.mean(0))
-                c += h.sum(0)
+                h_data, h_dream = (torch.addmm(c, v, W).float().sigmoid_() for v in (data, dream))
+                self._chain = bernoulli(h_dream)
+                for v, h, step in ((data, h_data, self.learning_rate / len(data)), (dream, h_dream, -self.learning_rate / len(dream))):
+                    W.addmm_(v.T, h, alpha=step)
+                    b.add_(v.sum(0), alpha=step)
+                    c.add_(h.sum(0), alpha=step)
         if not all(bool(p.isfinite().all()) for p in (W, b, c)):
             raise FloatingPointError(f"learning_rate={self.learning_rate}: the parameters became infinite; give a smaller one.")
 
@@ -153,7 +151,8 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         rows: Any = validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=reset)
         if reset:
             self._dtype = rows.dtype
-        return torch.tensor(rows.toarray() if issparse(rows) else rows, dtype=torch.float32)
+        rows = rows.toarray() if issparse(rows) else rows
+        return torch.as_tensor(rows if rows.flags.writeable else rows.copy()).float()
 
     def _pseudo_likelihood(self, v: Tensor) -> Tensor:
         rows = torch.arange(len(v))
