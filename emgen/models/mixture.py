@@ -1,6 +1,6 @@
 """Mixtures of any exponential family."""
 
-__all__ = ["Mixture", "Responsibilities"]
+__all__ = ["Mixture", "Responsibilities", "largest"]
 
 import math
 from collections.abc import Callable, Mapping
@@ -222,7 +222,7 @@ class Responsibilities:
     @cached_property
     def best(self) -> tuple[Tensor, Tensor]:
         """The most probable component of each row and its score, (N, [R]) both."""
-        return _largest(self.scores)
+        return largest(self.scores)[:2]
 
     def mode(self) -> "Responsibilities":
         return Responsibilities(self.scores, labels=self.best[0], is_mode=True)
@@ -249,15 +249,20 @@ class Responsibilities:
     structured = mean_field
 
 
-def _largest(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The place of the largest score of each row and that score, (N, [R]): two passes and a product, for argmax takes longer."""
+def largest(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The place of the largest score of each row, that score, (N, [R]) both, and the choice as ones and zeros like the scores.
+
+    Two passes and a product, for argmax takes longer."""
     k, top = scores.shape[-1], scores.amax(-1, keepdim=True)
     hot = torch.eq(scores, top, out=torch.empty_like(scores))
     # place i counts K + i: of one hit i is left, of a tie or of none (NaN) nothing between 0 and K
     places = torch.arange(k, 2 * k, dtype=scores.dtype, device=scores.device)
     labels = (places @ hot.movedim(-1, 0).flatten(1)).view(scores.shape[:-1]).sub_(k)
     low, high = labels.aminmax()
-    return labels.long() if low >= 0 and high < k else scores.argmax(-1), top.squeeze(-1)  # of equal ones the first
+    if low >= 0 and high < k:
+        return labels.long(), top.squeeze(-1), hot
+    labels = scores.argmax(-1)  # of equal ones the first
+    return labels, top.squeeze(-1), hot.zero_().scatter_(-1, labels[..., None], 1.0)
 
 
 def _each(family: Family, change: Callable[[Tensor], Tensor]) -> Family:

@@ -1,10 +1,9 @@
-"""scikit-learn's k-means: hard EM of spheres of one size, over the EM trainer."""
+"""scikit-learn's k-means: the hard EM of spheres of one size."""
 
 __all__ = ["KMeans"]
 
 import math
 import warnings
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
-from emgen.data.base import Batch
-from emgen.estimators.beliefs import Belief
-from emgen.families import Categorical, DiagonalGaussian
-from emgen.models.mixture import Mixture, Responsibilities
-from emgen.trainers.em import EM
+from emgen.models.mixture import largest
+
+ROWS = 4096  # rows a block, which stay in cache
 
 
 class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
@@ -92,31 +89,26 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
     def _n_features_out(self) -> int:
         return self.n_clusters
 
-    def _lloyd(self, x: Tensor, weight: np.ndarray | None, centres: np.ndarray) -> tuple[np.ndarray, float, np.ndarray, int]:
-        """Hard EM from given centres; labels, inertia, centres and iterations."""
-        k, d = self.n_clusters, x.shape[1]
+    def _lloyd(self, x: Tensor, weight: np.ndarray | None, seeds: np.ndarray) -> tuple[np.ndarray, float, np.ndarray, int]:
+        """Lloyd's iterations, which are those of hard EM, from given centres; labels, inertia, centres and iterations."""
+        w = torch.ones(len(x), dtype=x.dtype) if weight is None else torch.as_tensor(weight)
+        points = torch.cat([x, torch.ones_like(x[:, :1])], 1)  # (x, 1): a score is one product, and a weight the sum of a feature
+        mass = points if weight is None else points * w[:, None]
         variance = float(x.flatten().dot(x.flatten())) / x.numel()  # of the features on average; rows are centred
-        scale = variance or 1.0
-        spheres = DiagonalGaussian.flat(k, d, spherical=True).given(variance=scale, nu=torch.inf)
-        model = Mixture(Categorical.flat(symbols=k).mode(), spheres, start={"mean": centres, "variance": scale})
-        choices = _Choices()
-        trainer = EM(model, latents=choices, tol=None)
-        batch = Batch(x, x, x, None if weight is None else torch.as_tensor(weight))
-        n_iter, shift, still = 0, math.inf, (1e3 * torch.finfo(x.dtype).eps) ** 2 * scale
-        while n_iter < self.max_iter and shift > max(self.tol * variance, still):
-            n_iter, before = n_iter + 1, model.components.mean
-            choices.labels.clear()
-            trainer.training_step(batch, 0)
-            shift = float((model.components.mean - before).square().sum())
-        if shift > still:  # else the last choice was about these very centres
-            choices.labels.clear()
-            for piece in batch.split(model.rows):
-                choices(model.posterior(piece.x))
-        centres, inertia = model.components.mean.to(x.dtype), 0.0
-        for piece, labels in zip(batch.split(model.rows), choices.labels, strict=True):
-            square = torch.linalg.vector_norm(piece.x - centres.index_select(0, labels), dim=1).square()
-            inertia += float(square.sum() if piece.weight is None else square @ piece.weight.to(x.dtype))
-        return torch.cat(choices.labels).to(torch.int32).numpy(), inertia, centres.numpy(), n_iter
+        centres, labels = torch.as_tensor(seeds), torch.full((len(x),), -1)
+        n_iter, shift = 0, math.inf
+        while n_iter < self.max_iter and shift > self.tol * variance:
+            n_iter, before, labels_before = n_iter + 1, centres, labels
+            labels, sums = _assigned(points, mass, before)
+            centres = _centres(points, mass, before, labels, sums)
+            shift = float((centres - before).square().sum())
+            if torch.equal(labels, labels_before):
+                break
+        if shift > 0:  # the last centres have not met their rows yet
+            labels = _assigned(points, mass, centres)[0]
+        inertia = sum(float(torch.linalg.vector_norm(rows - centres.index_select(0, label), dim=1).square() @ each)
+                      for rows, label, each in zip(x.split(ROWS), labels.split(ROWS), w.split(ROWS)))
+        return labels.to(torch.int32).numpy(), inertia, centres.numpy(), n_iter
 
     def _seeds(self, X: np.ndarray, weight: np.ndarray | None, rng: np.random.RandomState, mean: np.ndarray) -> np.ndarray:
         """scikit-learn's starting centres, from the same random numbers."""
@@ -149,17 +141,27 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
             raise ValueError(f"algorithm={self.algorithm!r} is neither lloyd nor elkan")
 
 
-@dataclass(frozen=True)
-class _Choices(Belief):
-    """The mode of each row, remembered piece by piece, and taken for all of the posterior, as it is when σ² → 0."""
+def _assigned(points: Tensor, mass: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest centre of each row of (x, 1), which has the largest xᵀc − |c|²/2, and the sums of the rows of each, weighted."""
+    scorers, labels = torch.cat([centres, -centres.square().sum(1, keepdim=True) / 2], 1), []
+    sums = torch.zeros_like(scorers, dtype=torch.float64)
+    for rows, weighted in zip(points.split(ROWS), mass.split(ROWS)):
+        label, _, hot = largest((scorers @ rows.T).T)
+        sums += hot.T @ weighted
+        labels.append(label)
+    return torch.cat(labels), sums
 
-    labels: list[Tensor] = field(default_factory=list)
 
-    def __call__(self, posterior: Responsibilities, current: Any = None) -> Responsibilities:
-        z = posterior.mode()
-        z.log_normaliser = posterior.best[1]
-        self.labels.append(z.labels)
-        return z
+def _centres(points: Tensor, mass: Tensor, before: Tensor, labels: Tensor, sums: Tensor) -> Tensor:
+    """The means; a cluster without rows takes the worst-fitting row from its own, and if there is none, stands at the largest."""
+    empty = (sums[:, -1] == 0).nonzero()[:, 0]
+    if len(empty):
+        away = (points[:, :-1] - before[labels]).square().sum(1).masked_fill(mass[:, -1] == 0, -1.0)
+        for k, row in zip(empty.tolist(), away.topk(min(len(empty), len(away))).indices.tolist()):
+            sums[labels[row]] -= mass[row]
+            sums[k] += mass[row]
+    means, held = sums[:, :-1] / sums[:, -1:], sums[:, -1:] > 1e-12 * sums[:, -1].sum()  # what a lone row leaves is rounding
+    return torch.where(held, means, means[sums[:, -1].argmax()]).to(before.dtype)
 
 
 def _refines(labels: np.ndarray, other: np.ndarray) -> bool:
