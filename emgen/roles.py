@@ -68,6 +68,8 @@ class Stacked(Protocol):
 
     def dream(self, top: Tensor) -> tuple[Any, Tensor]: ...
 
+    def set_constant(self, found: Any) -> None: ...
+
 
 class Critic(Protocol):
     """A network whose output is the log density ratio v = log p_data(x) / p_model(x)."""
@@ -81,7 +83,7 @@ _MEMBERS: dict[type, tuple[str, ...]] = {
     Generator: ("rsample",),
     Conjugate: ("posterior", "statistics", "m_step"),
     Energy: ("energy", "gibbs"),
-    Stacked: ("machines", "below", "stack", "tie", "dream"),
+    Stacked: ("machines", "below", "stack", "tie", "dream", "set_constant"),
     Critic: ("__call__",),
 }
 

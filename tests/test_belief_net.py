@@ -1,12 +1,15 @@
 """Deep belief nets: the tied start against enumeration, and what greedy learning and fine-tuning do to the bound."""
 
+import math
 from functools import partial
 
 import pytest
 import torch
 from torch.optim import SGD
 
+from emgen.estimators.normalising import log_partition
 from emgen.evaluation.likelihood import elbo
+from emgen.evaluation.scores import scores
 from emgen.models import DeepBeliefNet
 from emgen.models.boltzmann import binary_states
 from emgen.models.units import Gaussian
@@ -187,3 +190,18 @@ def test_what_a_belief_net_and_its_trainer_refuse():
         UpDown(small_net(), greedy=-1)
     with pytest.raises(TypeError, match="Stacked"):
         UpDown(small_net().top)
+
+
+def test_scores_share_the_error_of_an_annealed_constant_and_an_exact_one_has_none():
+    torch.manual_seed(0)
+    x = torch.rand(8, 6).round()
+    small, net = DeepBeliefNet((6,), (5, 4)), DeepBeliefNet((6,), (21, 22))
+    small.set_constant(log_partition(small.top))
+    net.set_constant(log_partition(net.top, temperatures=20))
+    shared = float(net.log_z_error)
+    assert small.log_z_error == 0 and shared > 0
+    with_it = scores(net, x, 5)
+    net.log_z_error.zero_()
+    for name, estimate in scores(net, x, 5).items():
+        assert with_it[name].value == estimate.value
+        assert with_it[name].error == pytest.approx(math.hypot(estimate.error, shared if name in ("log_likelihood", "elbo") else 0.0))

@@ -211,9 +211,8 @@ def boltzmann(machine: Any, x: Tensor, temperatures: int = 1000, chains: int = 1
         energy = torch.cat([machine.energy(rows) for rows in x.split(1024)])
     exact = float(log_z.error) == 0
     method = "exact" if exact else f"AIS, {temperatures} temperatures, {chains} chains, log Z {log_z}"
-    over_data = Estimate.over(-energy - log_z.value, method)
-    error = math.hypot(over_data.error, float(log_z.error))
-    return Estimate(over_data.value, error, method, None if exact else float(log_z.ess))
+    ess = None if exact else log_z.ess
+    return Estimate.over(-energy - log_z.value, method, ess).widened(float(log_z.error))
 
 
 def _ladder(temperatures: int, like: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ __all__ = ["Estimate", "elbo", "evaluating", "log_likelihood", "log_weights", "p
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -42,6 +42,10 @@ class Estimate:
         values = values.double()
         error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
         return cls(values.mean().item(), error, method, None if ess is None else ess.double().mean().item())
+
+    def widened(self, error: float) -> "Estimate":
+        """The same with an error that all data share beside that over the data."""
+        return replace(self, error=math.hypot(self.error, error))
 
     def __str__(self) -> str:
         digits = 2 if not 0 < self.error < 0.05 else 1 - math.floor(math.log10(self.error))

@@ -54,9 +54,10 @@ def scores(model: Any, x: Tensor, samples: int, seed: int = 0, temperatures: int
         return {"log_likelihood": Estimate.over(log_p, "exact"), "elbo": Estimate.over(bound, f"ELBO, K={samples}"),
                 "gap": Estimate.over(log_p - bound, f"exact, less the ELBO, K={samples}")}
     weighted = f"importance-weighted, K={samples}"
+    shared = float(getattr(model, "log_z_error", 0.0))  # of the constant of a deep belief net's top
     return {
-        "log_likelihood": Estimate.over(mean.value, weighted, mean.ess),
-        "elbo": Estimate.over(bound, f"ELBO, K={samples}"),
+        "log_likelihood": Estimate.over(mean.value, weighted, mean.ess).widened(shared),
+        "elbo": Estimate.over(bound, f"ELBO, K={samples}").widened(shared),
         "gap": Estimate.over(mean.value - bound, f"{weighted}, less the ELBO"),
         "ess": Estimate.over(mean.ess, f"effective sample size of K={samples}"),
         **({"annealed": ais} if ais else {}),

@@ -56,7 +56,9 @@ class DeepBeliefNet(nn.Module):
             BoltzmannMachine(shape, size, kind, centred, sweeps) for shape, size, kind in zip(shapes, hidden, kinds))
         self.recognition = Recognition([_up(below, above) for below, above in pairwise(shapes[:-1])])
         self.log_z: Tensor
+        self.log_z_error: Tensor
         self.register_buffer("log_z", torch.tensor(torch.nan))
+        self.register_buffer("log_z_error", torch.tensor(0.0))
         for level in range(len(hidden) - 1):
             self.tie(level)
 
@@ -66,7 +68,7 @@ class DeepBeliefNet(nn.Module):
         return self.machines[-1]
 
     def prior(self) -> Joint:
-        """p(h¹, …, h^{L−1}); its `log_prob` needs `log_z`, the top machine's constant, to have been set."""
+        """p(h¹, …, h^{L−1}); its `log_prob` needs the top machine's constant to have been set."""
         return Joint(_Top(self.top, self.log_z), [m.likelihood for m in self.machines[-2:0:-1]], top_down=True)
 
     def likelihood(self, z: Sequence[Tensor]) -> Distribution:
@@ -89,6 +91,11 @@ class DeepBeliefNet(nn.Module):
     def filters(self) -> Tensor:
         """What each unit of h¹ adds to v by itself, (H₁, *event)."""
         return self.machines[0].filters()
+
+    def set_constant(self, found: Any) -> None:
+        """Set `log_z` of the top machine, and `log_z_error`, which all scores share, from an estimate of it."""
+        self.log_z.copy_(found.value)
+        self.log_z_error.copy_(found.error)
 
     # ---- greedy learning -----------------------------------------------------------------------------------------
 

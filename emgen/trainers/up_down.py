@@ -79,7 +79,7 @@ class UpDown(Trainer):
         else:
             self._fine_tune(x)
         if self.sweep_ends:
-            self.model.log_z.copy_(log_partition(self.model.top, self.temperatures).value)
+            self.model.set_constant(log_partition(self.model.top, self.temperatures))
 
     def _learn_layer(self, level: int, x: Tensor, first: bool, index: int) -> None:
         machine, h = self.model.machines[level], self.model.below(level, x)
@@ -93,7 +93,7 @@ class UpDown(Trainer):
 
     def _fine_tune(self, x: Tensor) -> None:
         if self.model.log_z.isnan():  # no greedy epoch has found it
-            self.model.log_z.copy_(log_partition(self.model.top, self.temperatures).value)
+            self.model.set_constant(log_partition(self.model.top, self.temperatures))
         end = walk(self.model.top.gibbs, self.model.below(self.levels - 1, x), self.steps)
         self.descend("model", self.wake(self.model, self.recognition, x) + ModelPhase()(self.model.top, end))
         self.descend("recognition", self.sleep(self.model, self.recognition, self.model.dream(end)))
