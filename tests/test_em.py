@@ -133,6 +133,19 @@ def test_monotone_on_hard_data(name, dtype):
             assert math.isfinite(climb(trainer, x, 8)), (name, covariance, latents, parameters)
 
 
+@pytest.mark.parametrize("parameters", [Point(), Distribution()])
+@pytest.mark.parametrize("covariance", ["full", "tied"])
+def test_an_outlier_beyond_all_digits_is_no_obstacle(covariance, parameters):
+    """At 1e9 the covariance of all rows is singular but for round-off; that of the clusters is not."""
+    x = torch.randn(60, 3, dtype=F64, generator=torch.Generator().manual_seed(0))
+    x = torch.cat([x[:30] - 3, x[30:] + 3, torch.full((1, 3), 1e9, dtype=F64)])
+    torch.manual_seed(0)
+    model = GaussianMixture(3, 3, covariance, reg_covar=0.1)
+    climb(EM(model, parameters=parameters), x, 8)
+    assert float(model.components.mean.max()) > 4e8  # under a prior, half-way to all rows' mean
+    assert model.log_prob(x).isfinite().all()
+
+
 def test_one_row():
     x = torch.tensor([[1.0, 2.0]], dtype=F64)
     for parameters in (Point(), Distribution()):

@@ -164,6 +164,17 @@ def test_weak_priors_are_proper_whatever_the_data(flat, value):
     torch.testing.assert_close(weak.kl(weak), torch.zeros(2, dtype=F64))
 
 
+@pytest.mark.parametrize("family", [Gaussian, DiagonalGaussian])
+def test_a_constant_column_has_no_variance(family):
+    """However a mean of 60 equal values is rounded: what is left of it would pass for a prior."""
+    x = torch.full((60, 2), 123.456, dtype=F64)
+    weight = torch.arange(60, dtype=F64)
+    for w in (None, weight):
+        weak = family.flat(2, 2).weak(x, w)
+        assert (weak.mean == 123.456).all()
+        assert not (weak.covariance if family is Gaussian else weak.variance).any()
+
+
 @each
 def test_a_fixed_prior_is_not_moved_by_data(name):
     belief, x = beliefs()[name]

@@ -187,7 +187,9 @@ def spread(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     count = share.sum(0)
     if not bool((count > 0).all()):
         raise ValueError(f"feature {int(count.argmin())} has no value in any row that counts: leave it out, or give every part a prior")
-    mean = (x.masked_fill(~seen, 0.0) * share).sum(0) / count
+    mean = torch.zeros_like(count)
+    for _ in range(2):  # the second time takes away round-off, of which a constant column would get a variance
+        mean = mean + ((x - mean).masked_fill(~seen, 0.0) * share).sum(0) / count
     return mean, ((x - mean).masked_fill(~seen, 0.0).square() * share).sum(0) / count
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
-from emgen.families.base import FAR, Family, centre_of, complete, remembered, share
+from emgen.families.base import FAR, Family, centre_of, complete, remembered, share, spread
 from emgen.families.quadratic import ACCURACY, ROWS, expand, moments, outer, packed, trace, unpacked
 
 
@@ -186,12 +186,13 @@ class Gaussian(Family):
         return bool((self.nu > 0).all()) or self.reg_covar > 0 or len(self.covariance) < len(self.mean)
 
     def weak(self, x: Tensor, weight: Tensor | None = None) -> Self:
-        """Where flat, κ = 1 at the data's mean and ν = D at their covariance."""
+        """Where flat, κ = 1 at the data's mean and ν = D at their covariance; at their variances where round-off spoils that."""
         x = complete(x, self.mean.shape[1]).to(self.mean.dtype)
-        share = x.new_full((len(x), 1), 1 / len(x)) if weight is None else (weight / weight.sum()).to(x.dtype)[:, None]
-        centred = x - (mean := (share * x).sum(0))
-        features = x.shape[1]
-        covariance = centred.mT @ (share * centred) + self.reg_covar * torch.eye(features, dtype=x.dtype, device=x.device)
+        mean, features = spread(x, weight)[0], x.shape[1]
+        covariance = (x - mean).T.cov(correction=0, aweights=None if weight is None else weight.to(x.dtype)).reshape(features, features)
+        covariance.diagonal().add_(self.reg_covar)
+        if torch.linalg.cholesky_ex(covariance).info > 0:
+            covariance = covariance.diagonal().diag()
         return self.replace(mean=torch.where(self.kappa[:, None] == 0, mean, self.mean),
                             covariance=torch.where(self.nu[:, None, None] == 0, covariance, self.covariance),
                             kappa=torch.where(self.kappa == 0, 1.0, self.kappa), nu=torch.where(self.nu == 0, features, self.nu))
