@@ -146,6 +146,19 @@ def test_an_outlier_beyond_all_digits_is_no_obstacle(covariance, parameters):
     assert model.log_prob(x).isfinite().all()
 
 
+@pytest.mark.parametrize("far", [1e5, 1e6, 1e7])
+@pytest.mark.parametrize("covariance", ["full", "tied"])
+def test_round_off_of_all_but_singular_covariances_is_no_fall(covariance, far):
+    """One cluster with an outlier has a covariance of condition far²: F is known to eps · far² and no better."""
+    x = torch.randn(60, 3, dtype=F64, generator=torch.Generator().manual_seed(0))
+    x[30:] += 4
+    x = torch.cat([x, torch.full((1, 3), far, dtype=F64)])
+    for components in (1, 2):
+        for parameters in (Point(), Distribution(), Gradient(2, 0.5)):
+            torch.manual_seed(1)
+            climb(EM(GaussianMixture(3, components, covariance, reg_covar=0.01), parameters=parameters), x, 8)
+
+
 def test_one_row():
     x = torch.tensor([[1.0, 2.0]], dtype=F64)
     for parameters in (Point(), Distribution()):

@@ -154,7 +154,8 @@ def test_zero_weight_and_no_prior_leave_a_component_where_it_was(name):
 
 
 @pytest.mark.parametrize("flat, value", [(Bernoulli.flat(2, 2), 0), (Bernoulli.flat(2, 2), 1), (Binomial.flat(2, 2, 4), 0),
-                                         (Binomial.flat(2, 2, 4), 4), (Poisson.flat(2, 2), 0), (Exponential(torch.ones(2, 2, dtype=F64), 0.0), 0)])
+                                         (Binomial.flat(2, 2, 4), 4), (Poisson.flat(2, 2), 0),
+                                         (Exponential(torch.ones(2, 2, dtype=F64), 0.0), 0)])
 def test_weak_priors_are_proper_whatever_the_data(flat, value):
     """A column that is all 0, or all of the largest value, still leaves a distribution to draw from, inside the domain."""
     x = torch.tensor([[value, value], [value, 1]], dtype=F64)

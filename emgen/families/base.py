@@ -78,6 +78,10 @@ class Family(nn.Module, ABC):
     def expected_fit(self, s: dict[str, Tensor]) -> Tensor:
         """Σ_i r_ik E_θ log p(x_i|θ_k), one value a component, linear in the statistics that this belief took."""
 
+    def doubt(self, s: dict[str, Tensor]) -> Tensor:
+        """How far round-off may move `expected_fit`, one value a component; a family whose terms cancel says so."""
+        return torch.zeros(())
+
     @abstractmethod
     def update(self, s: dict[str, Tensor], about: Any = None) -> Self:
         """The conjugate posterior of this prior, given statistics that the belief `about` took (default: this one).

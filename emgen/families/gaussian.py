@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
 from emgen.families.base import FAR, Family, centre_of, complete, remembered, share, spread
-from emgen.families.quadratic import ACCURACY, ROWS, expand, moments, outer, packed, trace, unpacked
+from emgen.families.quadratic import ACCURACY, ROWS, expand, moments, not_positive, outer, packed, trace, unpacked
 
 
 class Gaussian(Family):
@@ -104,6 +104,9 @@ class Gaussian(Family):
         fit = self.mean.shape[1] * (math.log(2 * math.pi) + 1 / self.kappa) - log_det + self.reg_covar * trace(inverse)
         return -0.5 * (s["count"] * fit + (inverse * s["scatter"]).sum((1, 2)))
 
+    def doubt(self, s: dict[str, Tensor]) -> Tensor:
+        return 64 * torch.finfo(self.mean.dtype).eps * (self._shared(self.precision()).abs() * s["scatter"].abs()).sum((1, 2))
+
     # --- the belief itself --------------------------------------------------------------------------------------------
 
     def update(self, s: dict[str, Tensor], about: "Gaussian | None" = None) -> Self:
@@ -125,7 +128,7 @@ class Gaussian(Family):
         posterior = self.replace(mean=mean, covariance=covariance, kappa=kappa, nu=nu)
         failed = torch.linalg.cholesky_ex(covariance).info > 0
         if failed.any():
-            raise _not_positive(posterior, g := int(failed.nonzero()[0]), float(held[g]))
+            raise not_positive(covariance, g := int(failed.nonzero()[0]), float(held[g]))
         return posterior
 
     def rebase(self, s: dict[str, Tensor], about: Any) -> dict[str, Tensor]:
@@ -204,7 +207,7 @@ class Gaussian(Family):
         """L with C = LLᵀ, (G, D, D)."""
         root, info = torch.linalg.cholesky_ex(self.covariance)
         if (info > 0).any():
-            raise _not_positive(self, int((info > 0).nonzero()[0]))
+            raise not_positive(self.covariance, int((info > 0).nonzero()[0]))
         return root
 
     @remembered
@@ -290,11 +293,3 @@ class Gaussian(Family):
     def _pooled(self, per_component: Tensor) -> Tensor:
         """One value a covariance, the sum over the components that share it."""
         return per_component.view(len(self.covariance), -1, *per_component.shape[1:]).sum(1)
-
-
-def _not_positive(belief: Gaussian, g: int, mass: float | None = None) -> ValueError:
-    which = "the shared covariance" if len(belief.covariance) == 1 else f"the covariance of component {g}"
-    held = "" if mass is None else f"mass {mass:.4g}, "
-    return ValueError(f"{which} is not positive definite ({held}smallest eigenvalue "
-                      f"{torch.linalg.eigvalsh(belief.covariance[g])[0]:.3g}): too few or identical rows fell to it; try "
-                      "reg_covar=1e-6 or more, fewer components, a prior, or covariance='diagonal'")
