@@ -133,7 +133,7 @@ def test_a_warm_start_takes_todays_data_and_arguments(X, covariance_type, estima
         ours.set_params(**changed).fit(X[:rows])
         theirs.set_params(**changed).fit(X[:rows])
         same(ours, theirs, ("weights_", "means_", "covariances_", "n_iter_"))
-    with pytest.raises(ValueError, match="warm_start=True goes on from .* leave n_components"):
+    with pytest.raises(ValueError, match=r"warm_start=True goes on from .* leave n_components"):
         ours.set_params(n_components=2).fit(X)
 
 
