@@ -159,6 +159,15 @@ def test_round_off_of_all_but_singular_covariances_is_no_fall(covariance, far):
             climb(EM(GaussianMixture(3, components, covariance, reg_covar=0.01), parameters=parameters), x, 8)
 
 
+@pytest.mark.parametrize("covariance", ["full", "tied", "diagonal", "spherical", "isotropic"])
+def test_squares_beyond_all_numbers_are_refused_in_one_sentence(covariance):
+    x = torch.cat([torch.randn(20, 2, dtype=F64, generator=torch.Generator().manual_seed(0)), torch.full((1, 2), 1e200, dtype=F64)])
+    for start in ("kmeans++", "random"):
+        for parameters in (Point(), Distribution()):
+            with pytest.raises(ValueError, match="a variance is not finite.*rescale the data"):
+                EM(GaussianMixture(2, 2, covariance, start=start), parameters=parameters).training_step(x, 0)
+
+
 def test_one_row():
     x = torch.tensor([[1.0, 2.0]], dtype=F64)
     for parameters in (Point(), Distribution()):

@@ -7,6 +7,7 @@ __all__ = [
     "complete",
     "masked",
     "observed",
+    "overflow",
     "part",
     "per_component",
     "prefixed",
@@ -182,6 +183,12 @@ def complete(x: Tensor, features: int) -> Tensor:
             "or 'spherical', which leave missing values out exactly"
         )
     return x if x.is_floating_point() else x.double()
+
+
+def overflow() -> ValueError:
+    """The refusal of numbers whose squares are none."""
+    return ValueError("a variance is not finite: the squares of the largest values, or of distances between rows, exceed the range of numbers; "
+                      "rescale the data, or leave the outliers out")
 
 
 def spread(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:

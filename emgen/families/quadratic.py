@@ -5,6 +5,8 @@ __all__ = ["ACCURACY", "ROWS", "expand", "moments", "not_positive", "outer", "pa
 import torch
 from torch import Tensor
 
+from emgen.families.base import overflow
+
 ACCURACY = {torch.float64: 1e-10, torch.float32: 1e-3}  # nats that expanding a quadratic form may cost
 ROWS = 2048  # rows a block, so that what is computed from a block stays in cache
 
@@ -60,6 +62,8 @@ def trace(matrices: Tensor) -> Tensor:
 
 def not_positive(covariance: Tensor, g: int, mass: float | None = None) -> ValueError:
     """The refusal of one of the covariances (G, D, D), with the mass of rows that it was to be of."""
+    if not bool(covariance.isfinite().all()):
+        return overflow()
     which = "the shared covariance" if len(covariance) == 1 else f"the covariance of component {g}"
     held = "" if mass is None else f"mass {mass:.4g}, "
     return ValueError(f"{which} is not positive definite ({held}smallest eigenvalue "
