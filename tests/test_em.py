@@ -164,7 +164,7 @@ def test_squares_beyond_all_numbers_are_refused_in_one_sentence(covariance):
     x = torch.cat([torch.randn(20, 2, dtype=F64, generator=torch.Generator().manual_seed(0)), torch.full((1, 2), 1e200, dtype=F64)])
     for start in ("kmeans++", "random"):
         for parameters in (Point(), Distribution()):
-            with pytest.raises(ValueError, match="a variance is not finite.*rescale the data"):
+            with pytest.raises(ValueError, match=r"a variance is not finite.*rescale the data"):
                 EM(GaussianMixture(2, 2, covariance, start=start), parameters=parameters).training_step(x, 0)
 
 

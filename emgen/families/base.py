@@ -187,7 +187,7 @@ def complete(x: Tensor, features: int) -> Tensor:
 
 def overflow() -> ValueError:
     """The refusal of numbers whose squares are none."""
-    return ValueError("a variance is not finite: the squares of the largest values, or of distances between rows, exceed the range of numbers; "
+    return ValueError("a variance is not finite: squares of the largest values, or of distances of rows, exceed the range of numbers; "
                       "rescale the data, or leave the outliers out")
 
 
