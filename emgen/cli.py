@@ -86,6 +86,9 @@ def build(cfg: DictConfig) -> tuple[Any, Any]:
     trainer.seed = cfg.seed
     with checking.naming("trainer"):
         trainer.configure_optimizers()  # so that a bad rate is refused before anything starts
+        if getattr(trainer, "every", None) == "memo" and data.shuffle:  # as the trainer itself would, once the run is under way
+            raise ValueError("every=memo remembers batches, which must stay the same: set data.shuffle=false, or, where "
+                             "the data have no such option, data.batch_size=null")
     return data, trainer
 
 

@@ -526,6 +526,14 @@ def test_a_configuration_that_is_read_back_builds_nothing_but_models_and_data(pl
     assert not (place / "poisoned").exists()
 
 
+def test_remembered_batches_that_would_be_shuffled_are_refused_without_a_trace(place, capsys):
+    arguments = ["trainer=incremental_em", *POINTS, "lightning.max_epochs=2", f"paths.run_dir={place / 'run'}"]
+    assert emgen(*arguments) == 2
+    assert "trainer: every=memo remembers batches" in one_sentence(capsys.readouterr().err)
+    assert not (place / "run").exists()
+    assert emgen(*arguments, "data.shuffle=false") == 0
+
+
 def test_other_networks_and_fewer_epochs_are_refused_before_the_run_is_touched(place, capsys):
     assert train("vae", "run", "lightning.max_epochs=2") == 0
     before = {p: p.read_bytes() for p in (place / "run").rglob("*") if p.is_file()}

@@ -133,6 +133,41 @@ def test_monotone_on_hard_data(name, dtype):
             assert math.isfinite(climb(trainer, x, 8)), (name, covariance, latents, parameters)
 
 
+@pytest.mark.parametrize("parameters", [Point(), Distribution()])
+@pytest.mark.parametrize("covariance", ["full", "tied"])
+def test_an_outlier_beyond_all_digits_is_no_obstacle(covariance, parameters):
+    """At 1e9 the covariance of all rows is singular but for round-off; that of the clusters is not."""
+    x = torch.randn(60, 3, dtype=F64, generator=torch.Generator().manual_seed(0))
+    x = torch.cat([x[:30] - 3, x[30:] + 3, torch.full((1, 3), 1e9, dtype=F64)])
+    torch.manual_seed(0)
+    model = GaussianMixture(3, 3, covariance, reg_covar=0.1)
+    climb(EM(model, parameters=parameters), x, 8)
+    assert float(model.components.mean.max()) > 4e8  # under a prior, half-way to all rows' mean
+    assert model.log_prob(x).isfinite().all()
+
+
+@pytest.mark.parametrize("far", [1e5, 1e6, 1e7])
+@pytest.mark.parametrize("covariance", ["full", "tied"])
+def test_round_off_of_all_but_singular_covariances_is_no_fall(covariance, far):
+    """One cluster with an outlier has a covariance of condition far²: F is known to eps · far² and no better."""
+    x = torch.randn(60, 3, dtype=F64, generator=torch.Generator().manual_seed(0))
+    x[30:] += 4
+    x = torch.cat([x, torch.full((1, 3), far, dtype=F64)])
+    for components in (1, 2):
+        for parameters in (Point(), Distribution(), Gradient(2, 0.5)):
+            torch.manual_seed(1)
+            climb(EM(GaussianMixture(3, components, covariance, reg_covar=0.01), parameters=parameters), x, 8)
+
+
+@pytest.mark.parametrize("covariance", ["full", "tied", "diagonal", "spherical", "isotropic"])
+def test_squares_beyond_all_numbers_are_refused_in_one_sentence(covariance):
+    x = torch.cat([torch.randn(20, 2, dtype=F64, generator=torch.Generator().manual_seed(0)), torch.full((1, 2), 1e200, dtype=F64)])
+    for start in ("kmeans++", "random"):
+        for parameters in (Point(), Distribution()):
+            with pytest.raises(ValueError, match=r"a variance is not finite.*rescale the data"):
+                EM(GaussianMixture(2, 2, covariance, start=start), parameters=parameters).training_step(x, 0)
+
+
 def test_one_row():
     x = torch.tensor([[1.0, 2.0]], dtype=F64)
     for parameters in (Point(), Distribution()):

@@ -7,10 +7,11 @@ import torch
 from torch.distributions import MultivariateNormal
 
 import emgen
-from emgen.estimators.beliefs import Distribution, Draw, MeanField, Point
+from emgen.estimators.beliefs import Distribution, Draw, Gradient, MeanField, Point
 from emgen.families import LinearGaussian
 from emgen.models import FactorAnalysis, factor_analysis
 from emgen.testing import check_model
+from emgen.trainers import EM
 
 F64 = torch.float64
 
@@ -123,6 +124,20 @@ def test_the_bound_rises_far_from_the_origin_and_in_float32():
     x = rows(offset=1e6)
     assert_monotone(iterate(factor_analysis(5, 2), x, sweeps=30))
     assert_monotone(iterate(factor_analysis(5, 2), x.float(), sweeps=10), 1e-5)
+
+
+@pytest.mark.parametrize("far", [1e4, 1e5, 1e6])
+@pytest.mark.parametrize("noise", ["diagonal", "spherical"])
+def test_the_bound_rises_beside_a_far_outlier(noise, far):
+    """A factor for the outlier alone is far²/ψ strong: what the inverse of its precision lost showed as falls of 0.1 nats."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(50, 2, dtype=F64, generator=rng) @ torch.randn(2, 4, dtype=F64, generator=rng)
+    x = torch.cat([x + 0.3 * torch.randn(50, 4, dtype=F64, generator=rng), torch.full((1, 4), far, dtype=F64)])
+    for parameters in (Point(), Distribution(), Gradient(2, 0.5)):
+        torch.manual_seed(0)
+        trainer = EM(factor_analysis(4, 2, noise), parameters=parameters)
+        for _ in range(40):
+            trainer.training_step(x, 0)
 
 
 def test_a_vanishing_noise_is_refused_by_name():

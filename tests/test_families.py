@@ -153,6 +153,29 @@ def test_zero_weight_and_no_prior_leave_a_component_where_it_was(name):
         belief.sample()
 
 
+@pytest.mark.parametrize("flat, value", [(Bernoulli.flat(2, 2), 0), (Bernoulli.flat(2, 2), 1), (Binomial.flat(2, 2, 4), 0),
+                                         (Binomial.flat(2, 2, 4), 4), (Poisson.flat(2, 2), 0),
+                                         (Exponential(torch.ones(2, 2, dtype=F64), 0.0), 0)])
+def test_weak_priors_are_proper_whatever_the_data(flat, value):
+    """A column that is all 0, or all of the largest value, still leaves a distribution to draw from, inside the domain."""
+    x = torch.tensor([[value, value], [value, 1]], dtype=F64)
+    weak = flat.weak(x, torch.tensor([3.0, 1.0], dtype=F64))
+    assert torch.isfinite(weak.kl(flat)).all() and torch.isfinite(weak.sample().mean).all()
+    torch.testing.assert_close(weak.mean[:, 0], (4 * value + flat.mean[:, 0]) / 5)  # four data, and one of the prior
+    torch.testing.assert_close(weak.kl(weak), torch.zeros(2, dtype=F64))
+
+
+@pytest.mark.parametrize("family", [Gaussian, DiagonalGaussian])
+def test_a_constant_column_has_no_variance(family):
+    """However a mean of 60 equal values is rounded: what is left of it would pass for a prior."""
+    x = torch.full((60, 2), 123.456, dtype=F64)
+    weight = torch.arange(60, dtype=F64)
+    for w in (None, weight):
+        weak = family.flat(2, 2).weak(x, w)
+        assert (weak.mean == 123.456).all()
+        assert not (weak.covariance if family is Gaussian else weak.variance).any()
+
+
 @each
 def test_a_fixed_prior_is_not_moved_by_data(name):
     belief, x = beliefs()[name]

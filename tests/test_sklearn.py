@@ -123,6 +123,20 @@ def test_single_precision_and_warm_starts(X, estimator):
     same(ours, theirs, ("means_", "covariances_", "n_iter_", "converged_"))
 
 
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("estimator", [GaussianMixture, BayesianGaussianMixture])
+def test_a_warm_start_takes_todays_data_and_arguments(X, covariance_type, estimator):
+    """Only parameters go on: priors are those of the rows of this fit, and its arguments count."""
+    peer, how = getattr(mixture, estimator.__name__), {"covariance_type": covariance_type, "random_state": 0}
+    ours, theirs = (e(n_components=3, max_iter=2, tol=0, warm_start=True, **how).fit(X[:120]) for e in (estimator, peer))
+    for rows, changed in ((160, {}), (200, {"reg_covar": 0.5}), (150, {"max_iter": 5})):
+        ours.set_params(**changed).fit(X[:rows])
+        theirs.set_params(**changed).fit(X[:rows])
+        same(ours, theirs, ("weights_", "means_", "covariances_", "n_iter_"))
+    with pytest.raises(ValueError, match=r"warm_start=True goes on from .* leave n_components"):
+        ours.set_params(n_components=2).fit(X)
+
+
 def test_samples_and_errors(X):
     model = GaussianMixture(3, random_state=0).fit(X)
     rows, labels = model.sample(4000)

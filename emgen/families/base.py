@@ -7,6 +7,7 @@ __all__ = [
     "complete",
     "masked",
     "observed",
+    "overflow",
     "part",
     "per_component",
     "prefixed",
@@ -77,6 +78,10 @@ class Family(nn.Module, ABC):
     @abstractmethod
     def expected_fit(self, s: dict[str, Tensor]) -> Tensor:
         """Σ_i r_ik E_θ log p(x_i|θ_k), one value a component, linear in the statistics that this belief took."""
+
+    def doubt(self, s: dict[str, Tensor]) -> Tensor:
+        """How far round-off may move `expected_fit`, one value a component; a family whose terms cancel says so."""
+        return torch.zeros(())
 
     @abstractmethod
     def update(self, s: dict[str, Tensor], about: Any = None) -> Self:
@@ -180,6 +185,12 @@ def complete(x: Tensor, features: int) -> Tensor:
     return x if x.is_floating_point() else x.double()
 
 
+def overflow() -> ValueError:
+    """The refusal of numbers whose squares are none."""
+    return ValueError("a variance is not finite: squares of the largest values, or of distances of rows, exceed the range of numbers; "
+                      "rescale the data, or leave the outliers out")
+
+
 def spread(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     """Means and variances (D,) of the features of weighted rows, over what was seen."""
     seen = ~x.isnan()
@@ -187,7 +198,9 @@ def spread(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     count = share.sum(0)
     if not bool((count > 0).all()):
         raise ValueError(f"feature {int(count.argmin())} has no value in any row that counts: leave it out, or give every part a prior")
-    mean = (x.masked_fill(~seen, 0.0) * share).sum(0) / count
+    mean = torch.zeros_like(count)
+    for _ in range(2):  # the second time takes away round-off, of which a constant column would get a variance
+        mean = mean + ((x - mean).masked_fill(~seen, 0.0) * share).sum(0) / count
     return mean, ((x - mean).masked_fill(~seen, 0.0).square() * share).sum(0) / count
 
 

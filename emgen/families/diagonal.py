@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Gamma, Independent, Normal
 
-from emgen.families.base import FAR, Family, centre_of, masked, observed, per_component, remembered, share, spread
+from emgen.families.base import FAR, Family, centre_of, masked, observed, overflow, per_component, remembered, share, spread
 from emgen.families.choice import Choice
 
 ROWS = 512  # rows a block where differences are taken explicitly
@@ -274,6 +274,8 @@ class DiagonalGaussian(Family):
 
 
 def _collapsed(variance: Tensor, held: Tensor) -> ValueError:
+    if not bool(variance.isfinite().all()):
+        return overflow()
     g, f = (variance <= 0).nonzero()[0].tolist()
     which = "the shared variance" if len(variance) == 1 else f"component {g}"
     return ValueError(f"{which} has variance {variance[g, f]:.3g} in feature {f} over a mass of {held[g, f]:.3g}: its rows are "

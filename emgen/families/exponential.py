@@ -175,12 +175,20 @@ class ExponentialFamily(Family):
         return bool((self.concentration == 0).any())
 
     def weak(self, x: Tensor, weight: Tensor | None = None) -> Self:
-        """Where flat, a proper prior worth one datum, at the mean of the data."""
+        """Where flat, a proper prior worth one datum, at the mean of the data.
+
+        Where that is no prior, as the data are all 0 or all of the largest value, it is the mean of the data and of one datum
+        at the flat prior's own mean.
+        """
         ones = torch.ones(len(x), len(self.mean), dtype=self.mean.dtype, device=x.device)
         ones = ones if weight is None else ones * weight[:, None]
         flat = self.concentration == 0
-        own = self.update(self.statistics(x, ones), self)
-        return self.replace(mean=torch.where(self._wide(flat), own.mean, self.mean),
+        own = self.update(s := self.statistics(x, ones), self)
+        one = torch.ones_like(self.concentration)
+        proper = self.log_normaliser(own.mean, one).isfinite()
+        inside = torch.lerp(own.mean, self.mean, self._wide(1 / (1 + s["count"])).expand_as(self.mean))
+        mean = torch.where(self._wide(proper), own.mean, inside)
+        return self.replace(mean=torch.where(self._wide(flat), mean, self.mean),
                             concentration=torch.where(flat, 1.0, self.concentration))
 
     @property

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
-from emgen.families.base import FAR, Family, centre_of, complete, remembered, share
-from emgen.families.quadratic import ACCURACY, ROWS, expand, moments, outer, packed, trace, unpacked
+from emgen.families.base import FAR, Family, centre_of, complete, remembered, share, spread
+from emgen.families.quadratic import ACCURACY, ROWS, expand, moments, not_positive, outer, packed, trace, unpacked
 
 
 class Gaussian(Family):
@@ -104,6 +104,9 @@ class Gaussian(Family):
         fit = self.mean.shape[1] * (math.log(2 * math.pi) + 1 / self.kappa) - log_det + self.reg_covar * trace(inverse)
         return -0.5 * (s["count"] * fit + (inverse * s["scatter"]).sum((1, 2)))
 
+    def doubt(self, s: dict[str, Tensor]) -> Tensor:
+        return 64 * torch.finfo(self.mean.dtype).eps * (self._shared(self.precision()).abs() * s["scatter"].abs()).sum((1, 2))
+
     # --- the belief itself --------------------------------------------------------------------------------------------
 
     def update(self, s: dict[str, Tensor], about: "Gaussian | None" = None) -> Self:
@@ -125,7 +128,7 @@ class Gaussian(Family):
         posterior = self.replace(mean=mean, covariance=covariance, kappa=kappa, nu=nu)
         failed = torch.linalg.cholesky_ex(covariance).info > 0
         if failed.any():
-            raise _not_positive(posterior, g := int(failed.nonzero()[0]), float(held[g]))
+            raise not_positive(covariance, g := int(failed.nonzero()[0]), float(held[g]))
         return posterior
 
     def rebase(self, s: dict[str, Tensor], about: Any) -> dict[str, Tensor]:
@@ -186,12 +189,13 @@ class Gaussian(Family):
         return bool((self.nu > 0).all()) or self.reg_covar > 0 or len(self.covariance) < len(self.mean)
 
     def weak(self, x: Tensor, weight: Tensor | None = None) -> Self:
-        """Where flat, κ = 1 at the data's mean and ν = D at their covariance."""
+        """Where flat, κ = 1 at the data's mean and ν = D at their covariance; at their variances where round-off spoils that."""
         x = complete(x, self.mean.shape[1]).to(self.mean.dtype)
-        share = x.new_full((len(x), 1), 1 / len(x)) if weight is None else (weight / weight.sum()).to(x.dtype)[:, None]
-        centred = x - (mean := (share * x).sum(0))
-        features = x.shape[1]
-        covariance = centred.mT @ (share * centred) + self.reg_covar * torch.eye(features, dtype=x.dtype, device=x.device)
+        mean, features = spread(x, weight)[0], x.shape[1]
+        covariance = (x - mean).T.cov(correction=0, aweights=None if weight is None else weight.to(x.dtype)).reshape(features, features)
+        covariance.diagonal().add_(self.reg_covar)
+        if torch.linalg.cholesky_ex(covariance).info > 0:
+            covariance = covariance.diagonal().diag()
         return self.replace(mean=torch.where(self.kappa[:, None] == 0, mean, self.mean),
                             covariance=torch.where(self.nu[:, None, None] == 0, covariance, self.covariance),
                             kappa=torch.where(self.kappa == 0, 1.0, self.kappa), nu=torch.where(self.nu == 0, features, self.nu))
@@ -203,7 +207,7 @@ class Gaussian(Family):
         """L with C = LLᵀ, (G, D, D)."""
         root, info = torch.linalg.cholesky_ex(self.covariance)
         if (info > 0).any():
-            raise _not_positive(self, int((info > 0).nonzero()[0]))
+            raise not_positive(self.covariance, int((info > 0).nonzero()[0]))
         return root
 
     @remembered
@@ -289,11 +293,3 @@ class Gaussian(Family):
     def _pooled(self, per_component: Tensor) -> Tensor:
         """One value a covariance, the sum over the components that share it."""
         return per_component.view(len(self.covariance), -1, *per_component.shape[1:]).sum(1)
-
-
-def _not_positive(belief: Gaussian, g: int, mass: float | None = None) -> ValueError:
-    which = "the shared covariance" if len(belief.covariance) == 1 else f"the covariance of component {g}"
-    held = "" if mass is None else f"mass {mass:.4g}, "
-    return ValueError(f"{which} is not positive definite ({held}smallest eigenvalue "
-                      f"{torch.linalg.eigvalsh(belief.covariance[g])[0]:.3g}): too few or identical rows fell to it; try "
-                      "reg_covar=1e-6 or more, fewer components, a prior, or covariance='diagonal'")

@@ -1,9 +1,11 @@
 """Quadratic forms over rows, two ways: expanded products (fast) and explicit differences (safe)."""
 
-__all__ = ["ACCURACY", "ROWS", "expand", "moments", "outer", "packed", "trace", "unpacked"]
+__all__ = ["ACCURACY", "ROWS", "expand", "moments", "not_positive", "outer", "packed", "trace", "unpacked"]
 
 import torch
 from torch import Tensor
+
+from emgen.families.base import overflow
 
 ACCURACY = {torch.float64: 1e-10, torch.float32: 1e-3}  # nats that expanding a quadratic form may cost
 ROWS = 2048  # rows a block, so that what is computed from a block stays in cache
@@ -56,3 +58,14 @@ def outer(a: Tensor, b: Tensor) -> Tensor:
 def trace(matrices: Tensor) -> Tensor:
     """The trace of each of (K, D, D)."""
     return matrices.diagonal(dim1=1, dim2=2).sum(1)
+
+
+def not_positive(covariance: Tensor, g: int, mass: float | None = None) -> ValueError:
+    """The refusal of one of the covariances (G, D, D), with the mass of rows that it was to be of."""
+    if not bool(covariance.isfinite().all()):
+        return overflow()
+    which = "the shared covariance" if len(covariance) == 1 else f"the covariance of component {g}"
+    held = "" if mass is None else f"mass {mass:.4g}, "
+    return ValueError(f"{which} is not positive definite ({held}smallest eigenvalue "
+                      f"{torch.linalg.eigvalsh(covariance[g])[0]:.3g}): too few or identical rows fell to it; try "
+                      "reg_covar=1e-6 or more, fewer components, a prior, or covariance='diagonal'")

@@ -94,6 +94,10 @@ class ConjugateModel(nn.Module, ABC):
         return {"bound": (fit + temperature * s["entropy"] - kl) / n, "elbo": (fit + s["entropy"] - kl) / n, "kl_parameters": kl / n,
                 "entropy": s["entropy"] / n, "gap": (s["evidence"] - fit - s["entropy"]) / n}
 
+    def doubt(self, s: dict[str, Tensor]) -> float:
+        """How far round-off may move F, in nats per datum: nothing to speak of but where covariances are all but singular."""
+        return float(sum(belief.doubt(part(s, name)).sum() for name, belief in self.theta().items()) / s["n"])
+
     def make_proper(self, x: Any, weight: Tensor | None = None) -> None:
         """Give every flat prior a weak proper one, centred on the data: a distribution or a draw of θ needs it."""
         for name, prior in self.priors.items():

@@ -77,6 +77,12 @@ class FactorAnalysis(ConjugateModel):
         parts, prior = super().free_energy(s, temperature), s["prior"] / s["n"]  # E_q log N(z | 0, I) has no parameter
         return parts | {"bound": parts["bound"] + prior, "elbo": parts["elbo"] + prior, "gap": parts["gap"] - prior}
 
+    def doubt(self, s: dict[str, Tensor]) -> float:
+        """Round-off of Σ wᵀCov(z)w/ψ, whose terms cancel where factors are much stronger than the noise."""
+        w, second = self.loadings.mean[:, :-1].abs(), s["loadings.uu"][:, :-1, :-1].abs()
+        signal = torch.einsum("dp,dpq,dq->d", w, second, w) / self.loadings.variance
+        return 64 * torch.finfo(w.dtype).eps * float(signal.sum() / s["n"])
+
     def start(self, x: Float[Tensor, "rows features"], parameters: Callable[..., Family], weight: Tensor | None = None) -> None:
         """Random loadings at the scale of the data, then one half-step into the belief."""
         observed(x, len(self.loadings.mean))  # refuses rows of another length
@@ -164,6 +170,7 @@ def _posterior(loadings: LinearGaussian, x: Tensor) -> GaussianBelief:
     h, j = h[:, :-1], j[..., :-1, :-1]
     root = torch.linalg.cholesky(j + torch.eye(h.shape[1], dtype=h.dtype, device=h.device))
     covariance = torch.cholesky_inverse(root)
-    mean = h @ covariance if j.ndim == 2 else (covariance @ h[..., None]).squeeze(-1)
+    # solved, not multiplied by the inverse, of which strong factors leave few digits
+    mean = torch.cholesky_solve(h.T, root).T if j.ndim == 2 else torch.cholesky_solve(h[..., None], root).squeeze(-1)
     log_det = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return GaussianBelief(mean, covariance, c + 0.5 * ((h * mean).sum(-1) - log_det))

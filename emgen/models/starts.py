@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from emgen.families.base import overflow
+
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 START_NAMES = ("kmeans++", "rows", "random")
@@ -29,7 +31,7 @@ def partition(x: Tensor, components: int, restarts: int = 1, how: str = "kmeans+
         weight: how often each row counts, (N,); a row that does not is no seed.
 
     Raises:
-        ValueError: fewer rows than components, or infinite values.
+        ValueError: fewer rows than components, or values that are infinite or whose squares are.
 
     References:
         Arthur and Vassilvitskii (2007), k-means++: the advantages of careful seeding.
@@ -65,6 +67,8 @@ def _kmeans_plus_plus(x: Tensor, components: int, restarts: int, distance: Dista
     for _ in range(components - 1):
         odds = nearest if weight is None else nearest * weight[:, None]
         odds = torch.where(odds.sum(0) > 0, odds, 1.0 if weight is None else weight[:, None]).T
+        if not bool(odds.isfinite().all()):
+            raise overflow()
         candidates = torch.multinomial(odds, tries, replacement=True)  # (R, tries)
         distances = distance(x, x[candidates.flatten()]).view(n, restarts, tries)
         closer = torch.minimum(distances, nearest[..., None])

@@ -50,7 +50,7 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
         going_on = self.warm_start and hasattr(self, "model_")
         runs = []
         for _ in range(1 if going_on else self.n_init):
-            model = self.model_ if going_on else self._started(x, X, rng)
+            model = self._continued(x) if going_on else self._started(x, X, rng)
             runs.append((model, *self._climb(model, x, self.lower_bound_ if going_on else -math.inf)))
         self.model_, self.lower_bounds_, self.converged_ = max(runs, key=lambda run: run[1][-1] if run[1] else -math.inf)
         self.n_iter_ = len(self.lower_bounds_)
@@ -115,6 +115,17 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
             rest, nu = x.double()[~torch.as_tensor(r).any(1)], model.components.nu
             mass = torch.where(nu.isinf(), r.sum(), nu)[:, None, None]
             model.components = model.components.replace(covariance=model.components.covariance + rest.T @ rest / mass)
+        return model
+
+    def _continued(self, x: Tensor) -> Mixture:
+        """The last fit's parameters under the priors of today's data and arguments."""
+        model, last = self._model(x.double()), self.model_
+        shapes = [{name: tuple(v.shape) for name, v in m.components.state_dict().items()} for m in (model, last)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"warm_start=True goes on from components of shape {shapes[1]}, which are not {shapes[0]} as asked for "
+                             "now: leave n_components, covariance_type and the features as they were, or set warm_start=False")
+        model.weights, model.components = last.weights, last.components
+        model.started.fill_(True)
         return model
 
     def _climb(self, model: Mixture, x: Tensor, before: float) -> tuple[list[float], bool]:
