@@ -103,6 +103,18 @@ def test_mixtures_in_the_family_are_found_again():
         MixtureFamily(0)
 
 
+def test_targets_that_have_no_projection_are_refused():
+    for target in (torch.distributions.Gamma(3.0, 1.0), torch.distributions.Poisson(3.0)):
+        with pytest.raises(ValueError, match="infinite for every Gaussian"):
+            i_projection(target, GaussianFamily())
+    with pytest.raises(ValueError, match=r"batch of shape \(3,\)"):
+        m_projection(Normal(torch.zeros(3), 1.0), GaussianFamily())
+    with pytest.raises(TypeError, match=r"GaussianFamily\(\)"):
+        m_projection(CORRELATED, GaussianFamily)
+    heavy = torch.distributions.StudentT(*torch.tensor([5.0, 1.0, 2.0], dtype=torch.float64))
+    assert abs(float(i_projection(heavy, GaussianFamily()).mean) - 1) < 1e-5
+
+
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 
