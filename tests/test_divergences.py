@@ -152,6 +152,24 @@ def test_a_law_that_fails_is_named():
         check_divergence(Concave())
 
 
+def test_laws_name_what_is_wrong_with_a_conjugate_and_with_a_sharp_bend():
+    class Unclipped(Pearson):
+        def conjugate(self, t):
+            return t.square() / 4 + t  # the parabola goes up again below f′(0) = −2
+
+    with pytest.raises(AssertionError, match=r"f\*\(t\) = -f\(0\) for t below"):
+        check_divergence(Unclipped())
+
+    class Sharp(FDivergence):
+        def generator(self, u):
+            return (u - 1).abs() ** 1.5
+
+    t = torch.tensor([-1.6, -1.5, -1.2, -0.5, -1e-3, 0.0, 1e-9, 0.3, 3.0, 30.0], dtype=torch.float64)
+    torch.testing.assert_close(Sharp().conjugate(t), torch.where(t < -1.5, -1.0, t + 4 / 27 * t.abs() ** 3))
+    with pytest.raises(AssertionError, match="f'' is finite at 1"):
+        check_divergence(Sharp())
+
+
 def test_conjugates_of_the_paper():
     t = torch.linspace(-1.5, -0.1, 30, dtype=torch.float64)
     torch.testing.assert_close(KL().conjugate(t), (t - 1).exp())
