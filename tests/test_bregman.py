@@ -122,12 +122,58 @@ def test_named_duals_of_families():
     assert batch.shape == (4, 3, 2)
 
 
+def test_outside_their_domain_they_are_infinite():
+    x, y = torch.tensor([[0.0, 1.0], [1.0, 1.0], [-1.0, 1.0]]).double(), torch.tensor([[0.0, 1.0], [2.0, 1.0], [1.0, -1.0]]).double()
+    inf, log2 = torch.inf, 0.6931471805599453
+    wanted = {GeneralisedKL(): [[0, 2, inf], [inf, 1 - log2, inf], [inf] * 3],
+              ItakuraSaito(): [[inf] * 3, [inf, log2 - 0.5, inf], [inf] * 3]}  # fmt: skip
+    for divergence, table in wanted.items():
+        expected = torch.tensor(table, dtype=torch.float64)
+        for found in (divergence(x[:, None], y), divergence.of(x=x[:, None], y=y), divergence.pairwise(x, y)):
+            torch.testing.assert_close(found, expected)
+    edge = torch.tensor([0.0, 1.0], dtype=torch.float64, requires_grad=True)  # boundary points have finite slopes in y
+    (slope,) = torch.autograd.grad(GeneralisedKL()(edge.detach(), edge + 1).sum(), edge)
+    torch.testing.assert_close(slope, torch.tensor([1.0, 0.5], dtype=torch.float64))
+
+
+def test_duals_of_ones_own_potential_are_differentiable_in_any_precision():
+    class Softplus(Bregman):
+        def potential(self, x):
+            return torch.nn.functional.softplus(x).sum(-1)
+
+    for dtype, digits in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+        x = torch.linspace(-2, 2, 6, dtype=dtype).reshape(2, 3)
+        torch.testing.assert_close(Softplus().inverse_link(Softplus().link(x)), x, rtol=digits, atol=digits)
+    theta, other = (points(4, seed)[:, :2] / 1.2 for seed in (8, 9))
+    theta.requires_grad_()
+    entropy = lambda t: (torch.xlogy(t, t) + torch.xlogy(1 - t, 1 - t)).sum(-1)
+    divergence = entropy(other) - entropy(theta) - (theta.logit() * (other - theta)).sum(-1)  # of the conjugate
+    dual = BregmanDual(Softplus()).of(x=other, y=theta)
+    torch.testing.assert_close(dual, divergence)
+    slopes = [torch.autograd.grad(value.sum(), theta)[0] for value in (dual, divergence)]
+    torch.testing.assert_close(*slopes)
+
+
 def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match="symmetric and positive definite"):
         Mahalanobis(torch.tensor([[1.0, 2.0], [2.0, 1.0]]))
     with pytest.raises(TypeError, match="exponential family known to torch"):
         LogPartition(torch.distributions.StudentT)
+    with pytest.raises(ValueError, match="symmetric and positive definite"):
+        Mahalanobis(torch.ones(2, 3))
+    for family in (Normal(0.0, 1.0), torch.distributions.Wishart, torch.distributions.ContinuousBernoulli):
+        with pytest.raises(TypeError, match="exponential family known to torch"):
+            LogPartition(family)
+    with pytest.raises(TypeError, match="is no Normal"):
+        LogPartition(Normal).natural(Poisson(2.0))
     with pytest.raises(NotImplementedError, match="must define potential"):
         Bregman().potential(torch.ones(2))
     with pytest.raises(ValueError, match="range of the link"):
         Generic(ItakuraSaito()).inverse_link(torch.tensor([[1.0, -1.0, -1.0]], dtype=torch.float64))
+
+    class Cubic(Bregman):
+        def potential(self, x):
+            return x.abs().pow(3).sum(-1)
+
+    with pytest.raises(ValueError, match="at which φ is curved"):  # from 0 it cannot start
+        Cubic().inverse_link(torch.ones(1, 2, dtype=torch.float64))

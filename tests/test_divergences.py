@@ -152,6 +152,24 @@ def test_a_law_that_fails_is_named():
         check_divergence(Concave())
 
 
+def test_laws_name_what_is_wrong_with_a_conjugate_and_with_a_sharp_bend():
+    class Unclipped(Pearson):
+        def conjugate(self, t):
+            return t.square() / 4 + t  # the parabola goes up again below f′(0) = −2
+
+    with pytest.raises(AssertionError, match=r"f\*\(t\) = -f\(0\) for t below"):
+        check_divergence(Unclipped())
+
+    class Sharp(FDivergence):
+        def generator(self, u):
+            return (u - 1).abs() ** 1.5
+
+    t = torch.tensor([-1.6, -1.5, -1.2, -0.5, -1e-3, 0.0, 1e-9, 0.3, 3.0, 30.0], dtype=torch.float64)
+    torch.testing.assert_close(Sharp().conjugate(t), torch.where(t < -1.5, -1.0, t + 4 / 27 * t.abs() ** 3))
+    with pytest.raises(AssertionError, match="f'' is finite at 1"):
+        check_divergence(Sharp())
+
+
 def test_conjugates_of_the_paper():
     t = torch.linspace(-1.5, -0.1, 30, dtype=torch.float64)
     torch.testing.assert_close(KL().conjugate(t), (t - 1).exp())
@@ -610,8 +628,37 @@ def test_every_symmetric_divergence_has_a_family_of_losses():
     torch.testing.assert_close(logistic.loss(m), torch.nn.functional.softplus(-m) , rtol=1e-7, atol=1e-9)
     hinge = LossOfDivergence(TotalVariation(), lambda x: x / 2)
     torch.testing.assert_close(hinge.loss(m), (1 - m).relu() / 2)
-    with pytest.raises(ValueError, match="not symmetric"):
-        LossOfDivergence(KL())
+    tilted = LossOfDivergence(GAN())  # f(u) = u f(1/u) up to a multiple of u − 1, which no divergence sees
+    torch.testing.assert_close(tilted.generator(u), JensenShannon().generator(u), rtol=1e-8, atol=1e-10)
+    t = torch.linspace(-3, 0.6, 13, dtype=torch.float64)
+    torch.testing.assert_close(tilted.conjugate(t), JensenShannon().conjugate(t))
+
+
+@pytest.mark.parametrize(
+    ("divergence", "link", "match"),
+    [(KL(), torch.clone, "not symmetric"), (Jeffreys(), torch.clone, "infinity"), (SquaredHellinger(), torch.exp, "0 at 0"),
+     (SquaredHellinger(), torch.neg, "0 at 0"), (SquaredHellinger(), "exp", "function|Callable"),
+     ("kl", torch.clone, "f-divergence|FDivergence")],
+)  # fmt: skip
+def test_a_family_of_losses_refuses_what_has_none(divergence, link, match):
+    with pytest.raises(Exception, match=match):  # ours, or the type checker's that tests run under
+        LossOfDivergence(divergence, link)
+
+
+def test_a_loss_with_a_slow_tail_has_margins_without_bound():
+    class Slow(MarginLoss):
+        """√(1+m²) − m ↔ the squared Hellinger distance: its best margin is sinh of half the log density ratio."""
+
+        def loss(self, margin):
+            root = (1 + margin.square()).sqrt()
+            return torch.where(margin > 0, 1 / (root + margin.clamp_min(0)), root - margin.clamp_max(0))
+
+    v = torch.linspace(-60, 60, 13, dtype=torch.float64)
+    torch.testing.assert_close(Slow().generator(v.exp()), SquaredHellinger().generator(v.exp()), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(Slow().derivative(v.exp()), SquaredHellinger().derivative(v.exp()), rtol=1e-9, atol=1e-12)
+    (p, q) = double([0.0, 0.2, 0.5, 0.3], [0.1, 0.9, 1e-80, 0.0])
+    value = Slow().perspective(p.log().clamp_min(-1e300), q.log().clamp_min(-1e300)).sum()
+    torch.testing.assert_close(value, (p.sqrt() - q.sqrt()).square().sum(), rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("divergence", [JensenShannon(), KL(), Jeffreys(), TotalVariation(), LeCam()], ids=repr)

@@ -118,6 +118,12 @@ def test_gradient_penalty_is_the_mean_squared_slope_and_teaches_the_critic(where
         GradientPenalty(weight=-1.0)
 
 
+@pytest.mark.parametrize("wrong", [{"divergence": "kl"}, {"divergence": KL}, {"surrogate": object()}], ids=lambda w: next(iter(w)))
+def test_what_is_no_divergence_teaches_no_critic(wrong):
+    with pytest.raises(TypeError, match="is no f-divergence"):
+        Adversarial(**wrong)
+
+
 @pytest.mark.parametrize("trainer", ["gan", "fgan"])
 def test_the_annealing_follows_the_epochs(trainer):
     """The penalty's share of the loss is γ₀ α^{t/T} Ω / 2 in epoch t of T, whichever trainer plays."""

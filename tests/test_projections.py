@@ -103,6 +103,18 @@ def test_mixtures_in_the_family_are_found_again():
         MixtureFamily(0)
 
 
+def test_targets_that_have_no_projection_are_refused():
+    for target in (torch.distributions.Gamma(3.0, 1.0), torch.distributions.Poisson(3.0)):
+        with pytest.raises(ValueError, match="infinite for every Gaussian"):
+            i_projection(target, GaussianFamily())
+    with pytest.raises(ValueError, match=r"batch of shape \(3,\)"):
+        m_projection(Normal(torch.zeros(3), 1.0), GaussianFamily())
+    with pytest.raises(TypeError, match=r"GaussianFamily\(\)"):
+        m_projection(CORRELATED, GaussianFamily)
+    heavy = torch.distributions.StudentT(*torch.tensor([5.0, 1.0, 2.0], dtype=torch.float64))
+    assert abs(float(i_projection(heavy, GaussianFamily()).mean) - 1) < 1e-5
+
+
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 
@@ -162,3 +174,57 @@ def test_mean_field_never_rises_and_depends_on_its_start():
     assert one[0, 0] > 0.8 and values[-1] < kl(factorised_m_projection(p))  # one peak; the M-projection has both
     product = factorised_m_projection(tables(2, 3, 4)[0])
     torch.testing.assert_close(factorised_i_projection(product), product)
+
+
+def test_constraints_of_any_unit_zeros_and_repeats():
+    (p, q) = tables(3, 4, 2, seed=7)
+    q[0, 1, 0] = p[0, 1, 0] = 0.0  # a structural zero
+    p, q = p / p.sum(), q / q.sum()
+    margins = [p.sum((1, 2)), p.sum((0, 2)), p.sum((0, 1))]
+    features = torch.stack([torch.zeros_like(p).index_fill(d, torch.tensor(i), 1) for d in range(3) for i in range(p.shape[d])])
+    moments = (features * p).flatten(1).sum(1)
+    fitted = iterative_proportional_fitting(q, margins, 500)
+    torch.testing.assert_close(linear_projection(q, features, moments), fitted, rtol=1e-11, atol=0)  # two are redundant
+    units = 10.0 ** torch.linspace(-8, 8, 9, dtype=torch.float64)
+    scaled = linear_projection(q, features * units[:, None, None, None], moments * units)
+    torch.testing.assert_close(scaled, fitted, rtol=1e-11, atol=0)
+    assert abs(pythagorean_residual(p, scaled, q)) < 1e-12
+    assert torch.equal(linear_projection(q, features[:0], moments[:0]), q / q.sum())
+    unseen = features.clone()
+    unseen[:, 0, 1, 0] = torch.inf  # what a feature is where q is 0 is of no matter
+    torch.testing.assert_close(linear_projection(q, unseen, moments), fitted, rtol=1e-11, atol=0)
+
+
+def test_mean_field_keeps_off_zeros():
+    block = torch.tensor([[0.5, 0.2, 0.0], [0.1, 0.2, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(factorised_i_projection(block)[:, :2], factorised_i_projection(block[:, :2]))
+    peaks = torch.tensor([[0.6, 0.0], [0.0, 0.4]], dtype=torch.float64)
+    corner = torch.tensor([[0.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    torch.testing.assert_close(factorised_i_projection(peaks, corner), corner)
+    with pytest.raises(ValueError, match="mass where p is 0"):
+        factorised_i_projection(torch.eye(2) / 2)
+    line = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
+    torch.testing.assert_close(factorised_i_projection(line), line)
+    torch.testing.assert_close(factorised_i_projection(2 * line), line)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda q, e: linear_projection(q, torch.ones(1, 3), torch.ones(1)), r"needs \(m, 2, 2\)|features"),
+        (lambda q, e: linear_projection(q, e[None], torch.ones(2)), "moments"),
+        (lambda q, e: linear_projection(q - 0.5, e[None], torch.ones(1)), "q must be a table"),
+        (lambda q, e: linear_projection(0 * q, e[None], torch.ones(1)), "q must be a table"),
+        (lambda q, e: linear_projection(q, e[None], torch.full((1,), math.nan)), "must be finite"),
+        (lambda q, e: linear_projection(q, torch.stack([e, e]), torch.tensor([0.2, 0.3])), "no table on the support"),
+        (lambda q, e: iterative_proportional_fitting(q, [q[0]]), "one vector a dimension"),
+        (lambda q, e: iterative_proportional_fitting(q, [q[0], q[0, :1]]), "one vector a dimension"),
+        (lambda q, e: iterative_proportional_fitting(q, [q[0], 2 * q[0]]), "sums to 1 and margins\\[0\\] to 0.5"),
+        (lambda q, e: iterative_proportional_fitting(q, [torch.tensor([1.5, -0.5]), q.sum(0)]), "margins\\[0\\] must be a table"),
+        (lambda q, e: iterative_proportional_fitting(e, [q.sum(0), q.sum(0)]), "cannot fill"),
+        (lambda q, e: factorised_i_projection(q, q.flatten()), "table like p|start"),
+    ],
+)
+def test_what_is_no_table_or_no_constraint_is_refused(call, match):
+    with pytest.raises(Exception, match=match):
+        call(torch.full((2, 2), 0.25), torch.tensor([[1.0, 0.0], [0.0, 0.0]]))

@@ -11,14 +11,7 @@ from typing import Any
 import numpy
 import torch
 from torch import Tensor
-from torch.distributions import (
-    Categorical,
-    Distribution,
-    Independent,
-    MixtureSameFamily,
-    MultivariateNormal,
-    Normal,
-)
+from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
 from emgen.divergences.base import FDivergence
 
@@ -34,6 +27,9 @@ def i_projection(target: Distribution, family: Any, start: Tensor | None = None)
         family: a `GaussianFamily` or `MixtureFamily`.
         start: (S, K, D) or (S, D) means to start from; None for the peaks of a mixture, else draws of the target.
 
+    Raises:
+        TypeError, ValueError: if the target is no distribution or a batch, or has not the whole space for its support.
+
     References: Csiszár (1975), I-divergence geometry of probability distributions and minimization problems; Bishop
     (2006), Pattern recognition and machine learning, section 10.1.2.
 
@@ -42,14 +38,18 @@ def i_projection(target: Distribution, family: Any, start: Tensor | None = None)
     >>> i_projection(target, GaussianFamily(factorised=True)).variance  # 1 / precision, too compact
     tensor([0.3600, 0.3600], dtype=torch.float64)
     """
-    points, weights = _points(target)
+    points, weights = _points(_one(target, family))
+    parts = _gaussian_parts(target)  # in float64, for the noise of a lower precision ends a line search early
+    far = points.new_tensor([-1000.5, 1000.5]).expand(*target.event_shape, 2).movedim(-1, 0)
+    if parts is None and not target.support.check(far).all():  # type: ignore[attr-defined]
+        raise ValueError(f"{target} is 0 on some of the line or space, so KL(q ‖ target) is infinite for every Gaussian q; "
+                         "use m_projection.")  # fmt: skip
     if start is None:
         start = _peaks(target, points)
         choices = list(product(range(len(start)), repeat=family.components))[:64]
         start = torch.stack([start[list(c)] for c in choices if len(set(c)) == len(c) or len(start) < len(c)])
     start = start.reshape(len(start), family.components, -1).to(points)
     covariance = _moments(points, weights)[1] / 4
-    parts = _gaussian_parts(target)  # in float64, for the noise of a lower precision ends a line search early
     fine = target if parts is None else MixtureFamily().build(parts[0].log(), *parts[1:])
     found = [_descend(fine, family, means, covariance) for means in start]
     best = min(found, key=lambda pair: pair[0])[1]
@@ -71,7 +71,7 @@ def m_projection(target: Distribution, family: Any) -> Distribution:
     >>> m_projection(target, GaussianFamily(factorised=True)).variance
     tensor([1.0000, 1.0000], dtype=torch.float64)
     """
-    points, weights = _points(target)
+    points, weights = _points(_one(target, family))
     return _as_events_of(target, family.fit(points, weights, _peaks(target, points)))
 
 
@@ -219,6 +219,15 @@ def _descend(target: Distribution, family: Any, means: Tensor, covariance: Tenso
     value = float(closure().detach())
     free[:] = [parameter.detach() for parameter in free]
     return value if value == value else float("inf"), family.build(*pieces())
+
+
+def _one(target: Any, family: Any) -> Distribution:
+    """The target, once it and the family are known to be what a projection can take."""
+    if not isinstance(target, Distribution) or isinstance(family, type) or not hasattr(family, "build"):
+        raise TypeError(f"a projection of {target!r} onto {family!r} needs a torch distribution and a GaussianFamily() or MixtureFamily().")
+    if target.batch_shape:
+        raise ValueError(f"{target} is a batch of shape {tuple(target.batch_shape)}; project its members one by one.")
+    return target
 
 
 def _points(target: Distribution) -> tuple[Tensor, Tensor]:

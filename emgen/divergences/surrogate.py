@@ -25,7 +25,7 @@ from emgen.divergences.base import FDivergence, curvature_of_pair, elementwise
 from emgen.divergences.f import JensenShannon, TotalVariation
 from emgen.divergences.powers import SquaredHellinger
 
-_REACH = 600.0  # largest margin searched: an exponential loss is still finite there
+_REACH = 345.0  # margins up to sinh 345 = 10^149 are searched: the square of one is still finite
 
 
 class MarginLoss(FDivergence):
@@ -83,7 +83,7 @@ class MarginLoss(FDivergence):
             return factor * named.conjugate(t / factor)
         goal = t.double()
         with torch.no_grad():
-            best = _bisect(lambda m: elementwise(self.loss, m) >= 0, goal)  # where φ is least, or as far as it goes
+            best = _bisect(lambda m: _known(elementwise(self.loss, m), m) >= 0, goal)  # where φ is least, or as far as it goes
             m = _bisect(lambda m: (self.activation(m) >= goal) | (m > best), goal).clamp(-best, best)
             start, value = self.activation(m), self.conjugate_of_activation(m)
             slope = elementwise(self.activation, m)
@@ -102,20 +102,28 @@ class MarginLoss(FDivergence):
 
         fixed = u.detach()
         with torch.no_grad():
-            m = _bisect(lambda m: slope(m, fixed) > 0, fixed)
+            m = _bisect(lambda m: _known(slope(m, fixed), m) > 0, fixed)
             curvature = elementwise(lambda x: slope(x, fixed), m)
-            inverse = torch.where(curvature > 0, 1 / curvature, 0.0)
+            inverse = torch.where(curvature > 0, 1 / curvature, 0.0).nan_to_num(posinf=0.0)
         return m - inverse * (slope(m, u) - slope(m, fixed))
 
 
 def _bisect(above: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
-    """The margin at which a monotone condition begins to hold, elementwise."""
-    low, high = torch.full_like(like, -_REACH), torch.full_like(like, _REACH)
+    """The margin at which a monotone condition begins to hold, elementwise.
+
+    The search is over arsinh m: a loss with a slow tail, as √(1+m²) − m has, is best at margins that are powers of u.
+    """
+    low, high = torch.full_like(like, -_REACH), torch.full_like(like, _REACH + 1)  # never asks at 0, where losses kink
     for _ in range(64):
         middle = (low + high) / 2
-        holds = above(middle)
+        holds = above(middle.sinh())
         low, high = torch.where(holds, low, middle), torch.where(holds, middle, high)
-    return high
+    return high.sinh()
+
+
+def _known(slope: Tensor, margin: Tensor) -> Tensor:
+    """The slope of a convex function of the margin; where it took ∞ from ∞, that of its far side."""
+    return torch.where(slope.isnan(), margin, slope)
 
 
 @dataclass(frozen=True)
@@ -175,8 +183,11 @@ class LossOfDivergence(MarginLoss):
         divergence: a symmetric f-divergence.
         link: h, applied to margins ≥ 0 elementwise.
 
+    Of f is taken the version f(u) − c (u − 1) for which f(u) = u f(1/u); its divergence is the same.
+
     Raises:
-        ValueError: if the divergence is not symmetric.
+        TypeError: if the divergence is no FDivergence or the link no function of a tensor.
+        ValueError: if the divergence is not symmetric or has f(0) = ∞, or if the link is not 0 at 0 and rising.
 
     Reference: Nguyen, Wainwright & Jordan (2009), On surrogate loss functions and f-divergences, theorem 2.
 
@@ -188,16 +199,35 @@ class LossOfDivergence(MarginLoss):
     link: Callable[[Tensor], Tensor] = torch.clone
 
     def __post_init__(self) -> None:
+        if not isinstance(self.divergence, FDivergence) or not callable(self.link):
+            raise TypeError(f"LossOfDivergence({self.divergence!r}, {self.link!r}): it needs an f-divergence, such as "
+                            "SquaredHellinger(), and a function of a tensor, such as torch.expm1.")  # fmt: skip
         u = torch.tensor([0.25, 0.5, 3.0, 9.0], dtype=torch.float64)
-        there, back = self.divergence.generator(u), u * self.divergence.generator(1 / u)
-        if not torch.allclose(there, back, atol=1e-9):
+        there, back = (self.divergence.generator(u) - self._tilt * (u - 1)), u * self.divergence.generator(1 / u)
+        if not torch.allclose(there, back - self._tilt * (1 - u), atol=1e-9):
             raise ValueError(f"{self.divergence!r} is not symmetric: f(u) = u f(1/u) fails, so no margin loss induces "
                              "it; use Jensen-Shannon, squared Hellinger or another symmetric one.")  # fmt: skip
+        if not self.divergence.generator(u.new_zeros(1)).isfinite():
+            raise ValueError(f"{self.divergence!r} has f(0) = infinity, so every loss that induces it is infinite at "
+                             "zero; use one that is bounded, such as Jensen-Shannon.")  # fmt: skip
+        at_zero, *rising = self.link(torch.tensor([0.0, 0.25, 0.5, 1.0, 2.0], dtype=torch.float64)).tolist()
+        if abs(at_zero) > 1e-12 or [at_zero, *rising] != sorted([at_zero, *rising]) or rising[-1] <= 0:
+            raise ValueError(f"link={self.link!r} must be 0 at 0 and rise from there, and is {[at_zero, *rising]} at "
+                             "0, .25, .5, 1 and 2; give one such as torch.clone or torch.expm1.")  # fmt: skip
+
+    @property
+    def _tilt(self) -> float:
+        """c such that f(u) − c (u − 1) is symmetric, from f(u) − u f(1/u) = 2 c (u − 1) at u = 2."""
+        u = torch.tensor(2.0, dtype=torch.float64)
+        return float(self.divergence.generator(u) - u * self.divergence.generator(1 / u)) / 2
 
     def loss(self, margin: Tensor) -> Tensor:
         step = self.link(torch.where(margin < 0, -margin, margin))  # |m|, with slope 1 at zero
-        top = self.divergence.generator(torch.zeros_like(margin))
-        return top + torch.where(margin < 0, step, self.divergence.conjugate(-step))
+        top = self.divergence.generator(torch.zeros_like(margin)) + self._tilt
+        return top + torch.where(margin < 0, step, self.conjugate(-step))
+
+    def conjugate(self, t: Tensor) -> Tensor:
+        return self.divergence.conjugate(t + self._tilt) - self._tilt
 
     def induces(self) -> tuple[FDivergence, float]:
         return self.divergence, 1.0

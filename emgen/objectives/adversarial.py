@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from emgen.divergences import GAN
+from emgen.divergences import GAN, FDivergence
 from emgen.objectives.base import Terms
 
 
@@ -28,6 +28,9 @@ class Adversarial:
         penalty: on the critic's gradient, see `emgen.objectives.penalties`; None plays the bare game.
         non_saturating: the model ascends E_p[f′(eᵛ)] instead, whose gradient does not vanish while it is losing.
 
+    Raises:
+        TypeError: if the divergence or the surrogate is no `FDivergence`.
+
     References:
         Goodfellow et al. (2014), "Generative adversarial nets"; Nguyen, Wainwright and Jordan (2010), "Estimating
         divergence functionals and the likelihood ratio by convex risk minimization"; Nowozin, Cseke and Tomioka
@@ -38,6 +41,12 @@ class Adversarial:
     non_saturating: bool = True
     penalty: Any = None
     surrogate: Any = None
+
+    def __post_init__(self) -> None:
+        for name, given in (("divergence", self.divergence), ("surrogate", self.surrogate)):
+            if not isinstance(given, FDivergence) and not (name == "surrogate" and given is None):
+                raise TypeError(f"{name}={given!r} is no f-divergence; give an instance of a subclass of "
+                                "emgen.divergences.FDivergence that defines generator(u), such as KL().")  # fmt: skip
 
     def critic(self, critic: Any, data: Tensor, samples: Tensor, progress: float = 0.0) -> Terms:
         """The critic's side: loss −bound; parts `bound`, and the mean log ratio on data and on samples.
