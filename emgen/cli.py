@@ -86,7 +86,7 @@ def build(cfg: DictConfig) -> tuple[Any, Any]:
     trainer.seed = cfg.seed
     with checking.naming("trainer"):
         trainer.configure_optimizers()  # so that a bad rate is refused before anything starts
-        if getattr(trainer, "every", None) == "memo" and data.shuffle:  # as the trainer itself would, once the run is under way
+        if getattr(trainer, "every", None) == "memo" and data.shuffle and data.batch_size < len(data.rows["train"]):  # later too late
             raise ValueError("every=memo remembers batches, which must stay the same: set data.shuffle=false, or, where "
                              "the data have no such option, data.batch_size=null")
     return data, trainer

@@ -321,6 +321,19 @@ def test_fixed_parameters_stay_and_the_rest_is_learnt():
     assert model.components.mean.flatten().tolist() == [0.0, 6.0] and model.components.variance.std() > 0
 
 
+@pytest.mark.parametrize("arguments, said", [
+    ({"weights": "process:abc"}, "γ of a Dirichlet process is a positive number"), ({"weights": "process:-1"}, "γ of a Dirichlet process"),
+    ({"weights": float("nan")}, "α must be positive"), ({"components": 2.5}, "components=2.5: .* a whole number"),
+    ({"prior": {"kappa": -1.0}}, "kappa counts the data .* not -1"), ({"prior": {"nu": float("nan")}}, "nu counts the data .* not nan"),
+    ({"prior": {"variance": -2.0}}, "a variance is 0 or more, .* not -2"), ({"start": {"variance": -1.0}}, "a variance is .* not -1"),
+])
+def test_priors_and_starts_out_of_their_range_are_refused_before_any_data(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        GaussianMixture(2, **{"covariance": "diagonal", **arguments})
+    with pytest.raises(ValueError, match="concentration counts the data"):
+        PoissonMixture(2, prior={"concentration": -1.0})
+
+
 def test_bad_arguments_are_refused_in_one_sentence():
     for arguments, sentence in (
         ({"components": 0}, "components=0: a mixture needs one component or more"),

@@ -134,7 +134,7 @@ class Family(nn.Module, ABC):
         """The same belief with some buffers given, each broadcast to its shape.
 
         Raises:
-            ValueError: a name that is no buffer of this family, or a shape that does not fit.
+            ValueError: a name that is no buffer of this family, a shape that does not fit, a negative count or variance.
         """
         for name, value in values.items():
             if name not in self._buffers:
@@ -145,6 +145,10 @@ class Family(nn.Module, ABC):
                 values[name] = value.broadcast_to(old.shape).clone()
             except RuntimeError:
                 raise ValueError(f"{name} of shape {tuple(value.shape)} does not fit {tuple(old.shape)}") from None
+            if name in ("kappa", "nu", "concentration") and not bool((value >= 0).all()):
+                raise ValueError(f"{name} counts the data that a belief is worth: 0 (flat) or more, not {value.min():g}")
+            if name == "variance" and not bool((value >= 0).all()):
+                raise ValueError(f"a variance is 0 or more, in squared units of the data, not {value.min():g}")
         return self.replace(**values)
 
     def distance(self, x: Tensor, seeds: Tensor) -> Tensor:

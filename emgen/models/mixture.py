@@ -22,8 +22,8 @@ from emgen.models.starts import START_NAMES, partition
 class Mixture(ConjugateModel):
     """p(x) = Σ_k π_k p(x|θ_k) for any family of components.
 
-    Restarts are a tensor dimension: R of them are R·K components whose responsibilities are normalised in groups of K, and
-    `select` keeps the best at the end.
+    Restarts are a tensor dimension: R of them are R·K components whose responsibilities are normalised in groups of K. Densities
+    and draws are the best one's; `select()`, called when the fit is done, keeps it alone.
 
     Args:
         weights: prior over π; with concentration ∞ the weights are fixed.

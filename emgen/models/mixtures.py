@@ -114,8 +114,8 @@ def CategoricalMixture(
 
 def feature_count(event_shape: int | Sequence[int], components: int) -> int:
     """D, the number of features of a datum."""
-    if components < 1:
-        raise ValueError(f"components={components}: a mixture needs one component or more")
+    if not isinstance(components, int) or components < 1:
+        raise ValueError(f"components={components}: a mixture needs one component or more, a whole number")
     return event_shape if isinstance(event_shape, int) else prod(event_shape)
 
 
@@ -130,9 +130,15 @@ def weights_prior(weights: str | float | Sequence[float] | None, components: int
         kind, _, value = weights.partition(":")
         if kind != "process":
             raise ValueError(f"weights={weights!r}: give null, equal, process:γ, one number α, or {components} numbers")
-        return StickBreaking.process(components, float(value or 1.0))
+        try:
+            gamma = float(value or 1.0)
+        except ValueError:
+            gamma = -1.0
+        if not 0 < gamma < float("inf"):
+            raise ValueError(f"weights={weights!r}: the γ of a Dirichlet process is a positive number, as in process:1")
+        return StickBreaking.process(components, gamma)
     if isinstance(weights, (int, float)):
-        if weights <= 0:
+        if not weights > 0:
             raise ValueError(f"weights={weights}: the Dirichlet's α must be positive")
         return flat.replace(concentration=torch.tensor(weights * components, dtype=flat.mean.dtype))
     fixed = flat.given(mean=weights)
