@@ -81,7 +81,7 @@ class Family(nn.Module, ABC):
 
     def doubt(self, s: dict[str, Tensor]) -> Tensor:
         """How far round-off may move `expected_fit`, one value a component; a family whose terms cancel says so."""
-        return torch.zeros(())
+        return next(iter(s.values())).new_zeros(())
 
     @abstractmethod
     def update(self, s: dict[str, Tensor], about: Any = None) -> Self:
