@@ -87,7 +87,7 @@ class EM(Trainer):
     def start(self, batch: Batch) -> None:
         """Proper priors where the belief asks for them, and a start inside the belief, from all rows if they are at hand."""
         data = getattr(self._trainer, "datamodule", None)
-        if self.every == "memo" and getattr(data, "shuffle", False) and data.batch_size < len(data.rows["train"]):
+        if self.every == "memo" and isinstance(data, Data) and data.shuffle and data.batch_size < len(data.rows["train"]):
             raise ValueError("every='memo' remembers batches, which must stay the same: set data.shuffle=false")
         whole, x = (data, data.observed("train")) if isinstance(data, Data) else (batch, batch.x)
         self.mass = float(len(x) if whole.weight is None else whole.weight.sum())
