@@ -86,9 +86,8 @@ def build(cfg: DictConfig) -> tuple[Any, Any]:
     trainer.seed = cfg.seed
     with checking.naming("trainer"):
         trainer.configure_optimizers()  # so that a bad rate is refused before anything starts
-        if getattr(trainer, "every", None) == "memo" and data.shuffle and data.batch_size < len(data.rows["train"]):  # later too late
-            raise ValueError("every=memo remembers batches, which must stay the same: set data.shuffle=false, or, where "
-                             "the data have no such option, data.batch_size=null")
+        if getattr(trainer, "every", None) == "memo":  # as it will ask itself, when a run folder is there already
+            data.refuse_shuffled("every=memo")
     return data, trainer
 
 

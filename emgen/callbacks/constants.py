@@ -84,10 +84,8 @@ class NormalisingConstants(Picture):
         }
 
     def _exact_draws(self, machine: BoltzmannMachine) -> Tensor:
-        b, c = machine.biases()
-        h = binary_states(len(c), c)
-        blocks = h.split(2**13)  # all at once would fill the memory
-        log_p = torch.cat([block @ c + machine.units.log_partition(block @ machine.weight.T + b) for block in blocks])
+        h = binary_states(len(machine.hidden_bias), machine.hidden_bias)
+        log_p = torch.cat([machine.log_marginal(block) for block in h.split(2**13)])  # all at once would fill the memory
         return machine.likelihood(h[torch.multinomial(log_p.softmax(0), self.chains, replacement=True)]).sample()
 
     def _chains(self, machine: BoltzmannMachine) -> Tensor:

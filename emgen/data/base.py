@@ -172,6 +172,15 @@ class Data(LightningDataModule):
         self.length = None if self.length is None else self.length.to(device)
         return self
 
+    def refuse_shuffled(self, who: str) -> None:
+        """
+        Raises:
+            ValueError: batches hold other rows each epoch, and `who` remembers them.
+        """
+        if self.shuffle and self.batch_size < len(self.rows["train"]):
+            raise ValueError(f"{who} remembers batches, which must stay the same: set data.shuffle=false, or, where the data have "
+                             "no such option, data.batch_size=null")
+
     def setup(self, stage: str) -> None:
         if self.trainer is not None:
             self.to(self.trainer.strategy.root_device)

@@ -15,6 +15,7 @@ __all__ = [
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -215,7 +216,7 @@ class LossOfDivergence(MarginLoss):
             raise ValueError(f"link={self.link!r} must be 0 at 0 and rise from there, and is {[at_zero, *rising]} at "
                              "0, .25, .5, 1 and 2; give one such as torch.clone or torch.expm1.")  # fmt: skip
 
-    @property
+    @cached_property
     def _tilt(self) -> float:
         """c such that f(u) − c (u − 1) is symmetric, from f(u) − u f(1/u) = 2 c (u − 1) at u = 2."""
         u = torch.tensor(2.0, dtype=torch.float64)

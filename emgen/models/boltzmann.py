@@ -129,10 +129,15 @@ class BoltzmannMachine(nn.Module):
         if side is None:
             side = "visible" if isinstance(self.units, Binary) and len(b) < len(c) else "hidden"
         if side == "hidden":
-            return summed(lambda h: h @ c + self.units.log_partition(h @ self.weight.T + b), binary_states(len(c), c))
+            return summed(self.log_marginal, binary_states(len(c), c))
         if side != "visible" or not isinstance(self.units, Binary):
             raise ValueError(f"side={side!r}: enumerate 'hidden', or 'visible' where the visible units are binary.")
         return summed(lambda v: -self.energy(v.unflatten(-1, self.event_shape)), binary_states(len(b), b))
+
+    def log_marginal(self, h: Tensor) -> Tensor:
+        """log Σ_v exp(−E(v, h)) of hidden states (*batch, hidden): log p(h) up to log Z."""
+        b, c = self.biases()
+        return h @ c + self.units.log_partition(h @ self.weight.T + b)
 
     def log_z0(self) -> Tensor:
         """log Z of the base, β = 0: visible units of natural parameter b₀, hidden units that are fair coins."""

@@ -219,13 +219,8 @@ class Responsibilities:
             return self.log_normaliser - (self.probs * self.scores).sum(-1)
         return -torch.xlogy(self.probs, self.probs).sum(-1)
 
-    @cached_property
-    def best(self) -> tuple[Tensor, Tensor]:
-        """The most probable component of each row and its score, (N, [R]) both."""
-        return largest(self.scores)[:2]
-
     def mode(self) -> "Responsibilities":
-        return Responsibilities(self.scores, labels=self.best[0], is_mode=True)
+        return Responsibilities(self.scores, labels=largest(self.scores)[0], is_mode=True)
 
     def sample(self) -> "Responsibilities":
         return self.at(torch.multinomial(self.probs.flatten(0, -2), 1).view(self.probs.shape[:-1]))
@@ -249,20 +244,21 @@ class Responsibilities:
     structured = mean_field
 
 
-def largest(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The place of the largest score of each row, that score, (N, [R]) both, and the choice as ones and zeros like the scores.
+def largest(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The place of the largest score of each row, (N, [R]), and the choice as ones and zeros like the scores.
 
-    Two passes and a product, for argmax takes longer."""
-    k, top = scores.shape[-1], scores.amax(-1, keepdim=True)
-    hot = torch.eq(scores, top, out=torch.empty_like(scores))
+    Two passes and a product, for argmax takes longer.
+    """
+    k = scores.shape[-1]
+    hot = torch.eq(scores, scores.amax(-1, keepdim=True), out=torch.empty_like(scores))
     # place i counts K + i: of one hit i is left, of a tie or of none (NaN) nothing between 0 and K
     places = torch.arange(k, 2 * k, dtype=scores.dtype, device=scores.device)
     labels = (places @ hot.movedim(-1, 0).flatten(1)).view(scores.shape[:-1]).sub_(k)
     low, high = labels.aminmax()
     if low >= 0 and high < k:
-        return labels.long(), top.squeeze(-1), hot
+        return labels.long(), hot
     labels = scores.argmax(-1)  # of equal ones the first
-    return labels, top.squeeze(-1), hot.zero_().scatter_(-1, labels[..., None], 1.0)
+    return labels, hot.zero_().scatter_(-1, labels[..., None], 1.0)
 
 
 def _each(family: Family, change: Callable[[Tensor], Tensor]) -> Family:

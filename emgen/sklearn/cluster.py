@@ -146,7 +146,7 @@ def _assigned(points: Tensor, mass: Tensor, centres: Tensor) -> tuple[Tensor, Te
     scorers, labels = torch.cat([centres, -centres.square().sum(1, keepdim=True) / 2], 1), []
     sums = torch.zeros_like(scorers, dtype=torch.float64)
     for rows, weighted in zip(points.split(ROWS), mass.split(ROWS)):
-        label, _, hot = largest((scorers @ rows.T).T)
+        label, hot = largest((scorers @ rows.T).T)
         sums += hot.T @ weighted
         labels.append(label)
     return torch.cat(labels), sums

@@ -77,18 +77,18 @@ class EM(Trainer):
         self.score(s, "M-step")
         return {name: value * share for name, value in s.items()}
 
-    def score(self, s: Statistics, half_step: str) -> None:
+    def score(self, s: Statistics, half: str) -> None:
         """Record F and its terms on one side of the M-step."""
         parts = self.model.free_energy(s, self.latents.temperature)
-        parts.pop("gap" if half_step == "M-step" or self.every != "sweep" else "", None)  # θ itself must have taken them all
-        self.record({**parts, "bound": parts["bound"].to(self.precision)}, half_step if self.comparable else "", self.model.doubt(s))
+        parts.pop("gap" if half == "M-step" or self.every != "sweep" else "", None)  # θ itself must have taken them all
+        self.record({**parts, "bound": parts["bound"].to(self.precision)}, half if self.comparable else "", partial(self.model.doubt, s))
         self.comparable = True
 
     def start(self, batch: Batch) -> None:
         """Proper priors where the belief asks for them, and a start inside the belief, from all rows if they are at hand."""
         data = getattr(self._trainer, "datamodule", None)
-        if self.every == "memo" and isinstance(data, Data) and data.shuffle and data.batch_size < len(data.rows["train"]):
-            raise ValueError("every='memo' remembers batches, which must stay the same: set data.shuffle=false")
+        if self.every == "memo" and isinstance(data, Data):
+            data.refuse_shuffled("every=memo")
         whole, x = (data, data.observed("train")) if isinstance(data, Data) else (batch, batch.x)
         self.mass = float(len(x) if whole.weight is None else whole.weight.sum())
         x, weight = x if whole.length is None else (x, whole.length), {} if whole.weight is None else {"weight": whole.weight}
