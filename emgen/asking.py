@@ -1,24 +1,19 @@
 """What a user typed: flags, overrides, sweeps, a run to go on with; what is unknown is answered by what is near it."""
 
-__all__ = ["COMMANDS", "config_dirs", "expand", "explain", "help_text", "quoted", "refuse_unasked_sweep", "resumable", "single_choices",
-           "status_of"]
+__all__ = ["COMMANDS", "config_dirs", "expand", "explain", "help_text", "quoted", "refuse_unasked_sweep", "single_choices"]
 
 import difflib
-import json
 import os
-import platform
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
-
-import yaml
 
 from emgen.checking import UserError, first
 
 COMMANDS = ("train", "evaluate", "sample", "compare", "export")
-PATHS = ("data.path", "output", "paths.data_dir", "paths.run_dir", "paths.sweep_dir", "resume", "run")
+PATHS = ("data.path", "hydra.run.dir", "output", "paths.data_dir", "paths.run_dir", "paths.sweep_dir", "resume", "run")
 # Hydra's flags, and whether a value follows
 FLAGS = {"--multirun": False, "-m": False, "--run": False, "-r": False, "--cfg": True, "-c": True, "--resolve": False,
          "--package": True, "-p": True, "--info": True, "-i": True, "--hydra-help": False, "--shell-completion": False, "-sc": False,
@@ -160,54 +155,6 @@ def refuse_unasked_sweep(arguments: Sequence[str]) -> None:
         key, _, value = argument.partition("=")
         if len(_split(value)) > 1:
             raise UserError(f"{argument} names several values: add -m to run each of them, or write one (a list as {key}=[...]).")
-
-
-def resumable(arguments: Sequence[str], run_dir: Callable[[], Path]) -> tuple[Path | None, list[str]]:
-    """Where a run is to be continued, and the overrides it was started with.
-
-    `resume=DIR` (or its `checkpoints/last.ckpt`) is that run; `resume=auto` is `paths.run_dir` if it holds a run, else the newest
-    unfinished run beside it.
-
-    Raises:
-        UserError: DIR holds no checkpoint.
-    """
-    asked = next((a.partition("=")[2] for a in arguments if a.startswith("resume=")), "null")
-    if asked[:1] in ("'", '"'):
-        asked = asked[1:-1].replace("\\'", "'")
-    if asked in ("null", "", "false"):
-        return None, []
-    if asked == "auto":
-        named = any(a.startswith("paths.run_dir=") for a in arguments)
-        found = [run_dir()] if named else sorted(run_dir().parent.glob("*/"), key=lambda p: p.stat().st_mtime, reverse=True)
-        unfinished = [
-            p for p in found if (p / "checkpoints" / "last.ckpt").exists() and (named or status_of(p) not in ("finished", "running"))
-        ]
-        return (unfinished[0], []) if unfinished else (None, [])
-    run = Path(asked)
-    if run.name == "last.ckpt" and run.parent.name == "checkpoints":
-        run = run.parent.parent
-    if not (run / "checkpoints" / "last.ckpt").exists():
-        raise UserError(f"resume={asked}: there is no checkpoints/last.ckpt in that folder; name a run folder, or use resume=auto.")
-    record = run / ".hydra" / "overrides.yaml"
-    before = yaml.safe_load(record.read_text(encoding="utf-8")) if record.exists() else []
-    return run, [o for o in before if not o.startswith(("resume=", "paths.run_dir="))]
-
-
-def status_of(run: Path) -> str:
-    """What a run says of itself; one that says `running` but whose process is gone was cut off."""
-    try:
-        status = json.loads((run / "status.json").read_text())
-        if status["status"] == "running":
-            if status["pid"] == os.getpid() or status["host"] != platform.node():
-                return "interrupted"
-            os.kill(status["pid"], 0)
-        return str(status["status"])
-    except ProcessLookupError:
-        return "interrupted"
-    except PermissionError:
-        return "running"  # by somebody else
-    except (OSError, ValueError, KeyError, TypeError):
-        return "unknown"
 
 
 def options() -> dict[str, list[str]]:

@@ -1,23 +1,22 @@
 """What a user asked for, checked before anything starts: one sentence that names the value and what to do."""
 
-__all__ = ["UserError", "check_counts", "check_ranges", "check_same", "check_trust", "check_types", "first", "flat", "naming", "told",
-           "typed", "writable"]
+__all__ = ["UserError", "check_counts", "check_ranges", "check_trust", "check_types", "first", "flat", "naming", "targets_in",
+           "told", "typed"]
 
 import contextlib
 import inspect
 import math
-import os
 import re
 import traceback
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
 # a configuration that is read back from a file may build what is defined in these and nothing else
 TRUSTED = ("emgen.models", "emgen.data", "emgen.divergences", "emgen.families", "torch.nn", "torch.distributions")
+# and of these the classes
+TRUSTED_CLASSES = ("emgen.callbacks", "emgen.estimators", "emgen.objectives", "emgen.trainers", "torch.optim")
 
 # of Lightning's precisions those in which parameters keep their digits and losses need no scale
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "32", "64", "bf16")
@@ -85,22 +84,6 @@ def check_types(node: Any, where: str, locate: Callable[[str], Any]) -> None:
             raise UserError(f"{where}.{key}={typed(node[key])}: expected {wanted.replace('NoneType', 'null').replace('None', 'null')}.")
 
 
-def writable(run_dir: Path) -> None:
-    """See to the place of a run folder.
-
-    Raises:
-        UserError: it is a file, or cannot be written.
-    """
-    try:
-        run_dir.parent.mkdir(parents=True, exist_ok=True)
-        reason = "" if os.access(run_dir if run_dir.exists() else run_dir.parent, os.W_OK) else "no permission"
-        reason = reason if not run_dir.exists() or run_dir.is_dir() else "it is a file"
-    except OSError as error:
-        reason = error.strerror or str(error)
-    if reason:
-        raise UserError(f"paths.run_dir={run_dir} cannot be written ({reason}): name another folder.")
-
-
 def check_ranges(cfg: Any) -> None:
     """Refuse numbers that no part would accept: NaN anywhere, rates that no optimiser takes, no epochs, no samples.
 
@@ -151,50 +134,41 @@ def check_counts(cfg: Any) -> None:
 STATEFUL = re.compile(r"trainer\.(rungs|\w*(optimizer|fine_tuning)\._target_)$")  # of whose state the checkpoint is made
 
 
-def check_same(run: Path, now: Any) -> None:
-    """Refuse to go on with networks, data, optimisers or ladders that are not the checkpoint's, before the run's record is overwritten.
-
-    Raises:
-        UserError: names the key and both values.
-    """
-    record = run / "config.yaml"
-    try:
-        was = yaml.safe_load(record.read_text(encoding="utf-8")) if record.exists() else now
-    except yaml.YAMLError as error:
-        raise UserError(f"{record} is damaged ({error}): train the run again.") from error
-    for part in ("model", "critic", "trainer", "data"):
-        before, after = (dict(flat(cfg.get(part) or {}, f"{part}.")) for cfg in (was, now))
-        for key in [key for key in {**before, **after} if part in ("model", "critic") or key == f"{part}._target_" or STATEFUL.match(key)]:
-            if before.get(key) != after.get(key):
-                raise UserError(f"{key}={typed(after.get(key))}: {run} was trained with {typed(before.get(key))}; leave that as it was, "
-                                "or start another run.")
-
-
-def check_trust(node: Any, where: str, trust: Any, locate: Callable[[str], Any]) -> None:
+def check_trust(node: Any, where: str, trust: Any, locate: Callable[[str], Any], known: Collection[str] = ()) -> None:
     """Refuse a configuration from a file that would build or call what is neither ours nor trusted, at any depth of it.
 
     Args:
-        node: a part of the configuration.
+        node: a part of the configuration, resolved.
         where: what the part is called.
         trust: import prefixes that the user trusts.
         locate: dotted name → object; asked for names of the packages in `TRUSTED` alone.
+        known: whole names that may be built too, such as those that our own options name.
 
     Raises:
         UserError: names the target and how to trust it.
     """
     if isinstance(node, (list, tuple)):
         for i, one in enumerate(node):
-            check_trust(one, f"{where}[{i}]", trust, locate)
+            check_trust(one, f"{where}[{i}]", trust, locate, known)
     elif isinstance(node, dict):
         target = str(node.get("_target_", ""))
         prefixes = [trust] if isinstance(trust, str) else list(trust)
-        if "_target_" in node and not _within(target, prefixes):
-            ours = _within(target, TRUSTED) and not any(name.startswith("_") for name in target.split("."))
-            if not ours or not _within(str(getattr(locate(target), "__module__", "")), TRUSTED):
-                raise UserError(f"{where}._target_ is {target}, outside {', '.join(TRUSTED)}: if you trust it, add "
-                                f"trust=[{target.split('.')[0]}].")
+        if "_target_" in node and target not in known and not _within(target, prefixes) and not _is_ours(target, locate):
+            raise UserError(
+                f"{where}._target_ is {target}, outside {', '.join(TRUSTED)}: if you trust it, add "
+                f"trust=[{target.split('.')[0]}]."
+            )
         for key, one in node.items():
-            check_trust(one, f"{where}.{key}", trust, locate)
+            check_trust(one, f"{where}.{key}", trust, locate, known)
+
+
+def targets_in(text: str) -> set[str]:
+    """Every `_target_` that a YAML text names.
+
+    >>> targets_in("optimizer: {_target_: torch.optim.Adam, lr: 0.1}")
+    {'torch.optim.Adam'}
+    """
+    return set(re.findall(r"_target_['\"]?\s*:\s*['\"]?([\w.]+)", text))
 
 
 def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -259,6 +233,15 @@ def _allows(hint: Any, value: Any) -> bool:
 def _plain(value: Any) -> Any:
     value = value._value() if hasattr(value, "_value") else value
     return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _is_ours(target: str, locate: Callable[[str], Any]) -> bool:
+    """Whether a name is a public one of the packages that are trusted, and what it names is defined there."""
+    packages = TRUSTED if _within(target, TRUSTED) else TRUSTED_CLASSES
+    if not _within(target, packages) or any(name.startswith("_") for name in target.split(".")):
+        return False
+    found = locate(target)
+    return _within(str(getattr(found, "__module__", "")), packages) and (packages is TRUSTED or isinstance(found, type))
 
 
 def _within(name: str, packages: Sequence[str]) -> bool:

@@ -14,6 +14,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,33 @@ from emgen import asking, checking
 from emgen.callbacks.checkpoint import Interrupted
 from emgen.checking import UserError
 from emgen.evaluation.support import check_support
-from emgen.running import RunFolder, check_device, finish, fit_run, keep_freed_memory
+from emgen.folder import RunFolder
+from emgen.resuming import check_same, read_record, resumable, trusted_now
+from emgen.running import check_device, finish, fit_run, keep_freed_memory
 
 CONFIGS = "emgen.configs"
 locate = hydra.utils.get_object  # what a dotted name names
+# What a resumed run may build beyond our own options: Lightning's callbacks that neither write nor execute what they are told.
+KNOWN_CALLBACKS = frozenset(
+    f"pytorch_lightning.callbacks.{name}"
+    for name in (
+        "DeviceStatsMonitor",
+        "EarlyStopping",
+        "LearningRateMonitor",
+        "RichProgressBar",
+        "StochasticWeightAveraging",
+        "TQDMProgressBar",
+        "Timer",
+    )
+)
 _failures: list[int] = []
+_claimed: dict[Path, RunFolder] = {}  # by this command, before Hydra is asked to run it
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 1 failed, 2 badly asked, 130 and 143 interrupted by Ctrl-C and SIGTERM."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    sys.path.insert(0, os.getcwd())  # so that `_target_: mymod.Net` finds a user's module beside them
+    sys.path.append(os.getcwd())  # `_target_: mymod.Net` finds a user's module there, but never in place of an installed one
     quiet()
     keep_freed_memory()
     command = arguments.pop(0) if arguments and arguments[0] in asking.COMMANDS else "train"
@@ -104,35 +121,44 @@ def instantiate(node: Any, where: str, **given: Any) -> Any:
             raise said from said.__cause__
 
 
-def train(cfg: DictConfig, run_dir: str | Path, choices: dict[str, str] | None = None) -> dict[str, float]:
+def train(
+    cfg: DictConfig,
+    run_dir: str | Path | RunFolder,
+    choices: dict[str, str] | None = None,
+    hydra: dict[str, Any] | None = None,
+) -> dict[str, float]:
     """Build, fit, score and record one run; returns its metrics.
+
+    Nothing is written before all of it has been built, so that a request which a part refuses leaves no trace.
 
     Args:
         cfg: a composed `train.yaml`.
         run_dir: the run folder; a checkpoint in it is continued if `cfg.resume` is set.
         choices: names of the trainer, model and data options, for tables.
+        hydra: what Hydra keeps of the run, by the names of the files under `.hydra/`.
+
+    Raises:
+        UserError: the folder is another run's, or a part refuses its arguments.
     """
-    folder = RunFolder(Path(run_dir))
+    folder = run_dir if isinstance(run_dir, RunFolder) else RunFolder(run_dir)
     names = {name: (choices or {}).get(name) or cfg[name]._target_.rpartition(".")[2] for name in ("trainer", "model", "data")}
-    folder.refuse_if_busy()
+    folder.claim(resume=bool(cfg.resume))
     checkpoint = folder.checkpoint("last") if cfg.resume else None
-    if checkpoint is None:
-        folder.refuse_if_used()
     checking.check_ranges(cfg)
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)
     check_device("lightning.accelerator", cfg.lightning.get("accelerator"), resolved["lightning"].get("devices", "auto"))
-    folder.write_config({**resolved, "choices": names})
     data, module = build(cfg)
     with checking.naming("data"):
         for split in data.rows:
             check_support(module.model, data.observed(split), f"the {split} data", scored=True)
     callbacks = [instantiate(node, f"callbacks.{name}") for name, node in (cfg.get("callbacks") or {}).items() if node]
-    logger = instantiate(cfg.logger, "logger", save_dir=str(run_dir)) if cfg.get("logger") else None
+    logger = instantiate(cfg.logger, "logger", save_dir=str(folder.path)) if cfg.get("logger") else None
     lightning = instantiate(
-        cfg.lightning, "lightning", default_root_dir=str(run_dir), callbacks=callbacks, logger=logger or False,
+        cfg.lightning, "lightning", default_root_dir=str(folder.path), callbacks=callbacks, logger=logger or False,
         plugins=[folder.checkpoint_io], enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
         num_sanity_val_steps=0, use_distributed_sampler=False,
     )
+    folder.begin({**resolved, "choices": names}, hydra)
     fit_run(lightning, module, data, checkpoint)
     return finish(folder, lightning, module, data, names, cfg.seed, cfg.evaluation.samples, cfg.evaluation.rows)
 
@@ -171,21 +197,68 @@ def _train_command(arguments: list[str]) -> None:
         with _composer(asking.config_dirs(arguments)) as compose:
             _checked(arguments, compose, complete=False)
         return _hydra(arguments)  # questions about the configuration are Hydra's to answer
-    several = {"-m", "--multirun"} & set(arguments)
-    with _composer(asking.config_dirs(arguments)) as compose:
-        run, before = (None, []) if several else asking.resumable(arguments, lambda: Path(str(_checked(arguments, compose).paths.run_dir)))
-        if run is not None:  # what is asked for now is asked of that run's configuration
-            arguments = [*before, *(a for a in arguments if not a.startswith("paths.run_dir=")), asking.quoted(f"paths.run_dir={run}")]
-        cfg = _checked(arguments, compose)
-        if not (cfg.paths.run_dir and cfg.paths.sweep_dir):
-            raise UserError("paths.run_dir and paths.sweep_dir are empty: name a folder, or leave them to their defaults.")
+    if {"-m", "--multirun"} & set(arguments):
+        with _composer(asking.config_dirs(arguments)) as compose:
+            cfg = _checked(arguments, compose)
+            _check_paths(cfg)
+        return _hydra(arguments)  # each of its jobs claims a folder of its own
+    config_dirs = asking.config_dirs(arguments)
+    with _composer(config_dirs) as compose:
+        run, named = resumable(arguments, lambda: Path(str(_checked(arguments, compose).paths.run_dir)))
         if run is not None:
-            checking.check_same(run, cfg)
-            RunFolder(run).refuse_if_beyond(cfg.lightning.max_epochs)
-            print(f"emgen: continuing {run}", file=sys.stderr)
-        if not several:
-            checking.writable(run or Path(cfg.paths.run_dir))
-    _hydra(arguments)
+            arguments = _continued(run, named, arguments, config_dirs, compose)
+        cfg = _checked(arguments, compose)
+        _check_paths(cfg)
+        settings = HydraConfig.get()
+        several, place = settings.mode == RunMode.MULTIRUN, settings.run.dir
+    if several:  # by an experiment's own wish
+        return _hydra(arguments)
+    folder = RunFolder(run or place)
+    folder.claim(resume=run is not None)
+    _claimed[folder.path.absolute()] = folder
+    try:
+        _hydra([*arguments, asking.quoted(f"hydra.run.dir={folder.path}")])
+    finally:
+        folder.release()
+
+
+def _continued(run: Path, named: bool, arguments: list[str], config_dirs: Sequence[str], compose: Any) -> list[str]:
+    """The overrides that go on with a run, which have been held against its record and against what may be built.
+
+    Args:
+        run: the run folder.
+        named: whether its recorded overrides come first, and those of this command line after them.
+        arguments: of this command line.
+        config_dirs: the user's own option folders.
+        compose: (config name, overrides) → configuration.
+
+    Raises:
+        UserError: the run cannot go on in this way; nothing has been changed.
+    """
+    record = read_record(run)
+    asked = [a for a in arguments if not a.startswith("paths.run_dir=")]
+    before = record.overrides if named else []
+    place = asking.quoted(f"paths.run_dir={run}")
+    cfg = _checked([*before, *asked, place], compose, complete=False)
+    now: Any = OmegaConf.to_container(cfg, resolve=True)
+    known = _shipped_targets() | KNOWN_CALLBACKS | trusted_now(arguments, config_dirs)
+    for part, node in now.items():
+        checking.check_trust(node, f"{run}: {part}", now["trust"] or (), locate, known)
+    unasked: Any = OmegaConf.to_container(_checked([*before, place], compose, complete=False), resolve=True) if named else None
+    changes = check_same(run, record.config or now, now, unasked)
+    RunFolder(run).refuse_if_beyond(cfg.lightning.max_epochs)
+    print(f"emgen: continuing {run}{' with ' * bool(changes)}{', '.join(changes)}", file=sys.stderr)
+    return [*before, *asked, place]
+
+
+def _check_paths(cfg: DictConfig) -> None:
+    if not (cfg.paths.run_dir and cfg.paths.sweep_dir):
+        raise UserError("paths.run_dir and paths.sweep_dir are empty: name a folder, or leave them to their defaults.")
+
+
+def _shipped_targets() -> set[str]:
+    """Every `_target_` of the options that come with the package."""
+    return {target for file in files(CONFIGS).rglob("*.yaml") for target in checking.targets_in(file.read_text(encoding="utf-8"))}
 
 
 def _hydra(arguments: list[str]) -> None:
@@ -196,13 +269,16 @@ def _hydra(arguments: list[str]) -> None:
 def _job(cfg: DictConfig) -> float | None:
     """One run under Hydra: whatever ends it is written to status.json and becomes an exit code."""
     settings = HydraConfig.get()
-    several, folder = settings.mode == RunMode.MULTIRUN, RunFolder(Path(settings.runtime.output_dir))
+    several = settings.mode == RunMode.MULTIRUN
+    path = Path(settings.runtime.output_dir)
+    folder = _claimed.get(path.absolute()) or RunFolder(path)
     signal.signal(signal.SIGTERM, _terminated)
     try:
         if several and str(cfg.lightning.strategy).startswith("ddp") and "spawn" not in cfg.lightning.strategy:
             raise UserError("strategy=ddp starts further processes of this command and cannot run under -m: give each run its "
                             "own command, or use lightning.strategy=ddp_spawn.")
-        metrics = train(cfg, folder.path, dict(settings.runtime.choices))
+        record = {"config.yaml": cfg, "hydra.yaml": {"hydra": settings}, "overrides.yaml": settings.overrides.task}
+        metrics = train(cfg, folder, dict(settings.runtime.choices), record)
         tag = "test/log_likelihood" if "test/log_likelihood" in metrics else "test/elbo"  # the one that a deep Boltzmann machine has
         score, error = metrics.get(tag), metrics.get(f"{tag}_error", float("nan"))
         what = "log-likelihood" if tag == "test/log_likelihood" else "lower bound on the log-likelihood"
@@ -212,7 +288,7 @@ def _job(cfg: DictConfig) -> float | None:
     except (Interrupted, KeyboardInterrupt) as stop:
         signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
         if folder.used:
-            message = f"{stop or 'stopped by Ctrl-C'}; continue with: {folder.command}"
+            message = f"{str(stop) or 'stopped by Ctrl-C'}; continue with: {folder.command}"
         else:
             message = f"stopped by {signal.Signals(signum).name} before anything was saved; start it again"
         folder.write_status("interrupted", message)
@@ -227,6 +303,8 @@ def _job(cfg: DictConfig) -> float | None:
             sys.exit(code)
         _failures.append(code)
         return None
+    finally:
+        folder.release()
 
 
 def _terminated(signum: int, frame: Any) -> None:
@@ -280,9 +358,11 @@ def _composer(config_dirs: Sequence[str]) -> Any:
 
     def compose(name: str, overrides: Sequence[str]) -> DictConfig:
         cfg = hydra.compose(name, [*overrides, *search], return_hydra_config=True)
-        HydraConfig.instance().set_config(cfg)
         if "paths" in cfg:
             OmegaConf.resolve(cfg.paths)
+            if cfg.paths.run_dir:
+                OmegaConf.resolve(cfg.hydra.run)
+        HydraConfig.instance().set_config(cfg)
         OmegaConf.set_struct(cfg, False)
         del cfg["hydra"]
         return cfg

@@ -17,8 +17,8 @@ from lightning_fabric.plugins import CheckpointIO
 from pytorch_lightning.callbacks import Checkpoint as LightningCheckpoint
 
 
-class Interrupted(Exception):
-    """Training was stopped by a signal after its state was saved; `signum` says which."""
+class Interrupted(BaseException):
+    """A signal stopped the run, whatever it was at; `signum` says which. No error, so nothing that catches errors takes it for one."""
 
     def __init__(self, signum: int, path: Path):
         super().__init__(f"stopped by {signal.Signals(signum).name}; everything up to here is in {path}")

@@ -1,0 +1,380 @@
+"""Run folders: nothing of a user's is deleted or written over, one process at a time, and a record is read, not obeyed."""
+
+import fcntl
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from emgen import cli
+from emgen.checking import UserError
+from emgen.folder import LOCK, OURS, RunFolder, status_of, write_atomically
+
+PAIR = [
+    "trainer=vae",
+    "model.hidden=[6]",
+    "model.latent=2",
+    "data=file",
+    "data.path=rows.npy",
+    "data.batch_size=6",
+    "data.validation=0.2",
+    "data.test=0.2",
+    "data.binarise=dynamic",
+    "evaluation.samples=3",
+    "callbacks.metrics.samples=2",
+    "callbacks.figures=null",
+    "callbacks.progress=null",
+    "lightning.accelerator=cpu",
+    "lightning.max_epochs=1",
+]
+MIXTURE = [
+    "trainer=em",
+    "model=gaussian_mixture",
+    "data=old_faithful",
+    "callbacks.progress=null",
+    "lightning.accelerator=cpu",
+    "lightning.max_epochs=2",
+]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).random((40, 1, 4, 4)).astype("float32"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", ["emgen"])
+    monkeypatch.setattr(cli, "_failures", [])
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    yield tmp_path
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run of one epoch, to be copied: what is tried on a run is tried on its own copy."""
+    home = tmp_path_factory.mktemp("trained")
+    np.save(home / "rows.npy", np.random.default_rng(0).random((40, 1, 4, 4)).astype("float32"))
+    command = [sys.executable, "-m", "emgen", *PAIR, "paths.run_dir=run"]
+    subprocess.run(command, env=ENVIRONMENT, cwd=home, check=True, capture_output=True)
+    return home / "run"
+
+
+@pytest.fixture
+def run(trained, place):
+    """The finished run, as `run` in the current folder."""
+    return Path(shutil.copytree(trained, place / "run"))
+
+
+def emgen(*arguments):
+    """The exit code of a command run in this process."""
+    with pytest.raises(SystemExit) as exit:
+        cli.main(arguments)
+    return exit.value.code or 0
+
+
+def everything(folder):
+    """Each path below a folder with its content, so that two looks can be compared."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in Path(folder).rglob("*")
+    }
+
+
+def assert_lines(text, *parts):
+    said = [line for line in text.splitlines() if line.startswith("emgen: ")]
+    assert len(said) == 1 and "Traceback" not in text, text
+    for part in parts:
+        assert part in said[0], said[0]
+
+
+# ---- a refusal touches nothing -------------------------------------------------------------------------------------
+
+REFUSED = {
+    "a file that is not there": ["trainer=vae", "data=file", "data.path=typo.npy"],
+    "data that a model cannot have made": ["trainer=vae", "data=weather"],
+    "a trainer that does not fit": ["trainer=em", "data=file", "data.path=rows.npy"],
+    "an unknown key": ["trainer=vae", "trainer.lerning_rate=1"],
+    "a missing value": ["trainer=vae", "model=custom"],
+    "a rate that is no number": ["trainer=vae", "data=file", "data.path=rows.npy", "trainer.optimizer.lr=fast"],
+    "a callback that cannot be built": [*PAIR, "+callbacks.mine._target_=nowhere.Mine"],
+    "a Trainer that refuses": [*PAIR, "lightning.accumulate_grad_batches=many"],
+}
+
+
+@pytest.mark.parametrize("arguments", REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize("folder", ["thesis", "deep/down/thesis", "."])
+def test_a_refused_run_leaves_a_users_folder_as_it_was(place, capsys, arguments, folder):
+    home = place / "home"
+    (home / folder).mkdir(parents=True)
+    (home / folder / "chapter1.tex").write_text("x")
+    (home / folder / "notes").mkdir(exist_ok=True)
+    os.chdir(home)
+    before = everything(place)
+    asked = [a.replace("data.path=rows.npy", f"data.path={place / 'rows.npy'}") for a in arguments]
+    assert emgen(*asked, f"paths.run_dir={folder}") == 2
+    assert everything(place) == before
+    assert_lines(capsys.readouterr().err, "emgen: ")
+
+
+def test_an_empty_folder_of_a_users_stays_and_one_that_was_made_here_goes(place):
+    (place / "empty").mkdir()
+    for folder in ("empty", "made"):
+        assert emgen("trainer=vae", "data=file", "data.path=typo.npy", f"paths.run_dir={folder}") == 2
+    assert (place / "empty").is_dir() and not (place / "made").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in OURS if name != ".hydra"])
+def test_a_file_of_a_users_that_a_run_would_write_over_is_kept(place, capsys, name):
+    (place / "mine").mkdir()
+    (place / "mine" / name).write_text("mine")
+    before = everything(place)
+    assert emgen(*MIXTURE, "paths.run_dir=mine") == 2
+    assert everything(place) == before
+    assert_lines(capsys.readouterr().err, "paths.run_dir=mine", "name another folder")
+
+
+def test_a_run_beside_files_of_a_users_leaves_them(place):
+    (place / "mine").mkdir()
+    (place / "mine" / "chapter1.tex").write_text("x")
+    assert emgen(*MIXTURE, "paths.run_dir=mine") == 0
+    assert (place / "mine" / "chapter1.tex").read_text() == "x" and (place / "mine" / "summary.json").exists()
+    assert {p.name for p in (place / "mine" / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
+
+
+def test_a_refused_job_of_a_sweep_deletes_nothing(place):
+    (place / "runs").mkdir()
+    (place / "runs" / "chapter1.tex").write_text("x")
+    assert emgen("-m", "trainer=vae,iwae", "data=file", "data.path=typo.npy", "paths.sweep_dir=runs") == 2
+    assert (place / "runs" / "chapter1.tex").read_text() == "x"
+    assert not list(place.glob("runs/**/status.json")) and not list(place.glob(f"runs/**/{LOCK}"))
+
+
+def test_a_resume_that_is_refused_leaves_the_run_as_it_was(place, run):
+    before = everything(place / "run")
+    for wrong in ("data.path=typo.npy", "trainer.optimizer.lr=nan", "+callbacks.mine._target_=nowhere.Mine"):
+        assert emgen("resume=run", "lightning.max_epochs=2", wrong) == 2
+        assert everything(place / "run") == before
+
+
+# ---- one process at a time -----------------------------------------------------------------------------------------
+
+
+def test_a_second_start_is_refused_and_the_first_ends_whole(place):
+    """Real processes: the second comes while the first is in its first epoch, before any checkpoint."""
+    first = [sys.executable, "-m", "emgen", *PAIR, "lightning.max_epochs=1000000", "paths.run_dir=same"]
+    running = subprocess.Popen(first, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (place / "same" / LOCK).exists() and running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for extra in ([], ["resume=auto"]):
+        second = [sys.executable, "-m", "emgen", *PAIR, "lightning.max_epochs=1000000", "paths.run_dir=same", *extra]
+        done = subprocess.run(second, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 2, done.stderr
+        assert "is being trained by another process" in done.stderr or "already holds a run" in done.stderr
+    running.send_signal(signal.SIGTERM)
+    _, said = running.communicate(timeout=300)
+    assert running.returncode == 143, said
+    held = {p.name for p in (place / "same").iterdir()}
+    assert {".hydra", "config.yaml", "checkpoints", "metrics.csv", "status.json"} <= held and LOCK not in held
+    assert status_of(place / "same") == "interrupted"
+
+
+def _claims(path, start, won):
+    folder = RunFolder(path)
+    start.wait()
+    try:
+        folder.claim()
+        won.put(os.getpid())
+        time.sleep(2)
+        folder.release()
+    except UserError:
+        won.put(None)
+
+
+def test_of_many_that_claim_at_once_one_wins(place):
+    context = multiprocessing.get_context("fork")
+    start, won = context.Event(), context.Queue()
+    many = [context.Process(target=_claims, args=(place / "one", start, won)) for _ in range(8)]
+    for process in many:
+        process.start()
+    start.set()
+    answers = [won.get(timeout=60) for _ in many]
+    for process in many:
+        process.join()
+    assert sum(answer is not None for answer in answers) == 1
+    assert not (place / "one").exists()
+
+
+def test_a_lock_of_a_process_that_was_killed_does_not_hold(place):
+    folder = place / "run"
+    folder.mkdir()
+    (folder / LOCK).touch()
+    claimed = RunFolder(folder)
+    claimed.claim()
+    with pytest.raises(UserError, match="being trained"):
+        RunFolder(folder).claim()
+    claimed.release()
+    RunFolder(folder).claim()
+    assert (folder / LOCK).exists()  # which this process did not make
+
+
+def test_a_run_whose_number_went_to_another_process_is_not_running(place):
+    """The process of that number was born after the run last wrote of itself."""
+    run = place / "run"
+    run.mkdir()
+    content = {"status": "running", "message": "", "pid": os.getppid(), "host": os.uname().nodename}
+    (run / "status.json").write_text(json.dumps(content))
+    assert status_of(run) == "running"
+    os.utime(run / "status.json", (1e9, 1e9))
+    assert status_of(run) == "interrupted"
+    with open(run / LOCK, "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert status_of(run) == "running"
+
+
+def test_what_is_written_replaces_a_link_and_does_not_follow_it(place):
+    (place / "secret").write_text("secret")
+    (place / "status.json").symlink_to(place / "secret")
+    write_atomically(place / "status.json", "{}")
+    assert (place / "secret").read_text() == "secret" and (place / "status.json").read_text() == "{}\n"
+    assert sorted(p.name for p in place.iterdir()) == ["rows.npy", "secret", "status.json"]
+
+
+# ---- a record is read, not obeyed ----------------------------------------------------------------------------------
+
+PAYLOADS = [
+    "+callbacks.evil={_target_: joblib.load, filename: run/evil.pkl}",
+    "+callbacks.evil={_target_: numpy.load, file: run/evil.npy, allow_pickle: true}",
+    "+callbacks.evil={_target_: torch.load, f: run/evil.pkl, weights_only: false}",
+    "+callbacks.evil={_target_: torch.hub.load, repo_or_dir: run, model: evil, source: local}",
+    "+callbacks.evil={_target_: shutil.copy, src: rows.npy, dst: poisoned}",
+    "+callbacks.evil={_target_: os.makedirs, name: poisoned}",
+    "+callbacks.evil={_target_: io.open, file: poisoned, mode: w}",
+    "+callbacks.evil={_target_: evilmod.Evil}",
+    "+trainer.optimizer.lr={_target_: os.makedirs, name: poisoned}",
+    "+trainer.evil=[[{_target_: os.makedirs, name: poisoned}]]",
+    "+lightning.profiler={_target_: os.makedirs, name: poisoned}",
+    "logger={_target_: os.makedirs, name: poisoned}",
+    "+evil.x={_target_: os.makedirs, name: poisoned}",
+    "+callbacks.evil={_target_: emgen.callbacks.metrics.write_csv, path: poisoned, history: []}",
+    "+callbacks.evil={_target_: emgen.callbacks.metrics.Path.mkdir, self: poisoned}",
+    "hydra.searchpath=[file://run]",
+    "hydra.job.env_set={EVIL: '1'}",
+    "+hydra.callbacks.evil={_target_: os.makedirs, name: poisoned}",
+    "++hydra.callbacks.evil._target_=evilmod.Evil",
+    "hydra/launcher=joblib",
+    "+callbacks@hydra.callbacks=default",
+    "hydra.job_logging.handlers={evil: {(): os.makedirs, name: poisoned}}",
+]
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_what_a_strangers_record_names_is_not_executed(place, run, capsys, payload):
+    (place / "evilmod.py").write_text("import os\nos.makedirs('poisoned')\nclass Evil: pass\n")
+    record = place / "run" / ".hydra" / "overrides.yaml"
+    record.write_text(yaml.safe_dump([*yaml.safe_load(record.read_text()), payload, "trust=[os]", "+trust=[evilmod]"]))
+    before = everything(place)
+    capsys.readouterr()
+    for extra in (["resume=run"], ["resume=run/checkpoints/last.ckpt", "lightning.max_epochs=2"]):
+        assert emgen(*extra) == 2
+        said = capsys.readouterr().err
+        refusals = ("if you trust it, add trust=[", "never reaches into Hydra", "unknown key", "which is no override")
+        assert any(refusal in said for refusal in refusals), said
+    assert not (place / "poisoned").exists()
+    assert {k: v for k, v in everything(place).items() if "__pycache__" not in k} == before
+
+
+def test_what_this_command_line_trusts_is_built(place):
+    (place / "ownmod.py").write_text(
+        "import pytorch_lightning as L\nclass Mine(L.Callback):\n    def on_train_start(self, *a): open('built', 'w')\n"
+    )
+    assert emgen(*PAIR, "paths.run_dir=run", "+callbacks.mine._target_=ownmod.Mine") == 0
+    (place / "built").unlink()
+    assert emgen("resume=run", "lightning.max_epochs=2") == 2
+    assert not (place / "built").exists()
+    assert emgen("resume=run", "lightning.max_epochs=2", "trust=[ownmod]") == 0
+    assert (place / "built").exists()
+    assert emgen("resume=run", "lightning.max_epochs=3", "callbacks.mine._target_=ownmod.Mine") == 0
+
+
+# ---- a resumed run goes on with what it was ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "asked", ["data.seed=1", "data.test=0.3", "data.validation=0.3", "data.binarise=fixed", "data.scale=2", "data.path=x.npy"]
+)
+def test_what_chooses_rows_cannot_change(place, run, capsys, asked):
+    np.save("x.npy", np.load("rows.npy"))
+    before = everything(place / "run")
+    capsys.readouterr()
+    for resumed in (["resume=run"], [*PAIR, "paths.run_dir=run", "resume=auto"]):
+        assert emgen(*resumed, "lightning.max_epochs=2", asked) == 2
+        assert_lines(capsys.readouterr().err, asked.partition("=")[0], "run was trained with")
+    assert everything(place / "run") == before
+
+
+def test_what_may_change_is_told(place, run, capsys):
+    capsys.readouterr()
+    assert emgen("resume=run", "lightning.max_epochs=2", "trainer.free_energy.beta=4", "seed=3") == 0
+    (line,) = [s for s in capsys.readouterr().err.splitlines() if s.startswith("emgen: continuing run with ")]
+    for change in ("lightning.max_epochs=2 (was 1)", "trainer.free_energy.beta=4 (was 1.0)", "seed=3 (was 0)"):
+        assert change in line
+
+
+@pytest.mark.parametrize("lost", ["seed=", "trainer.free_energy.beta=", "data.batch_size="])
+def test_a_record_that_lost_a_line_is_noticed(place, capsys, lost):
+    asked = [*PAIR, "seed=3", "trainer.free_energy.beta=4", "paths.run_dir=run"]
+    assert emgen(*asked) == 0
+    record = place / "run" / ".hydra" / "overrides.yaml"
+    record.write_text(yaml.safe_dump([a for a in yaml.safe_load(record.read_text()) if not a.startswith(lost)]))
+    capsys.readouterr()
+    assert emgen("resume=run", "lightning.max_epochs=2") == 2
+    assert_lines(capsys.readouterr().err, lost, "where config.yaml beside it says")
+    given = next(a for a in asked if a.startswith(lost))
+    assert emgen("resume=run", "lightning.max_epochs=2", given) == 0
+
+
+@pytest.mark.parametrize("content", ["", "{}", "- 1", "- [a]", "a: [", "x", "- '&&&'"])
+def test_a_record_that_is_none_is_told_in_a_sentence(place, run, capsys, content):
+    (place / "run" / ".hydra" / "overrides.yaml").write_text(content)
+    capsys.readouterr()
+    assert emgen("resume=run", "lightning.max_epochs=2") == 2
+    assert_lines(capsys.readouterr().err, "overrides.yaml")
+
+
+# ---- users' modules come last --------------------------------------------------------------------------------------
+
+
+def test_a_module_beside_the_user_stands_in_for_no_installed_one(place):
+    """`random.py`, `types.py`, `sklearn.py`, ... in the current folder are not what emgen and its libraries import."""
+    for name in ("random", "types", "sklearn", "safetensors", "yaml", "torchvision", "tempfile"):
+        (place / f"{name}.py").write_text("open('poisoned', 'w')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "emgen", *MIXTURE, "paths.run_dir=run"],
+        env={**ENVIRONMENT, "PYTHONSAFEPATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (place / "poisoned").exists()
+
+
+def test_sigterm_before_anything_is_trained_leaves_nothing_and_says_so(place, monkeypatch, capsys):
+    def stopped(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(cli, "check_support", stopped)
+    assert emgen(*PAIR, "paths.run_dir=run") == 143
+    assert_lines(capsys.readouterr().err, "stopped by SIGTERM before anything was saved; start it again")
+    assert not (place / "run").exists()
