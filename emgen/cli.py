@@ -209,11 +209,11 @@ def _train_command(arguments: list[str]) -> None:
             arguments = _continued(run, named, arguments, config_dirs, compose)
         cfg = _checked(arguments, compose)
         _check_paths(cfg)
-        settings = HydraConfig.get()
-        several, place = settings.mode == RunMode.MULTIRUN, settings.run.dir
+        several = HydraConfig.get().mode == RunMode.MULTIRUN
     if several:  # by an experiment's own wish
         return _hydra(arguments)
-    folder = RunFolder(run or place)
+    named = run is not None or any(a.startswith(("paths.run_dir=", "hydra.run.dir=")) for a in arguments)
+    folder = RunFolder(run or cfg.paths.run_dir) if named else RunFolder.new(cfg.paths.run_dir)
     folder.claim(resume=run is not None)
     _claimed[folder.path.absolute()] = folder
     try:
@@ -358,11 +358,11 @@ def _composer(config_dirs: Sequence[str]) -> Any:
 
     def compose(name: str, overrides: Sequence[str]) -> DictConfig:
         cfg = hydra.compose(name, [*overrides, *search], return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)  # which the names of folders ask for the options that were chosen
         if "paths" in cfg:
             OmegaConf.resolve(cfg.paths)
             if cfg.paths.run_dir:
-                OmegaConf.resolve(cfg.hydra.run)
-        HydraConfig.instance().set_config(cfg)
+                cfg.paths.run_dir = str(OmegaConf.select(cfg, "hydra.run.dir"))  # the same, unless Hydra's own key was given
         OmegaConf.set_struct(cfg, False)
         del cfg["hydra"]
         return cfg

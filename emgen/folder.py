@@ -5,6 +5,7 @@ __all__ = ["RunFolder", "status_of", "write_atomically"]
 import contextlib
 import errno
 import fcntl
+import itertools
 import json
 import os
 import platform
@@ -56,6 +57,31 @@ class RunFolder:
         self._made_folder = False
         self._made_lock = False
 
+    @classmethod
+    def new(cls, path: str | Path) -> "RunFolder":
+        """A folder that no other process has: `path`, or where that exists `path-2`, `path-3`, ..., made and claimed.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        for number in itertools.count(1):
+            folder = cls(path if number == 1 else f"{path}-{number}")
+            if not _is_first_process():
+                return folder
+            try:
+                folder.path.parent.mkdir(parents=True, exist_ok=True)
+                folder.path.mkdir()
+            except FileExistsError:
+                if folder.path.parent.is_dir():
+                    continue
+                raise UserError(_unwritable(folder.path, "its parent is a file")) from None
+            except OSError as error:
+                raise UserError(_unwritable(folder.path, error.strerror)) from error
+            folder._made_folder = True
+            folder.claim()
+            return folder
+        raise AssertionError  # numbers do not end
+
     @property
     def used(self) -> bool:
         """Whether there is progress here that a new run would write over."""
@@ -88,7 +114,7 @@ class RunFolder:
         except OSError as error:
             self.release()
             reason = "it is a file" if error.errno in (errno.EEXIST, errno.ENOTDIR) else error.strerror
-            raise UserError(f"paths.run_dir={self.path} cannot be written ({reason}): name another folder.") from error
+            raise UserError(_unwritable(self.path, reason)) from error
         except UserError:
             self.release()
             raise
@@ -267,6 +293,10 @@ def write_atomically(path: Path, text: str) -> None:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, reason: str | None) -> str:
+    return f"paths.run_dir={path} cannot be written ({reason}): name another folder."
 
 
 def _busy(path: Path) -> str:

@@ -216,6 +216,30 @@ def test_of_many_that_claim_at_once_one_wins(place):
     assert not (place / "one").exists()
 
 
+def _finds(path, start, found):
+    folder = RunFolder.new(path)
+    start.wait()
+    found.put(str(folder.path.name))
+
+
+def test_runs_that_start_in_one_second_have_a_folder_each(place):
+    context = multiprocessing.get_context("fork")
+    start, found = context.Event(), context.Queue()
+    many = [context.Process(target=_finds, args=(place / "runs" / "now", start, found)) for _ in range(6)]
+    for process in many:
+        process.start()
+    start.set()
+    names = sorted(found.get(timeout=60) for _ in many)
+    for process in many:
+        process.join()
+    assert names == ["now", *(f"now-{number}" for number in range(2, 7))]
+
+
+def test_a_run_without_a_named_folder_finds_one(place):
+    assert emgen(*MIXTURE, "paths.sweep_dir=runs") == 0
+    assert len(list(place.glob("runs/em-gaussian_mixture-old_faithful/*/summary.json"))) == 1
+
+
 def test_a_lock_of_a_process_that_was_killed_does_not_hold(place):
     folder = place / "run"
     folder.mkdir()
