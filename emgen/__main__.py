@@ -12,7 +12,7 @@ def main() -> None:
         del sys.path[0]
     try:
         if {"-h", "--help"} & set(sys.argv[1:]):
-            from emgen.asking import help_text
+            from emgen.cli.help import help_text
 
             print(help_text(), flush=True)
         elif "--version" in sys.argv[1:]:
@@ -20,9 +20,9 @@ def main() -> None:
 
             print(f"emgen {__version__}", flush=True)
         else:
-            from emgen import cli
+            from emgen.cli.entry import main as run
 
-            cli.main()
+            run()
     except KeyboardInterrupt:  # while the frameworks were being imported
         sys.exit(130)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough

@@ -2,6 +2,7 @@
 
 __all__ = ["FitResult", "fit"]
 
+import inspect
 from dataclasses import dataclass, field
 from numbers import Integral, Number
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from emgen.errors import UserError
+from emgen.options import build, locate, option
 from emgen.roles import Conjugate, serves
 
 DEVICES = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
@@ -66,16 +69,15 @@ def fit(
     """
     import pytorch_lightning as lightning  # here, so that importing the package costs no training framework
 
-    from emgen.cli import quiet, trainer_named
     from emgen.data import Data, Stream
     from emgen.evaluation.support import check_support
-    from emgen.running import check_device
+    from emgen.runtime import check_device, quiet
 
     kind, number = _checked(model, max_epochs, seed, str(device))
     check_device("device", kind)
     quiet()
     torch.manual_seed(seed)
-    module = trainer_named(trainer, model, trainer_arguments)
+    module = _trainer(trainer, model, trainer_arguments)
     module.seed = seed
     if _is_rows(data):
         whole = serves(model, Conjugate)
@@ -91,6 +93,22 @@ def fit(
     )
     runner.fit(module, datamodule=data)
     return FitResult(model, module.history, module.converged)
+
+
+def _trainer(name: str, model: Any, arguments: dict[str, Any]) -> Any:
+    """The trainer of an option of `configs/trainer`, over a model; `arguments` stand in for the option's."""
+    node = option("trainer", name)
+    accepted = list(inspect.signature(locate(node["_target_"])).parameters)
+    unknown = [argument for argument in arguments if argument not in accepted]
+    if unknown:
+        raise UserError(f"trainer {name!r} takes no argument {unknown[0]!r}; it takes {', '.join(accepted)}.")
+    if "critic" in accepted and arguments.get("critic") is None:
+        raise UserError(
+            f"trainer {name!r} needs critic=..., a network whose output is a log density ratio, such as "
+            "emgen.models.dense_critic(event_shape)."
+        )
+    plain = {key: value for key, value in arguments.items() if isinstance(value, (bool, int, float, str))}
+    return build({**node, **plain}, "trainer", **{"model": model, **arguments})
 
 
 def _is_rows(data: Any) -> bool:

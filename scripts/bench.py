@@ -67,9 +67,9 @@ def vae() -> None:
     from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
     from emgen.callbacks import Metrics, Progress
-    from emgen.cli import quiet
     from emgen.data import Data
     from emgen.models import dense
+    from emgen.runtime import quiet
     from emgen.trainers import VAE
 
     quiet()

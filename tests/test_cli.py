@@ -17,8 +17,8 @@ import pytest
 import torch
 import yaml
 
-from emgen import cli
 from emgen.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint
+from emgen.cli import entry
 from emgen.data.base import _Loader
 from emgen.evaluation.runs import read_run
 
@@ -54,7 +54,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "argv", ["emgen"])
-    monkeypatch.setattr(cli, "_failures", [])
+    monkeypatch.setattr(entry, "_failures", [])
     monkeypatch.setattr(_Loader, "__init__", one_batch_at_a_time)
     handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
     yield tmp_path
@@ -71,7 +71,7 @@ def one_batch_at_a_time(self, data, rank, world, original=_Loader.__init__):
 def emgen(*arguments):
     """The exit code of a command run in this process."""
     with pytest.raises(SystemExit) as exit:
-        cli.main(arguments)
+        entry.main(arguments)
     return exit.value.code or 0
 
 
@@ -206,7 +206,7 @@ def state(folder, which="last"):
     (["trainer.optimizer._target_=torch.optim.LBFGS"], "trainer.optimizer._target_=torch.optim.LBFGS: it asks for several losses"),
     (["lightning.max_time=soon"], "lightning: MisconfigurationException: `Timer(duration='soon')` is not a valid duration"),
     (["trainer=custom", "trainer._target_=nomod.X"], "trainer: nomod.X cannot be imported (No module named 'nomod')"),
-    (["trainer=custom", "trainer._target_=os.system"], "trainer: InstantiationException: Target 'os.system' is blocklisted"),
+    (["trainer=custom", "trainer._target_=os.system"], "trainer: _target_=os.system calls Python's own os"),
     (["paths.run_dir=rows.npy"], "paths.run_dir=rows.npy cannot be written (it is a file)"),
     (["paths.run_dir=rows.npy/run"], "paths.run_dir=rows.npy/run cannot be written"),
     (["paths.run_dir=null"], "name a folder"),
@@ -508,9 +508,9 @@ def test_a_checkpoint_is_replaced_whole_and_unpickles_no_code(place, monkeypatch
 @pytest.mark.parametrize("poison", [
     {"_target_": "os.system", "_args_": ["touch poisoned"]},
     [[{"_target_": "subprocess.check_output", "_args_": [["touch", "poisoned"]]}]],
-    {"_target_": "emgen.running.os.system", "_args_": ["touch poisoned"]},
+    {"_target_": "emgen.models.latent.torch.os.system", "_args_": ["touch poisoned"]},
     {"_target_": "emgen.models.latent.torch.load", "_args_": ["poisoned"], "weights_only": False},
-    {"_target_": "emgen.running._write", "path": {"_target_": "pathlib.Path", "_args_": ["poisoned"]}, "text": ""},
+    {"_target_": "emgen.cli.folder.write_atomically", "path": {"_target_": "pathlib.Path", "_args_": ["poisoned"]}, "text": ""},
     {"_target_": "ossified.system"},
 ], ids=["a call", "in lists", "through our module", "through a trusted module", "a private part", "a name that begins like one"])
 def test_a_configuration_that_is_read_back_builds_nothing_but_models_and_data(place, capsys, poison):
@@ -628,7 +628,7 @@ def test_a_sweep_goes_on_after_a_failure_and_says_so(place, capsys):
 
 def test_signals_and_exit_codes_of_the_real_process(place):
     """`python -m emgen` in the middle of a long run: SIGTERM gives 143, Ctrl-C 130, both with a checkpoint to go on from."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(cli.__file__).parent.parent)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(entry.__file__).parents[2])}
     long = [sys.executable, "-m", "emgen", "trainer=vae", *SMALL, "lightning.max_epochs=1000000"]
     started = {s: subprocess.Popen([*long, f"paths.run_dir={s.name}"], env=environment, stderr=subprocess.PIPE, text=True)
                for s in (signal.SIGTERM, signal.SIGINT)}

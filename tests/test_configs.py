@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 
 from emgen import cli
-from emgen.asking import options
+from emgen.options import names as options
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -67,7 +67,7 @@ STEPS = [
 
 @pytest.fixture(scope="module")
 def compose():
-    with cli._composer([]) as composer:
+    with cli.composer() as composer:
         yield composer
 
 
@@ -185,7 +185,7 @@ def shrink(cfg):
 
 def one_step(compose, *overrides):
     """Build the data and the trainer as the command line does, and step on the first batch of the first block."""
-    data, trainer = cli.build(shrink(compose("train", list(overrides))))
+    data, trainer = cli.build_parts(shrink(compose("train", list(overrides))))
     batch = next(iter(next(iter(data.train_dataloader()))))
     before = {name: value.clone() for name, value in trainer.state_dict().items()}
     trainer.training_step(batch, 0)

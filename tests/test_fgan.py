@@ -193,7 +193,7 @@ def test_location_scale_draws_are_stratified_and_differentiable():
 
 def test_cross_table_of_two_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "JUDGES", ("KL", "ReverseKL"))  # to be quick
-    with cli._composer([]) as compose:
+    with cli.composer() as compose:
         for number, divergence in enumerate(("kl", "jensen_shannon")):
             cfg = compose("train", ["experiment=level9_crosstable", f"divergence@trainer.divergence={divergence}",
                                     "data.train=512", "data.batch_size=256", "lightning.max_epochs=1",

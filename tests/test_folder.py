@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import yaml
 
-from emgen import cli
-from emgen.checking import UserError
-from emgen.folder import LOCK, OURS, RunFolder, status_of, write_atomically
+from emgen.cli import entry, training
+from emgen.cli.folder import LOCK, OURS, RunFolder, status_of, write_atomically
+from emgen.errors import UserError
 
 PAIR = [
     "trainer=vae",
@@ -44,7 +44,7 @@ MIXTURE = [
     "lightning.accelerator=cpu",
     "lightning.max_epochs=2",
 ]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(entry.__file__).parents[2])}
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "argv", ["emgen"])
-    monkeypatch.setattr(cli, "_failures", [])
+    monkeypatch.setattr(entry, "_failures", [])
     handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
     yield tmp_path
     for signum, handler in handlers.items():
@@ -79,7 +79,7 @@ def run(trained, place):
 def emgen(*arguments):
     """The exit code of a command run in this process."""
     with pytest.raises(SystemExit) as exit:
-        cli.main(arguments)
+        entry.main(arguments)
     return exit.value.code or 0
 
 
@@ -398,7 +398,7 @@ def test_sigterm_before_anything_is_trained_leaves_nothing_and_says_so(place, mo
     def stopped(*arguments, **options):
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(cli, "check_support", stopped)
+    monkeypatch.setattr(training, "check_support", stopped)
     assert emgen(*PAIR, "paths.run_dir=run") == 143
     assert_lines(capsys.readouterr().err, "stopped by SIGTERM before anything was saved; start it again")
     assert not (place / "run").exists()

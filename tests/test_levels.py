@@ -21,7 +21,7 @@ PICTURES = {
 
 
 def composed(name, *overrides):
-    with cli._composer([]) as compose:
+    with cli.composer() as compose:
         cfg = compose("train", [f"experiment={name}", "callbacks.progress=null", *overrides])
     cfg.logger = None
     return cfg
@@ -99,7 +99,7 @@ def test_variational_bayes_keeps_the_components_that_the_data_pay_for(tmp_path):
 
 def test_gibbs_agrees_with_enumeration(tmp_path):
     """The pair (1, 2) to three standard errors, which autocorrelated sweeps put near .0005."""
-    data, trainer = cli.build(composed("level7_gibbs"))
+    data, trainer = cli.build_parts(composed("level7_gibbs"))
     exact = log_evidence(trainer.model, data.split("train"), "distribution")
     assert exact.log_prob.item() == pytest.approx(-20.9403902329, abs=1e-9)
     found = reported(climb("level7_gibbs", tmp_path, "lightning.max_epochs=600"), "co_clustering")
@@ -126,7 +126,7 @@ def test_the_weather_has_its_textbook_probability_before_the_first_step(tmp_path
 def test_topics_tell_more_of_a_word_than_its_frequency(tmp_path):
     """The bound, priors paid for, beats the best that one distribution over words can say of the corpus."""
     found = reported(climb("level5_lda", tmp_path), "topic_words")
-    entries = cli.build(composed("level5_lda"))[0].split("train")
+    entries = cli.build_parts(composed("level5_lda"))[0].split("train")
     counts = torch.zeros(1000).double().index_add(0, entries[:, 1], entries[:, 2].double())
     frequency = torch.xlogy(counts, counts / counts.sum()).sum() / counts.sum()
     topics, proportions = learnt(tmp_path)["model.topics.mean"], learnt(tmp_path)["model.proportions.mean"]

@@ -15,12 +15,14 @@ from rich.console import Console
 from rich.table import Table
 
 from emgen.callbacks.checkpoint import AtomicCheckpointIO
-from emgen.checking import UserError, check_trust, naming
+from emgen.cli.folder import RunFolder, write_atomically
+from emgen.cli.trust import check_trust
+from emgen.errors import UserError
 from emgen.evaluation.likelihood import evaluating
 from emgen.evaluation.runs import read_run, strict_json
 from emgen.evaluation.samples import sample_scores
 from emgen.evaluation.scores import scores
-from emgen.running import RunFolder
+from emgen.options import build, naming
 
 
 def load_run(run: str | Path, checkpoint: str = "best", trust: Any = ()) -> tuple[Any, Any, dict[str, Any]]:
@@ -34,8 +36,6 @@ def load_run(run: str | Path, checkpoint: str = "best", trust: Any = ()) -> tupl
     Raises:
         UserError: no run there, no checkpoint, or a configuration that asks for an untrusted import.
     """
-    from emgen.cli import instantiate, locate
-
     folder = RunFolder(Path(run))
     if checkpoint not in ("best", "last"):
         raise UserError(f"checkpoint={checkpoint} is neither best nor last.")
@@ -51,9 +51,10 @@ def load_run(run: str | Path, checkpoint: str = "best", trust: Any = ()) -> tupl
     if not cfg.get("data") or not cfg.get("model"):
         raise UserError(f"{folder.path / 'config.yaml'} names no data or no model: train the run again.")
     for part in ("data", "model"):
-        check_trust(OmegaConf.to_container(cfg[part], resolve=True), f"{run}: {part}", trust, locate)
-    data = instantiate(cfg.data, "data")
-    model = instantiate(cfg.model, "model", event_shape=tuple(data.event_shape))
+        check_trust(OmegaConf.to_container(cfg[part], resolve=True), f"{run}: {part}", trust)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    data = build(config["data"], "data")
+    model = build(config["model"], "model", event_shape=tuple(data.event_shape))
     state = AtomicCheckpointIO().load_checkpoint(path)["state_dict"]
     try:
         model.load_state_dict({name.removeprefix("model."): v for name, v in state.items() if name.startswith("model.")})
@@ -61,7 +62,6 @@ def load_run(run: str | Path, checkpoint: str = "best", trust: Any = ()) -> tupl
         raise UserError(f"{path} holds another model than config.yaml beside it describes ({str(error).splitlines()[1].strip()}): was "
                         "that file, or the data it names, changed since training?") from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
     return model.eval().to(device), data.to(device), config
 
 
@@ -92,7 +92,7 @@ def evaluate(cfg: Any) -> None:
     Console().print(table)
     content = {"rows": len(x), "epochs": read_run(cfg.run).summary.get("epochs"),  # of a run that goes on it is out of date
                "binarise": config["data"].get("binarise", "none"), "seed": cfg.seed, "metrics": record}
-    (Path(cfg.run) / "evaluation.json").write_text(strict_json(content) + "\n", encoding="utf-8")
+    write_atomically(Path(cfg.run) / "evaluation.json", strict_json(content))
 
 
 def sample(cfg: Any) -> None:

@@ -20,7 +20,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from emgen.callbacks.checkpoint import AtomicCheckpointIO, damage
-from emgen.checking import UserError, told
+from emgen.errors import UserError, told
 from emgen.evaluation.runs import strict_json
 
 # What a run writes. In a folder that holds no run a file of such a name is the user's, and stays as it is.

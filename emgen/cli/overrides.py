@@ -1,16 +1,15 @@
-"""What a user typed: flags, overrides, sweeps, a run to go on with; what is unknown is answered by what is near it."""
+"""What a user typed: flags, overrides, sweeps; what is unknown is answered by what is near it."""
 
-__all__ = ["COMMANDS", "config_dirs", "expand", "explain", "help_text", "quoted", "refuse_unasked_sweep", "single_choices"]
+__all__ = ["COMMANDS", "config_dirs", "expand", "explain", "quoted", "refuse_unasked_sweep", "single_choices"]
 
-import difflib
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
-from importlib.resources import files
+from collections.abc import Sequence
 from pathlib import Path
 
-from emgen.checking import UserError, first
+from emgen.errors import UserError, nearest
+from emgen.options import names
 
 COMMANDS = ("train", "evaluate", "sample", "compare", "export")
 PATHS = ("data.path", "hydra.run.dir", "output", "paths.data_dir", "paths.run_dir", "paths.sweep_dir", "resume", "run")
@@ -32,16 +31,16 @@ def expand(arguments: Sequence[str]) -> list[str]:
         name = argument.partition("=")[0]
         if argument.startswith("-"):
             if name not in FLAGS:
-                raise UserError(f"there is no flag {name}; {_nearest(name, ['--help', '--version', *FLAGS])}.")
+                raise UserError(f"there is no flag {name}; {nearest(name, ['--help', '--version', *FLAGS])}.")
             flags.append(argument)
         elif open_flag and "=" not in argument:
             flags.append(argument)
         elif name and ("=" in argument or argument.startswith("~")):
             overrides.append(quoted(re.sub(r"^divergence=", "divergence@trainer.divergence=", argument)))
         else:
-            if argument in options():
-                raise UserError(f"{argument} is an option group: say {argument}=NAME, one of {', '.join(options()[argument])}.")
-            raise UserError(f"{argument!r} is neither a command nor of the form key=value; {_nearest(argument, COMMANDS)} (commands: "
+            if argument in names():
+                raise UserError(f"{argument} is an option group: say {argument}=NAME, one of {', '.join(names()[argument])}.")
+            raise UserError(f"{argument!r} is neither a command nor of the form key=value; {nearest(argument, COMMANDS)} (commands: "
                             f"{', '.join(COMMANDS)}).")
         open_flag = argument.startswith("-") and "=" not in argument and FLAGS[name]
     return [*flags, *overrides]
@@ -74,7 +73,7 @@ def config_dirs(arguments: Sequence[str]) -> list[str]:
         name, _, value = argument.partition("=")
         if name in ("--config-dir", "-cd"):
             found.append(value or (arguments[i + 1] if i + 1 < len(arguments) else ""))
-    ours = options()
+    ours = names()
     for folder in found:
         if not Path(folder).is_dir():
             raise UserError(f"--config-dir {folder} is not a folder: name the folder that holds your trainer/, model/ ... options.")
@@ -97,18 +96,18 @@ def explain(error: Exception, known: Sequence[str]) -> str:
     if "override_grammar" in text:
         reason = " ".join(text.partition("See https")[0].replace("^", "").split()).removeprefix("LexerNoViableAltException: ")
         return f"an override cannot be read ({reason}): put a value with such characters in quotes of its own, as in \"key='a value'\"."
-    missing = getattr(error, "missing_cfg_file", None) or first(r"Could not find '([^']+)'", text)
+    missing = getattr(error, "missing_cfg_file", None) or _first(r"Could not find '([^']+)'", text)
     if missing:
         group, _, name = str(missing).rpartition("/")
-        names = options().get(group) or getattr(error, "options", None) or []
+        there = names().get(group) or getattr(error, "options", None) or []
         if name in ("", "?", "help"):
-            return f"{group}=NAME takes one of {', '.join(names)}; `emgen {group}=NAME --cfg job --package {group}` prints its keys."
-        return f"there is no {group or 'option'}={name}; {_nearest(name, names)} (all: {', '.join(names)})."
+            return f"{group}=NAME takes one of {', '.join(there)}; `emgen {group}=NAME --cfg job --package {group}` prints its keys."
+        return f"there is no {group or 'option'}={name}; {nearest(name, there)} (all: {', '.join(there)})."
     if text.startswith("Config group override must be"):
         return (
             "an option group takes the name of one of its options (`emgen --help` lists them); ~logger or ~callbacks leaves that group out."
         )
-    key = first(r"Could not override '([^']+)'", text) or first(r"Key '([^']+)' is not in struct", text)
+    key = _first(r"Could not override '([^']+)'", text) or _first(r"Key '([^']+)' is not in struct", text)
     if key:
         key = "divergence" if key.startswith("divergence@") else key
         if key == "divergence":
@@ -118,7 +117,7 @@ def explain(error: Exception, known: Sequence[str]) -> str:
                 "penalty=... is chosen where the trainer keeps it: penalty@trainer.penalty=... or penalty@trainer.adversarial.penalty=..."
             )
         more = f" `emgen --cfg job` prints every key, and +{key}=... adds a new one." if "trainer" in known else ""
-        return f"unknown key {key}; {_nearest(key, known)}.{more}"
+        return f"unknown key {key}; {nearest(key, known)}.{more}"
     return " ".join(text.split())
 
 
@@ -157,33 +156,6 @@ def refuse_unasked_sweep(arguments: Sequence[str]) -> None:
             raise UserError(f"{argument} names several values: add -m to run each of them, or write one (a list as {key}=[...]).")
 
 
-def options() -> dict[str, list[str]]:
-    """Our option groups and the names in each."""
-    root = files("emgen.configs")
-    groups = {group.name: group for group in root.iterdir() if group.is_dir() and not group.name.startswith("_")}
-    return {name: sorted(f.name[:-5] for f in group.iterdir() if f.name.endswith(".yaml")) for name, group in sorted(groups.items())}
-
-
-def help_text(program: str = "emgen") -> str:
-    """What `emgen --help` prints."""
-    groups = "\n".join(f"  {name:<16}{', '.join(names)}" for name, names in options().items() if names)
-    return f"""\
-emgen: deep generative modelling as alternating projection
-
-  {program} [train] KEY=VALUE ...          train; --cfg job prints the configuration, -m sweeps over a,b,c
-  {program} evaluate run=DIR               score a run: log-likelihood in nats, its error, its method
-  {program} sample run=DIR n=64            draw from a run's model
-  {program} compare RUN RUN ...            a table, and one HTML page of curves and pictures
-  {program} export run=DIR                 weights as safetensors, with the configuration beside them
-
-Options (GROUP=NAME chooses one, GROUP.KEY=VALUE sets a key of it):
-
-{groups}
-
-  seed=0  resume=auto|DIR  paths.run_dir=DIR  lightning.max_epochs=20  evaluation.samples=200
-"""
-
-
 def _split(value: str) -> list[str]:
     """The comma-separated parts of an override's value, outside brackets and quotes."""
     parts, depth, quote = [""], 0, ""
@@ -201,13 +173,7 @@ def _split(value: str) -> list[str]:
     return parts
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
-    names = list(dict.fromkeys(names))
-    # a key is as near as its last word, then as the whole of it
-    likeness = {n: (_alike(n.rpartition(".")[2], name.rpartition(".")[2]), _alike(n, name)) for n in names}
-    close = sorted((n for n in names if max(likeness[n]) >= 0.6), key=lambda n: sum(likeness[n]), reverse=True)[:3]
-    return f"nearest: {', '.join(close)}" if close else "nothing is near it"
-
-
-def _alike(a: str, b: str) -> float:
-    return difflib.SequenceMatcher(None, a.lower(), b.lower()).ratio()
+def _first(pattern: str, text: str) -> str | None:
+    """The first group of the first match of a pattern, if there is one."""
+    match = re.search(pattern, text)
+    return match.group(1) if match else None

@@ -1,7 +1,8 @@
 """A run that is to be continued: where it is, what it was asked for, and whether what is asked now can go on from there."""
 
-__all__ = ["Record", "check_same", "read_record", "resumable", "trusted_now"]
+__all__ = ["continued", "resumable"]
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,15 @@ from typing import Any
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
-from emgen.checking import STATEFUL, UserError, flat, targets_in, typed
-from emgen.folder import status_of
+from emgen.cli.checks import STATEFUL, flat
+from emgen.cli.compose import Compose, checked, shipped_targets
+from emgen.cli.folder import RunFolder, status_of
+from emgen.cli.overrides import quoted
+from emgen.cli.trust import KNOWN, check_trust
+from emgen.errors import UserError, typed
+from emgen.options import targets_in
 
 # Of a run's data these may change, for they choose neither rows nor their values.
 ROWS_STAY = {"data.batch_size", "data.shuffle", "data.drop_last", "data.download", "data.root", "data.dtype"}
@@ -62,6 +69,37 @@ def resumable(arguments: Sequence[str], run_dir: Callable[[], Path]) -> tuple[Pa
             f"resume={asked}: there is no checkpoints/last.ckpt in that folder; name a run folder, or use resume=auto."
         )
     return run, True
+
+
+def continued(
+    run: Path, named: bool, arguments: list[str], config_dirs: Sequence[str], compose: Compose
+) -> list[str]:
+    """The overrides that go on with a run, which have been held against its record and against what may be built.
+
+    Args:
+        run: the run folder.
+        named: whether its recorded overrides come first, and those of this command line after them.
+        arguments: of this command line.
+        config_dirs: the user's own option folders.
+        compose: (config name, overrides) → configuration.
+
+    Raises:
+        UserError: the run cannot go on in this way; nothing has been changed.
+    """
+    record = read_record(run)
+    asked = [a for a in arguments if not a.startswith("paths.run_dir=")]
+    before = record.overrides if named else []
+    place = quoted(f"paths.run_dir={run}")
+    cfg = checked([*before, *asked, place], compose, complete=False)
+    now: Any = OmegaConf.to_container(cfg, resolve=True)
+    known = shipped_targets() | KNOWN | _named_now(arguments, config_dirs)
+    for part, node in now.items():
+        check_trust(node, f"{run}: {part}", now["trust"] or (), known)
+    unasked: Any = OmegaConf.to_container(checked([*before, place], compose, complete=False), resolve=True) if named else None
+    changes = check_same(run, record.config or now, now, unasked)
+    RunFolder(run).refuse_if_beyond(cfg.lightning.max_epochs)
+    print(f"emgen: continuing {run}{' with ' * bool(changes)}{', '.join(changes)}", file=sys.stderr)
+    return [*before, *asked, place]
 
 
 def read_record(run: Path) -> Record:
@@ -132,7 +170,7 @@ def check_same(run: Path, was: dict[str, Any], now: Any, before: Any = None) -> 
     return changes
 
 
-def trusted_now(arguments: Sequence[str], config_dirs: Sequence[str]) -> set[str]:
+def _named_now(arguments: Sequence[str], config_dirs: Sequence[str]) -> set[str]:
     """The imports that this command line itself names: by `..._target_=`, or in a file of its `--config-dir`."""
     named = {a.partition("=")[2].strip("'\"") for a in arguments if a.partition("=")[0].endswith("_target_")}
     for folder in config_dirs:
