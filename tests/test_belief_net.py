@@ -11,8 +11,8 @@ from emgen.estimators.normalising import log_partition
 from emgen.evaluation.likelihood import elbo
 from emgen.evaluation.scores import scores
 from emgen.models import DeepBeliefNet
-from emgen.models.boltzmann import binary_states
-from emgen.models.units import Gaussian
+from emgen.models.energy.boltzmann_machine import binary_states
+from emgen.models.energy.units import Gaussian
 from emgen.objectives import ModelPhase, Sleep, Wake
 from emgen.trainers import UpDown
 

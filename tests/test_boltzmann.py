@@ -12,8 +12,8 @@ from torch.optim import SGD
 from emgen.data import Data
 from emgen.estimators.chains import walk
 from emgen.models import BoltzmannMachine, DeepBoltzmannMachine
-from emgen.models.boltzmann import binary_states
-from emgen.models.units import Binary, Gaussian, Multinomial
+from emgen.models.energy.boltzmann_machine import binary_states
+from emgen.models.energy.units import Binary, Gaussian, Multinomial
 from emgen.objectives import ContrastiveDivergence
 from emgen.testing import geweke
 from emgen.trainers import CD

@@ -508,8 +508,8 @@ def test_a_checkpoint_is_replaced_whole_and_unpickles_no_code(place, monkeypatch
 @pytest.mark.parametrize("poison", [
     {"_target_": "os.system", "_args_": ["touch poisoned"]},
     [[{"_target_": "subprocess.check_output", "_args_": [["touch", "poisoned"]]}]],
-    {"_target_": "emgen.models.latent.torch.os.system", "_args_": ["touch poisoned"]},
-    {"_target_": "emgen.models.latent.torch.load", "_args_": ["poisoned"], "weights_only": False},
+    {"_target_": "emgen.models.deep.latent_variable.torch.os.system", "_args_": ["touch poisoned"]},
+    {"_target_": "emgen.models.deep.latent_variable.torch.load", "_args_": ["poisoned"], "weights_only": False},
     {"_target_": "emgen.cli.folder.write_atomically", "path": {"_target_": "pathlib.Path", "_args_": ["poisoned"]}, "text": ""},
     {"_target_": "ossified.system"},
 ], ids=["a call", "in lists", "through our module", "through a trusted module", "a private part", "a name that begins like one"])
@@ -578,7 +578,8 @@ def test_the_bound_of_a_deep_belief_net_is_reported_before_and_after_fine_tuning
 MYMOD = '''
 import torch
 from torch import nn
-from emgen.models import Conditional, DeepLatentModel, MLP, StandardNormal, heads
+from emgen.models import Conditional, DeepLatentModel, MLP, StandardNormal
+from emgen.models import heads
 
 def net(event_shape, width=5):
     decoder, encoder = MLP((2,), (width,)), MLP(event_shape, (width,))

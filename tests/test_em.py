@@ -12,7 +12,7 @@ from emgen.data.base import Data
 from emgen.estimators.beliefs import Belief, Distribution, Draw, Gradient, Point, Tempered
 from emgen.families import Categorical, DiagonalGaussian
 from emgen.models import BernoulliMixture, BinomialMixture, GaussianMixture, Mixture
-from emgen.models.mixture import Responsibilities
+from emgen.models.conjugate.mixture import Responsibilities
 from emgen.optim import ClosedForm
 from emgen.testing import check_trainer, geweke
 from emgen.trainers import EM

@@ -10,7 +10,7 @@ from emgen.estimators.beliefs import Distribution, Draw, MeanField, Point, Struc
 from emgen.estimators.enumeration import enumerate_latents, log_evidence
 from emgen.families import Categorical, LinearGaussian
 from emgen.models import FactorialHMM, FactorialMixture, factorial_hmm, factorial_mixture
-from emgen.models.causes import FactorialBelief
+from emgen.models.conjugate.factorial_posteriors import FactorialBelief
 from emgen.testing import check_model, geweke
 
 F64 = torch.float64
@@ -129,7 +129,7 @@ def test_each_factor_is_optimal_given_the_others(latents):
     best = bound(model, x, lambda _: q)
     other = q.chains[0].tempered(0.9) if isinstance(latents, Structured) else None
     if other is None:
-        from emgen.models.paths import Factorised
+        from emgen.models.conjugate.chain_posteriors import Factorised
 
         for share in (0.99, 0.9):
             moved = share * q.marginals[:, 0] + (1 - share) * torch.rand_like(q.marginals[:, 0]).softmax(-1)

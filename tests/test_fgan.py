@@ -29,7 +29,7 @@ from emgen.divergences import (
     TotalVariation,
     f_projection,
 )
-from emgen.models.networks import ConvolutionalEncoder
+from emgen.models.deep.networks import ConvolutionalEncoder
 from emgen.objectives import Adversarial, GradientPenalty, RothPenalty
 
 

@@ -12,7 +12,7 @@ from torch.distributions import Categorical, Independent
 from emgen.callbacks import Figures
 from emgen.callbacks.figures import draw, picture
 from emgen.data import Data
-from emgen.models.latent import dense
+from emgen.models.deep.latent_variable import dense
 from emgen.trainers import VAE
 
 

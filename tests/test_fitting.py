@@ -27,7 +27,7 @@ from emgen.models import (
     helmholtz_machine,
     hidden_markov_model,
 )
-from emgen.models.units import Multinomial
+from emgen.models.energy.units import Multinomial
 
 X = torch.randn(40, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

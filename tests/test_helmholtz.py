@@ -9,7 +9,7 @@ from torch.distributions import Bernoulli, Independent
 
 from emgen.distributions import Joint, OneHot, relaxed
 from emgen.models import heads
-from emgen.models.helmholtz import HelmholtzMachine, Marginal, helmholtz_machine
+from emgen.models.deep.helmholtz_machine import HelmholtzMachine, Marginal, helmholtz_machine
 
 ARCHITECTURES = {
     "one layer": dict(layers=(3,)),
@@ -88,7 +88,7 @@ def test_evidence_is_absent_where_it_cannot_be_summed():
 def test_evidence_is_summed_in_blocks_that_fit_the_memory(likelihood, monkeypatch):
     model, scored = machine(layers=(5, 3), likelihood=likelihood), []
     whole = model.log_prob(BITS)
-    monkeypatch.setattr("emgen.models.helmholtz._BLOCK", 100)
+    monkeypatch.setattr("emgen.models.deep.helmholtz_machine._BLOCK", 100)
     rule = likelihood.forward
 
     def watched(head, features):

@@ -11,9 +11,11 @@ from emgen.data.text import letters
 from emgen.estimators.beliefs import Distribution, Draw, MeanField, Point, Tempered
 from emgen.estimators.enumeration import log_evidence
 from emgen.families import Categorical, DiagonalGaussian, Gaussian, Poisson
-from emgen.models import HiddenMarkovModel, hidden_markov_model, recursions, scaled
-from emgen.models.packing import Packing
-from emgen.models.recursions import forward_backward, sample_paths, viterbi
+from emgen.models import HiddenMarkovModel, hidden_markov_model
+from emgen.models.conjugate import recursions
+from emgen.models.conjugate import scaled_messages as scaled
+from emgen.models.conjugate.packed_sequences import Packing
+from emgen.models.conjugate.recursions import forward_backward, sample_paths, viterbi
 from emgen.testing import check_model, geweke
 
 F64 = torch.float64

@@ -11,7 +11,7 @@ from emgen.distributions import Dirac
 from emgen.evaluation.inference import DecoderPath, annealed, boltzmann, inference_gaps, sandwich
 from emgen.evaluation.scores import scores
 from emgen.models import BoltzmannMachine, DeepBoltzmannMachine, helmholtz_machine
-from emgen.models.boltzmann import binary_states
+from emgen.models.energy.boltzmann_machine import binary_states
 
 
 class LinearGaussian(nn.Module):

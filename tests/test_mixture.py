@@ -23,8 +23,8 @@ from emgen.models import (
     Mixture,
     PoissonMixture,
 )
-from emgen.models.mixture import Responsibilities
-from emgen.models.starts import partition
+from emgen.models.conjugate.mixture import Responsibilities
+from emgen.models.conjugate.seeding import partition
 from emgen.testing import check_model
 from emgen.trainers import EM
 

@@ -20,7 +20,7 @@ from emgen.estimators.normalising import (
     reverse_annealed_importance_sampling,
 )
 from emgen.models import BoltzmannMachine, DeepBoltzmannMachine
-from emgen.models.boltzmann import binary_states
+from emgen.models.energy.boltzmann_machine import binary_states
 from emgen.testing import geweke
 
 LOG_Z = {(6, 4): 9.134774886543793, (16, 10): 23.2581277690571}
@@ -274,7 +274,7 @@ def test_a_batch_of_paths_is_estimated_at_once():
 
 
 def test_deep_machines_and_every_kind_of_visible_unit_have_constants_too():
-    from emgen.models.units import Gaussian, Multinomial
+    from emgen.models.energy.units import Gaussian, Multinomial
 
     torch.manual_seed(0)
     machines = [

@@ -182,7 +182,7 @@ def test_gibbs_passes_geweke_and_a_biased_sampler_fails(wrong):
 
 @pytest.mark.parametrize("words", [1, 7])
 def test_drawn_numbers_of_words_are_multinomial(words):
-    from emgen.models.topics import _multinomial
+    from emgen.models.conjugate.topic_model import _multinomial
 
     torch.manual_seed(0)
     r, count = torch.tensor([0.2, 0.0, 0.5, 0.3], dtype=F64), torch.full((20_000,), float(words), dtype=F64)
@@ -228,7 +228,7 @@ def test_folding_in_known_documents_finds_their_proportions():
 
 
 def test_blocks_and_dropping_what_stands_still_change_nothing(monkeypatch):
-    from emgen.models import topics
+    from emgen.models.conjugate import topic_model as topics
 
     x = entries(counts(40, 9))
     model = lda(x, 3, 0.5, 0.5)

@@ -17,7 +17,7 @@ from torch.distributions import Bernoulli, Independent
 
 from emgen.data import Data, bars
 from emgen.models import dense, heads
-from emgen.models.helmholtz import HelmholtzMachine, Marginal, helmholtz_machine
+from emgen.models.deep.helmholtz_machine import HelmholtzMachine, Marginal, helmholtz_machine
 from emgen.objectives import VIMCO, Relaxed, ReweightedWake, ScoreFunction, Sleep, Wake
 from emgen.trainers import RWS, VAE, WakeSleep
 

@@ -17,7 +17,7 @@ from emgen.estimators.normalising import (
     reverse_annealed_importance_sampling,
 )
 from emgen.evaluation.likelihood import evaluating
-from emgen.models.boltzmann import BoltzmannMachine, binary_states
+from emgen.models.energy.boltzmann_machine import BoltzmannMachine, binary_states
 
 
 class NormalisingConstants(Picture):

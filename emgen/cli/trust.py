@@ -60,7 +60,10 @@ def _is_ours(target: str) -> bool:
     packages = TRUSTED if _within(target, TRUSTED) else TRUSTED_CLASSES
     if not _within(target, packages) or any(name.startswith("_") for name in target.split(".")):
         return False
-    found = locate(target)
+    try:
+        found = locate(target)
+    except UserError:  # no such name, or a module
+        return False
     return _within(str(getattr(found, "__module__", "")), packages) and (packages is TRUSTED or isinstance(found, type))
 
 

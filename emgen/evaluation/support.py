@@ -10,7 +10,7 @@ from torch.distributions import Independent, Multinomial, OneHotCategorical, con
 
 from emgen.evaluation.likelihood import evaluating
 from emgen.families.exponential import ExponentialFamily
-from emgen.models import units
+from emgen.models.energy import units
 from emgen.roles import Conjugate, Latent, serves
 
 BLOCK = 65536  # rows looked at together

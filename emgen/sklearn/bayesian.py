@@ -11,7 +11,7 @@ from torch import Tensor
 
 from emgen.estimators.beliefs import Distribution
 from emgen.families import Categorical, StickBreaking
-from emgen.models.mixture import Mixture
+from emgen.models.conjugate.mixture import Mixture
 from emgen.sklearn.mixture import _Mixture, flat_prior
 from emgen.trainers.em import EM
 

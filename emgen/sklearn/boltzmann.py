@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from emgen.distributions import bernoulli
-from emgen.models.boltzmann import BoltzmannMachine
+from emgen.models.energy.boltzmann_machine import BoltzmannMachine
 
 
 class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):

@@ -16,7 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
-from emgen.models.mixture import largest
+from emgen.models.conjugate.mixture import largest
 
 ROWS = 4096  # rows a block, which stay in cache
 

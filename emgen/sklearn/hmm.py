@@ -17,8 +17,8 @@ from torch import Tensor
 
 from emgen.estimators.beliefs import Point
 from emgen.families import Categorical, DiagonalGaussian, Family, Gaussian
-from emgen.models.hmm import HiddenMarkovModel
-from emgen.models.packing import Frames, frames
+from emgen.models.conjugate.hidden_markov import HiddenMarkovModel
+from emgen.models.conjugate.packed_sequences import Frames, frames
 
 NEARLY_FLAT = 1e-8  # data a prior is worth that has a scatter but, in hmmlearn's arithmetic, no weight
 

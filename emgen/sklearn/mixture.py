@@ -19,7 +19,7 @@ from torch import Tensor
 
 from emgen.estimators.beliefs import Point
 from emgen.families import Categorical, DiagonalGaussian, Gaussian
-from emgen.models.mixture import Mixture, Responsibilities
+from emgen.models.conjugate.mixture import Mixture, Responsibilities
 from emgen.trainers.em import EM
 
 TYPES = ("full", "tied", "diag", "spherical")

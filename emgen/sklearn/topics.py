@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, check_non_negative, valida
 from torch import Tensor
 
 from emgen.families import Categorical
-from emgen.models.topics import TopicModel
+from emgen.models.conjugate.topic_model import TopicModel
 
 
 class LatentDirichletAllocation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):

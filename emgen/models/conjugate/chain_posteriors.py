@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from emgen.models.packing import Packing
-from emgen.models.recursions import factorised, forward_backward, sample_paths, viterbi
+from emgen.models.conjugate.packed_sequences import Packing
+from emgen.models.conjugate.recursions import factorised, forward_backward, sample_paths, viterbi
 
 
 class ChainPosterior:

@@ -12,11 +12,11 @@ from torch.distributions import Distribution, constraints
 
 from emgen.distributions import Joint
 from emgen.models import heads
-from emgen.models.boltzmann import BoltzmannMachine
-from emgen.models.helmholtz import Recognition
-from emgen.models.latent import Conditional
-from emgen.models.networks import MLP
-from emgen.models.units import Binary, Units
+from emgen.models.deep.helmholtz_machine import Recognition
+from emgen.models.deep.latent_variable import Conditional
+from emgen.models.deep.networks import MLP
+from emgen.models.energy.boltzmann_machine import BoltzmannMachine
+from emgen.models.energy.units import Binary, Units
 
 
 class DeepBeliefNet(nn.Module):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from emgen.distributions import bernoulli, softplus
-from emgen.models.boltzmann import anneal, binary_states, summed, tempered
-from emgen.models.units import Binary, Units
+from emgen.models.energy.boltzmann_machine import anneal, binary_states, summed, tempered
+from emgen.models.energy.units import Binary, Units
 
 Layers = dict[int, Tensor]
 

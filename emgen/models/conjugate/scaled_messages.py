@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emgen.models.packing import Packing
+from emgen.models.conjugate.packed_sequences import Packing
 
 
 @np.errstate(all="ignore")  # what is lost shows in the scales

@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from torch.nn.functional import linear
 
 from emgen.distributions import bernoulli, softplus
-from emgen.models.units import Binary, Units
+from emgen.models.energy.units import Binary, Units
 
 
 class BoltzmannMachine(nn.Module):

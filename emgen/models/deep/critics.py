@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from emgen.models.networks import MLP, ConvolutionalEncoder
+from emgen.models.deep.networks import MLP, ConvolutionalEncoder
 
 
 class Critic(nn.Module):
@@ -51,7 +51,7 @@ class WithSquares(nn.Module):
 
 def dense_critic(event_shape: Sequence[int], hidden: Sequence[int] = (200, 200), activation: str = "leaky_relu",
                  spectral_norm: bool = False, squares: bool = False) -> Critic:
-    """A fully connected critic; arguments as in `emgen.models.networks.MLP`, and whether it is shown x² beside x."""
+    """A fully connected critic; arguments as in `emgen.models.deep.networks.MLP`, and whether it is shown x² beside x."""
     if not squares:
         return Critic(MLP(event_shape, hidden, activation, spectral_norm), spectral_norm)
     network = MLP((2 * torch.Size(event_shape).numel(),), hidden, activation, spectral_norm)
@@ -60,5 +60,5 @@ def dense_critic(event_shape: Sequence[int], hidden: Sequence[int] = (200, 200),
 
 def convolutional_critic(event_shape: Sequence[int], channels: Sequence[int] = (32, 64), activation: str = "leaky_relu",
                          spectral_norm: bool = False) -> Critic:
-    """A convolutional critic; arguments as in `emgen.models.networks.ConvolutionalEncoder`."""
+    """A convolutional critic; arguments as in `emgen.models.deep.networks.ConvolutionalEncoder`."""
     return Critic(ConvolutionalEncoder(event_shape, channels, activation, spectral_norm), spectral_norm)

@@ -1,9 +1,9 @@
 """Factor analysis and probabilistic PCA."""
 
-__all__ = ["FactorAnalysis", "GaussianBelief"]
+__all__ = ["FactorAnalysis", "GaussianBelief", "factor_analysis"]
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from emgen.families import Family, LinearGaussian, prefixed
 from emgen.families.base import observed, spread
-from emgen.models.conjugate import ConjugateModel, need_families
+from emgen.models.conjugate.base import ConjugateModel, need_families
+from emgen.models.conjugate.building import at_least, loadings
 
 
 class FactorAnalysis(ConjugateModel):
@@ -174,3 +175,26 @@ def _posterior(loadings: LinearGaussian, x: Tensor) -> GaussianBelief:
     mean = torch.cholesky_solve(h.T, root).T if j.ndim == 2 else torch.cholesky_solve(h[..., None], root).squeeze(-1)
     log_det = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return GaussianBelief(mean, covariance, c + 0.5 * ((h * mean).sum(-1) - log_det))
+
+
+def factor_analysis(
+    event_shape: int | Sequence[int],
+    latent: int = 2,
+    noise: str = "diagonal",
+    prior: Mapping[str, Any] | None = None,
+    start: str | Mapping[str, Any] = "random",
+) -> FactorAnalysis:
+    """Factor analysis, or probabilistic PCA with `noise="spherical"`.
+
+    Args:
+        event_shape: shape of a datum, or its number of features.
+        latent: L, the number of factors.
+        noise: `diagonal` or `spherical`.
+        prior: buffers of the loadings' conjugate prior by name, `mean precision variance nu`; None is flat.
+        start: see `FactorAnalysis`.
+
+    >>> factor_analysis(5, latent=2).loadings.mean.shape  # two factors and the offset
+    torch.Size([5, 3])
+    """
+    at_least(1, latent=latent)
+    return FactorAnalysis(loadings(event_shape, latent + 1, noise, prior), start)

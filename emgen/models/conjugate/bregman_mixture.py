@@ -11,8 +11,8 @@ from torch import Tensor
 from emgen.divergences.bregman import Bregman, SquaredEuclidean
 from emgen.families import Family
 from emgen.families.base import complete, share, spread
-from emgen.models.mixture import Mixture
-from emgen.models.mixtures import feature_count, weights_prior
+from emgen.models.conjugate.mixture import Mixture
+from emgen.models.conjugate.mixtures_by_family import feature_count, weights_prior
 
 
 class BregmanFamily(Family):

@@ -1,9 +1,9 @@
 """Factorial mixture and factorial hidden Markov model: several hidden causes at once, whose effects add."""
 
-__all__ = ["FactorialHMM", "FactorialMixture"]
+__all__ = ["FactorialHMM", "FactorialMixture", "factorial_hmm", "factorial_mixture"]
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,9 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emgen.families import Categorical, Family, LinearGaussian, prefixed
-from emgen.models.causes import FEW_STATES, FactorialBelief, FactorialPosterior, JointBelief
-from emgen.models.conjugate import ConjugateModel, need_families
-from emgen.models.packing import Packing, frames
+from emgen.models.conjugate.base import ConjugateModel, need_families
+from emgen.models.conjugate.building import at_least, dirichlet_prior, loadings
+from emgen.models.conjugate.factorial_posteriors import FEW_STATES, FactorialBelief, FactorialPosterior, JointBelief
+from emgen.models.conjugate.packed_sequences import Packing, frames
 
 
 class _Factorial(ConjugateModel):
@@ -202,3 +203,54 @@ class FactorialHMM(_Factorial):
         for _ in range(length - 1):
             states.append(moves[chain, states[-1]].flatten(0, 1).multinomial(1).view(n, -1))
         return self._emit(torch.stack(states, 1))
+
+
+def factorial_hmm(
+    event_shape: int | Sequence[int],
+    causes: int = 2,
+    states: int = 2,
+    noise: str = "diagonal",
+    initial: float | None = None,
+    transition: float | None = None,
+    prior: Mapping[str, Any] | None = None,
+    start: str | Mapping[str, Any] = "random",
+) -> FactorialHMM:
+    """A factorial hidden Markov model of M chains with K states each.
+
+    Args:
+        event_shape: shape of a sequence (T, *frame), or the number of features of a frame.
+        causes: M. states: K.
+        noise: `diagonal` or `spherical`.
+        initial, transition: None for flat priors, or α for Dirichlet(α, …, α).
+        prior: as in `factor_analysis`.
+        start: see `FactorialHMM`.
+    """
+    at_least(1, causes=causes, states=states)
+    frame = event_shape if isinstance(event_shape, int) else event_shape[1:]
+    return FactorialHMM(
+        loadings(frame, causes * states, noise, prior), dirichlet_prior(initial, causes, states),
+        dirichlet_prior(transition, causes, states, states), start,
+    )
+
+
+def factorial_mixture(
+    event_shape: int | Sequence[int],
+    causes: int = 2,
+    states: int = 2,
+    noise: str = "diagonal",
+    weights: float | None = None,
+    prior: Mapping[str, Any] | None = None,
+    start: str | Mapping[str, Any] = "random",
+) -> FactorialMixture:
+    """A factorial mixture (cooperative vector quantisation) of M causes with K states each.
+
+    Args:
+        event_shape: shape of a datum, or its number of features.
+        causes: M. states: K.
+        noise: `diagonal` or `spherical`.
+        weights: None for flat priors, or α for Dirichlet(α, …, α).
+        prior: as in `factor_analysis`.
+        start: see `FactorialMixture`.
+    """
+    at_least(1, causes=causes, states=states)
+    return FactorialMixture(loadings(event_shape, causes * states, noise, prior), dirichlet_prior(weights, causes, states), start)

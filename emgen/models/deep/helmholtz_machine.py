@@ -13,8 +13,8 @@ from torch.distributions import Distribution, Independent
 
 from emgen.distributions import IndependentBernoulli, Joint, full_precision, relaxed
 from emgen.models import heads
-from emgen.models.latent import Conditional, Head
-from emgen.models.networks import MLP
+from emgen.models.deep.latent_variable import Conditional, Head
+from emgen.models.deep.networks import MLP
 
 _LARGEST_ENUMERATION = 2**16
 _MOST_PAIRS = 2**24  # of states of two neighbouring layers

@@ -1,8 +1,8 @@
 """Topic model: pLSA and latent Dirichlet allocation are cells of one table."""
 
-__all__ = ["TokenBelief", "TopicModel"]
+__all__ = ["TokenBelief", "TopicModel", "topic_model"]
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn.functional import embedding, one_hot
 
 from emgen.families import Categorical, Family, prefixed
-from emgen.models.conjugate import ConjugateModel, need_families
-from emgen.models.entries import Entries
-from emgen.models.folding import Documents
+from emgen.models.conjugate.base import ConjugateModel, need_families
+from emgen.models.conjugate.building import at_least, dirichlet_prior
+from emgen.models.conjugate.folding_in import Documents
+from emgen.models.conjugate.sparse_counts import Entries
 
 BLOCK = 2**13  # entries at a time where each needs its own K responsibilities
 CELLS = 2**19  # entries times topics that a block of documents may have, to stay in cache
@@ -276,3 +277,29 @@ def _binomials(r: Tensor, count: Tensor) -> Tensor:
         counts.append(drawn)
         left = left - drawn
     return torch.stack(counts, 1)
+
+
+def topic_model(
+    event_shape: int | Sequence[int] = (3,),
+    documents: int = 1,
+    words: int = 1,
+    topics: int = 10,
+    alpha: float | None = None,
+    beta: float | None = None,
+    start: str | Mapping[str, Any] = "random",
+) -> TopicModel:
+    """A topic model of a corpus.
+
+    Args:
+        event_shape: of an entry (document, word, count); not otherwise used.
+        documents, words: size of the corpus and of its vocabulary.
+        topics: K.
+        alpha: Dirichlet prior of a document's proportions; None is flat, for pLSA.
+        beta: Dirichlet prior of a topic's words; None is flat, for pLSA.
+        start: see `TopicModel`.
+
+    >>> topic_model(documents=5, words=7, topics=2, alpha=0.5, beta=0.5).topics.mean.shape
+    torch.Size([2, 7])
+    """
+    at_least(1, documents=documents, words=words, topics=topics)
+    return TopicModel(dirichlet_prior(alpha, documents, topics), dirichlet_prior(beta, topics, words), start)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from emgen.families import Bernoulli, Binomial, Categorical, DiagonalGaussian, Family, Gaussian, Poisson, StickBreaking
-from emgen.models.mixture import Mixture
+from emgen.models.conjugate.mixture import Mixture
 
 COVARIANCES = ("full", "tied", "diagonal", "spherical", "isotropic")
 

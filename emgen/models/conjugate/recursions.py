@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from emgen.models.packing import Packing
-from emgen.models.scaled import messages, peak
+from emgen.models.conjugate.packed_sequences import Packing
+from emgen.models.conjugate.scaled_messages import messages, peak
 
 
 @dataclass(frozen=True)

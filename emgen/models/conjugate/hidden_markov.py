@@ -1,20 +1,22 @@
 """Hidden Markov model: a Markov chain of states, each with a member of any exponential family as its emission."""
 
-__all__ = ["HiddenMarkovModel"]
+__all__ = ["HiddenMarkovModel", "hidden_markov_model"]
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from emgen.families import Categorical, Family, prefixed
-from emgen.models.conjugate import ConjugateModel, need_families
-from emgen.models.packing import Frames, frames
-from emgen.models.paths import ChainPosterior, Factorised
-from emgen.models.scaled import buffer
-from emgen.models.starts import START_NAMES, partition
+from emgen.families import Bernoulli, Categorical, DiagonalGaussian, Family, Gaussian, Poisson, prefixed
+from emgen.models.conjugate.base import ConjugateModel, need_families
+from emgen.models.conjugate.building import at_least, dirichlet_prior, one_of
+from emgen.models.conjugate.chain_posteriors import ChainPosterior, Factorised
+from emgen.models.conjugate.packed_sequences import Frames, frames
+from emgen.models.conjugate.scaled_messages import buffer
+from emgen.models.conjugate.seeding import START_NAMES, partition
 
 BLOCK = 8192  # frames taken at a time, which stay in cache
 Sequences = Float[Tensor, "sequences time *event"] | tuple[Tensor, Tensor] | Frames
@@ -178,3 +180,59 @@ def _scores(emission: Any, rows: Tensor) -> Float[Tensor, "rows states"]:
     for start in range(BLOCK, len(rows), BLOCK):
         log_b[:, start : start + BLOCK] = emission.expected_log_prob(rows[start : start + BLOCK]).T
     return log_b.T
+
+
+# the emissions that have a name; any `Family` can be given to the class itself
+EMISSIONS = ("gaussian", "categorical", "poisson", "bernoulli")
+COVARIANCES = ("full", "tied", "diagonal", "spherical")
+
+
+def hidden_markov_model(
+    event_shape: int | Sequence[int],
+    states: int = 2,
+    emission: str = "gaussian",
+    covariance: str = "diagonal",
+    symbols: int = 2,
+    reg_covar: float = 0.0,
+    initial: float | None = None,
+    transition: float | None = None,
+    prior: Mapping[str, Any] | None = None,
+    start: str | Mapping[str, Any] = "kmeans++",
+) -> HiddenMarkovModel:
+    """A hidden Markov model of K states.
+
+    Args:
+        event_shape: shape of a sequence (T, *frame), or the number of features of a frame.
+        states: K.
+        emission: `gaussian`, `categorical`, `poisson` or `bernoulli`.
+        covariance: of Gaussians, `full`, `tied`, `diagonal` or `spherical`.
+        symbols: of categorical emissions, how many there are.
+        reg_covar: ε in squared units of the data, added to every Gaussian covariance and to the objective.
+        initial, transition: None for flat priors, or α for Dirichlet(α, …, α).
+        prior: buffers of the emission's conjugate prior by name; what is left out is flat.
+        start: see `HiddenMarkovModel`.
+
+    Raises:
+        ValueError: an argument out of its range; the message names it.
+
+    >>> hidden_markov_model(3, states=4, covariance="full").emission.covariance.shape
+    torch.Size([4, 3, 3])
+    """
+    at_least(1, states=states)
+    one_of(EMISSIONS, emission=emission)
+    one_of(COVARIANCES, covariance=covariance)
+    features = event_shape if isinstance(event_shape, int) else prod(event_shape[1:])
+    family: Family
+    if emission == "categorical":
+        family = Categorical.flat(states, features, symbols=symbols)
+    elif emission == "poisson":
+        family = Poisson.flat(states, features)
+    elif emission == "bernoulli":
+        family = Bernoulli.flat(states, features)
+    elif covariance in ("full", "tied"):
+        family = Gaussian.flat(states, features, tied=covariance == "tied", reg_covar=reg_covar)
+    else:
+        family = DiagonalGaussian.flat(states, features, spherical=covariance == "spherical", reg_covar=reg_covar)
+    return HiddenMarkovModel(
+        family.given(**(prior or {})), dirichlet_prior(initial, states), dirichlet_prior(transition, states, states), start
+    )

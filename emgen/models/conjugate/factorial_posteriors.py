@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from emgen.models.packing import Packing
-from emgen.models.paths import ChainPosterior, Factorised, Paths
-from emgen.models.recursions import factorised
+from emgen.models.conjugate.chain_posteriors import ChainPosterior, Factorised, Paths
+from emgen.models.conjugate.packed_sequences import Packing
+from emgen.models.conjugate.recursions import factorised
 
 MOST_STATES = 1024  # joint states beyond which nothing is enumerated
 FEW_STATES = 64  # joint states up to which approximations are scored against the evidence

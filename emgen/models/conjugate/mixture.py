@@ -14,9 +14,9 @@ from torch.distributions import Categorical as CategoricalDistribution
 from torch.distributions import Distribution, MixtureSameFamily
 
 from emgen.families import Choice, Family, prefixed
-from emgen.models.conjugate import ConjugateModel
-from emgen.models.relocation import Relocation
-from emgen.models.starts import START_NAMES, partition
+from emgen.models.conjugate.base import ConjugateModel
+from emgen.models.conjugate.empty_components import Relocation
+from emgen.models.conjugate.seeding import START_NAMES, partition
 
 
 class Mixture(ConjugateModel):

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from emgen.models import heads, priors
-from emgen.models.networks import MLP, ConvolutionalDecoder, ConvolutionalEncoder
+from emgen.models import heads
+from emgen.models.deep import priors
+from emgen.models.deep.networks import MLP, ConvolutionalDecoder, ConvolutionalEncoder
 
 Head = Callable[[int, Sequence[int]], nn.Module]
 

@@ -1,0 +1,1 @@
+"""Closed forms: latent structure × exponential families, with exact posteriors, statistics that add, and M-steps."""

@@ -1,0 +1,1 @@
+"""Networks with heads: priors, decoders, encoders and critics, whose forward pass builds a distribution."""
