@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
 from emgen.families.base import FAR, Family, centre_of, complete, remembered, share, spread
-from emgen.families.quadratic import ACCURACY, ROWS, expand, moments, not_positive, outer, packed, trace, unpacked
+from emgen.families.quadratic import ACCURACY, ROWS, expand, moments, not_positive, outer, packed, singular, trace, unpacked
 
 
 class Gaussian(Family):
@@ -194,7 +194,7 @@ class Gaussian(Family):
         mean, features = spread(x, weight)[0], x.shape[1]
         covariance = (x - mean).T.cov(correction=0, aweights=None if weight is None else weight.to(x.dtype)).reshape(features, features)
         covariance.diagonal().add_(self.reg_covar)
-        if torch.linalg.cholesky_ex(covariance).info > 0:
+        if bool(singular(covariance, terms=len(x))):
             covariance = covariance.diagonal().diag()
         return self.replace(mean=torch.where(self.kappa[:, None] == 0, mean, self.mean),
                             covariance=torch.where(self.nu[:, None, None] == 0, covariance, self.covariance),
