@@ -15,6 +15,7 @@ from torch.nn import Module
 
 from emgen.distributions import Dirac, softplus
 from emgen.estimators.montecarlo import log_mean_exp
+from emgen.randomness import seeded
 
 
 @dataclass(frozen=True)
@@ -135,11 +136,10 @@ def parzen(
 def evaluating(model: Module, seed: int) -> Iterator[None]:
     """No gradients, evaluation mode, random numbers from `seed`; training mode and random state come back afterwards."""
     training = model.training
-    cuda = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
+    devices = {p.device for p in model.parameters()}
     model.eval()
     try:
-        with torch.random.fork_rng(cuda), torch.no_grad():
-            torch.manual_seed(seed)
+        with seeded(seed, *devices), torch.no_grad():
             yield
     finally:
         model.train(training)

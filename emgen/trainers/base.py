@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from emgen.data.base import Batch, Block, seed_of
 from emgen.objectives.base import Terms
+from emgen.randomness import seeded
 from emgen.roles import Statistics, missing_roles, serves
 from emgen.trainers.ledger import Ledger
 
@@ -23,8 +24,9 @@ class Trainer(LightningModule):
 
     The players are `model` (p_θ: everything but its encoder), `recognition` (q_φ, the model's attribute of that name)
     and `critic` (T_ψ). A step is written for one batch; where the loader hands a block of several, it is run on each
-    in turn, so that the loop's own cost vanishes on small networks. Every batch starts from a random state fixed by
-    (seed, epoch, batch), which makes a resumed run the same run bit for bit.
+    in turn, so that the loop's own cost vanishes on small networks. Every step draws from a random state fixed by
+    (seed, epoch, batch), which makes a resumed run the same run bit for bit; whatever is drawn between steps, by a
+    loader that shuffles or a callback, goes on from the caller's own state as if no step had been.
 
     Args:
         model: an `nn.Module` that serves the roles in `requires`.
@@ -237,11 +239,9 @@ class Trainer(LightningModule):
             gradients = [g * shrink for g in gradients]
         return gradients
 
-    def _reseed(self, index: int) -> None:
-        seed = seed_of(self.seed, self.current_epoch, index, f"rank {self.global_rank}")
-        torch.default_generator.manual_seed(seed)
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+    def _seed(self, index: int) -> int:
+        """Of all draws of one step, so that the step does not depend on what came before it."""
+        return seed_of(self.seed, self.current_epoch, index, f"rank {self.global_rank}")
 
     def _close_block(self) -> None:
         """Record what the block descended and refuse to go on from a loss that is not finite (one look a block)."""
@@ -272,8 +272,8 @@ def _over_block(step: Callable[[Any, Any, int], None]) -> Callable[[Any, Any, in
             rows = len(self.observe(one))
             total = getattr(one, "total", 0) or rows * _processes()
             self.share = rows / total
-            self._reseed(number)
-            step(self, one, number)
+            with seeded(self._seed(number), self.device):
+                step(self, one, number)
             self.iteration += 1
             self.examples += total
         self._close_block()
