@@ -288,7 +288,8 @@ def test_a_generator_that_is_given_is_advanced(name):
 
 def test_gibbs_sweeps_of_an_integer_seed_are_a_chain():
     """Weights of about zero make every unit a fair coin: 2000 sweeps have mean ½ with a standard error of .011."""
-    machine = estimators.BernoulliRBM(4, n_iter=1, learning_rate=1e-6, random_state=0).fit(np.tile([[0.0, 1.0] * 6, [1.0, 0.0] * 6], (50, 1)))
+    rows = np.tile([[0.0, 1.0] * 6, [1.0, 0.0] * 6], (50, 1))
+    machine = estimators.BernoulliRBM(4, n_iter=1, learning_rate=1e-6, random_state=0).fit(rows)
     v, total, states = np.ones((1, 12)), 0, set()
     for _ in range(2000):
         v = machine.gibbs(v)
