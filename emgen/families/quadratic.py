@@ -1,11 +1,11 @@
 """Quadratic forms over rows, two ways: expanded products (fast) and explicit differences (safe)."""
 
-__all__ = ["ACCURACY", "ROWS", "expand", "moments", "not_positive", "outer", "packed", "trace", "unpacked"]
+__all__ = ["ACCURACY", "ROWS", "definite", "expand", "moments", "not_positive", "outer", "packed", "trace", "unpacked"]
 
 import torch
 from torch import Tensor
 
-from emgen.families.base import overflow
+from emgen.families.base import ROUND, overflow
 
 ACCURACY = {torch.float64: 1e-10, torch.float32: 1e-3}  # nats that expanding a quadratic form may cost
 ROWS = 2048  # rows a block, so that what is computed from a block stays in cache
@@ -58,6 +58,18 @@ def outer(a: Tensor, b: Tensor) -> Tensor:
 def trace(matrices: Tensor) -> Tensor:
     """The trace of each of (K, D, D)."""
     return matrices.diagonal(dim1=1, dim2=2).sum(1)
+
+
+def definite(covariance: Tensor, reach: Tensor) -> Tensor:
+    """Whether covariances (G, D, D) are positive definite whatever their round-off, (G,).
+
+    Entry (i, j) was added up from terms as large as √(a_i a_j), a = `reach` (G, D), so it is known to ε √(a_i a_j) with
+    ε = ROUND · eps. Such an error E has |xᵀEx| ≤ ε (Σ √a_i |x_i|)² ≤ D ε Σ a_i x_i²: what is left of the covariance after
+    D ε diag(a) is taken from it decides, and every processor decides alike unless it is that near to its own edge, where
+    both answers are right.
+    """
+    margin = covariance.shape[-1] * ROUND * torch.finfo(covariance.dtype).eps * reach
+    return torch.linalg.cholesky_ex(covariance - torch.diag_embed(margin)).info == 0
 
 
 def not_positive(covariance: Tensor, g: int, mass: float | None = None) -> ValueError:

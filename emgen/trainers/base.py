@@ -11,6 +11,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from emgen.data.base import Batch, Block, seed_of
+from emgen.families.base import round_off
 from emgen.objectives.base import Terms
 from emgen.randomness import seeded
 from emgen.roles import Statistics, missing_roles, serves
@@ -143,18 +144,25 @@ class Trainer(LightningModule):
         else:
             self._statistics[player] = total
 
-    def record(self, parts: Mapping[str, Tensor], half_step: str = "", doubt: Callable[[], float] = float) -> None:
+    def record(
+        self,
+        parts: Mapping[str, Tensor],
+        half_step: str = "",
+        doubt: Callable[[], float] = float,
+        precision: torch.dtype | None = None,
+    ) -> None:
         """Write named scalars into the ledger, where a callback finds their means over the epoch.
 
         A named `half_step` with a `bound` is checked against the bound before it: a trainer whose guarantee is
-        `monotone` stops when the bound falls by more than round-off, of which `doubt` says what the model expects beyond the usual.
+        `monotone` stops when the bound falls by more than the `round_off` of rows in `precision` (default: the bound's own), of
+        which `doubt` says what the model expects beyond the usual.
         """
         self.ledger.record(parts)
         if half_step and "bound" in parts:
             bound = float(parts["bound"])
             fall = self.bounds[-1][1] - bound if self.bounds else -torch.inf
             self.bounds = [*self.bounds[-1:], (half_step, bound)]
-            usual = 64 * torch.finfo(parts["bound"].dtype).eps ** 0.75 * max(1.0, abs(bound))
+            usual = float(round_off(parts["bound"], precision))
             if self.guarantee == "monotone" and fall > usual and fall > usual + doubt():
                 raise ArithmeticError(f"the {half_step} of {type(self).__name__} lowered its bound by {fall:.3g} to {bound:.6g} at epoch "
                                       f"{self.current_epoch}, which exact half-steps cannot do: check the model's statistics and m_step.")
