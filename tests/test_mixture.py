@@ -47,8 +47,8 @@ rows_in = pytest.mark.parametrize("dtype", [F64, torch.float32], ids=["double", 
 
 
 def close(a, b, dtype, double=1e-9):
-    """Equal but for the round-off of rows in `dtype`: of a log-density of 10 nats single precision keeps 1e-5."""
-    tolerance = double if dtype == F64 else 2e-5
+    """Equal but for the round-off of rows in `dtype`: a rate of 1 has η = A = 708, of which single precision keeps 1e-4."""
+    tolerance = double if dtype == F64 else 1e-4
     torch.testing.assert_close(a.double(), b.double(), rtol=tolerance, atol=tolerance)
 
 
