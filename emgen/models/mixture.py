@@ -107,7 +107,7 @@ class Mixture(ConjugateModel):
         parts = super().free_energy(s, temperature)
         if self.n_init == 1:
             return parts
-        self.best.copy_(parts["bound"].argmax())
+        self.best.copy_(parts["bound"].nan_to_num(-torch.inf, torch.inf, -torch.inf).argmax())  # NaN would be the largest
         return {name: value[self.best] for name, value in parts.items()}
 
     def select(self) -> None:

@@ -2,6 +2,7 @@
 
 __all__ = ["Trainer"]
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any, ClassVar
@@ -160,6 +161,11 @@ class Trainer(LightningModule):
         self.ledger.record(parts)
         if half_step and "bound" in parts:
             bound = float(parts["bound"])
+            if not math.isfinite(bound):
+                raise FloatingPointError(
+                    f"the {half_step} of {type(self).__name__} left a bound of {bound:g} at epoch {self.current_epoch}: "
+                    "the model gives some row no finite density; check the data for values beyond its range, or give a prior."
+                )
             fall = self.bounds[-1][1] - bound if self.bounds else -torch.inf
             self.bounds = [*self.bounds[-1:], (half_step, bound)]
             usual = float(round_off(parts["bound"], precision))
