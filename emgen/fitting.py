@@ -99,8 +99,10 @@ def _trained(
         data = Data(data, batch_size=None if whole else 128, shuffle=not whole, seed=seed)
     elif not isinstance(data, (Data, Stream)):
         data = Stream(data)
-    if isinstance(data, Data) and module.critic is None:  # a critic is shown the decoder's means beside the rows as they are
-        check_support(model, data.observed("train"), "the train data")
+    if isinstance(data, Data):
+        judged = module.critic is not None  # a critic is shown the decoder's means beside the rows as they are stored
+        rows = data.split("train") if judged else data.observed("train")
+        check_support(model, rows, "the train data", beside_means=judged)
     runner = lightning.Trainer(
         max_epochs=max_epochs, accelerator=kind, devices=[int(number)] if number else 1,
         logger=False, enable_checkpointing=False, enable_progress_bar=False,
