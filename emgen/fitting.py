@@ -8,11 +8,11 @@ from numbers import Integral, Number
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from emgen.errors import UserError
 from emgen.options import build, locate, option
+from emgen.randomness import seeded
 from emgen.roles import Conjugate, serves
 
 DEVICES = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
@@ -52,7 +52,8 @@ def fit(
             batches of 128 for one that descends.
         trainer: the name of an option of `configs/trainer`: em, vbem, vae, wake_sleep, ...
         max_epochs: sweeps over the data at the most.
-        seed: of the order of the rows and of every draw.
+        seed: of the order of the rows and of every draw, also of a `DataLoader` that shuffles by torch's numbers; the caller's
+            own random numbers are left as they were.
         device: auto, cpu, cuda, cuda:1, mps.
         trainer_arguments: arguments of the trainer's constructor, in place of the option's: `free_energy=...`, `critic=...`.
 
@@ -61,22 +62,39 @@ def fit(
         UserError: an unknown trainer or argument, with the nearest that exist.
         TypeError: the model lacks a role that the trainer needs; names the trainers that fit.
 
+    >>> import torch
     >>> from emgen.models import GaussianMixture
     >>> x = torch.cat([torch.randn(50, 1) - 4, torch.randn(50, 1) + 4])
     >>> result = fit(GaussianMixture(1, components=2), x, "em", max_epochs=50)
     >>> len(result.history) <= 50
     True
     """
+    from emgen.runtime import check_device
+
+    kind, number = _checked(model, max_epochs, seed, str(device))
+    check_device("device", kind)
+    with seeded(int(seed)):
+        return _trained(model, data, trainer, trainer_arguments, int(max_epochs), int(seed), kind, number)
+
+
+def _trained(
+    model: nn.Module,
+    data: Any,
+    trainer: str,
+    trainer_arguments: dict[str, Any],
+    max_epochs: int,
+    seed: int,
+    kind: str,
+    number: str,
+) -> FitResult:
+    """What `fit` returns, of arguments that have been checked."""
     import pytorch_lightning as lightning  # here, so that importing the package costs no training framework
 
     from emgen.data import Data, Stream
     from emgen.evaluation.support import check_support
-    from emgen.runtime import check_device, quiet
+    from emgen.runtime import quiet
 
-    kind, number = _checked(model, max_epochs, seed, str(device))
-    check_device("device", kind)
     quiet()
-    torch.manual_seed(seed)
     module = _trainer(trainer, model, trainer_arguments)
     module.seed = seed
     if _is_rows(data):
@@ -84,10 +102,12 @@ def fit(
         data = Data(data, batch_size=None if whole else 128, shuffle=not whole, seed=seed)
     elif not isinstance(data, (Data, Stream)):
         data = Stream(data)
-    if isinstance(data, Data) and module.critic is None:  # a critic is shown the decoder's means beside the rows as they are
-        check_support(model, data.observed("train"), "the train data")
+    if isinstance(data, Data):
+        judged = module.critic is not None  # a critic is shown the decoder's means beside the rows as they are stored
+        rows = data.split("train") if judged else data.observed("train")
+        check_support(model, rows, "the train data", beside_means=judged)
     runner = lightning.Trainer(
-        max_epochs=int(max_epochs), accelerator=kind, devices=[int(number)] if number else 1,
+        max_epochs=max_epochs, accelerator=kind, devices=[int(number)] if number else 1,
         logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, limit_val_batches=0, num_sanity_val_steps=0, use_distributed_sampler=False,
     )

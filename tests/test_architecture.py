@@ -13,6 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # what each part may import; `models` and `data` are leaves that only those who run things combine
 BELOW = {
     "roles": (),
+    "randomness": (),
     "distributions": (),
     "families": ("distributions",),
     "divergences": ("distributions", "families"),
@@ -20,8 +21,8 @@ BELOW = {
     "objectives": ("roles", "distributions", "families", "divergences", "estimators"),
     "optim": ("roles",),
     "models": ("roles", "distributions", "families", "divergences.bregman"),
-    "data": ("distributions",),
-    "trainers": ("roles", "optim", "distributions", "families", "divergences", "estimators", "objectives", "data.base"),
+    "data": ("randomness", "distributions"),
+    "trainers": ("roles", "randomness", "optim", "distributions", "families", "divergences", "estimators", "objectives", "data.base"),
 }
 # the top floor: evaluation, callbacks, sklearn and the command line may import everything below and one another
 TOP = {

@@ -409,3 +409,20 @@ def test_a_run_far_from_the_others_is_cut_and_named():
     assert "↓ far −50k" in svg and svg.count("polyline") == 8 and svg.count("<circle") == 3
     assert line_chart([], "examples", "val/elbo") == line_chart([Series("a", 0, [(0, math.nan)])], "examples", "t") == ""
     assert "polyline" in line_chart([Series("a", 0, [(5, 1.0)])], "examples", "one point")
+
+
+# --- numbers that are none --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_has_no_known_error(value):
+    assert math.isnan(Estimate(value, 0.0, "exact").error)
+    for values in ([value], [value, value], [0.0, value]):
+        found = Estimate.over(torch.tensor(values), "exact")
+        assert math.isnan(found.error) and not math.isfinite(found.value) and "± ?" in str(found)
+    assert math.isnan(Estimate(value, 0.0, "exact").widened(0.5).error)
+
+
+def test_an_error_is_not_negative():
+    with pytest.raises(ValueError, match=r"a standard error is 0 or more.* not -1 \(exact\)"):
+        Estimate(0.0, -1.0, "exact")

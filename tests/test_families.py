@@ -43,6 +43,24 @@ def beliefs(seed=0):
 NAMES = list(beliefs())
 each = pytest.mark.parametrize("name", NAMES)
 
+# rows and parameters: what tests need, what users type, and what a model halved by .float() has; with relative and absolute errors
+F32 = torch.float32
+PRECISIONS = {"double": (F64, F64, 1e-12, 1e-10), "float rows": (F32, F64, 1e-6, 1e-5), "float": (F32, F32, 1e-5, 1e-4)}
+precise = pytest.mark.parametrize("precision", PRECISIONS)
+
+
+def at(precision, name, form="distribution"):
+    """Belief, rows and a comparison in a precision."""
+    rows, parameters, rtol, atol = PRECISIONS[precision]
+    belief, x = beliefs()[name]
+    torch.manual_seed(0)
+    belief = {"distribution": belief, "point": belief.mode(), "draw": belief.sample()}[form].to(parameters)
+
+    def same(a, b, message=None):
+        torch.testing.assert_close(a.double(), b.double(), rtol=rtol, atol=atol, msg=message)
+
+    return belief, x.to(rows) if x.is_floating_point() else x, same
+
 
 def responsibilities(seed=2):
     r = torch.rand(N, K, dtype=F64, generator=torch.Generator().manual_seed(seed))
@@ -50,35 +68,58 @@ def responsibilities(seed=2):
 
 
 @each
+@precise
 @pytest.mark.parametrize("form", ["distribution", "point", "draw"])
-def test_the_fit_is_linear_in_the_statistics(name, form):
-    belief, x = beliefs()[name]
-    torch.manual_seed(0)
-    theta = {"distribution": belief, "point": belief.mode(), "draw": belief.sample()}[form]
-    r = responsibilities()
+def test_the_fit_is_linear_in_the_statistics(name, form, precision):
+    theta, x, same = at(precision, name, form)
+    r = responsibilities().to(PRECISIONS[precision][0])
     s = theta.statistics(x, r)
-    torch.testing.assert_close(theta.expected_fit(s), (r * theta.expected_log_prob(x)).sum(0), rtol=1e-12, atol=1e-10)
+    same(theta.expected_fit(s), (r * theta.expected_log_prob(x)).sum(0))
     halves = [theta.statistics(x[i::2], r[i::2]) for i in (0, 1)]  # statistics add
     for key, value in s.items():
-        torch.testing.assert_close(halves[0][key] + halves[1][key], value, rtol=1e-12, atol=1e-10)
+        same(halves[0][key] + halves[1][key], value, key)
 
 
 @each
-def test_statistics_move_to_another_belief(name):
-    belief, x = beliefs()[name]
-    r = responsibilities()
+@precise
+def test_statistics_move_to_another_belief(name, precision):
+    belief, x, same = at(precision, name)
+    r = responsibilities().to(PRECISIONS[precision][0])
     other = belief.update(belief.statistics(x, r), belief)
     moved, taken = other.rebase(belief.statistics(x, r), belief), other.statistics(x, r)
     for key in taken:
-        torch.testing.assert_close(moved[key], taken[key], rtol=1e-9, atol=1e-9)
+        same(moved[key], taken[key], key)
 
 
 @each
-def test_a_point_gives_the_density(name):
-    belief, x = beliefs()[name]
-    point = belief.mode()
-    torch.testing.assert_close(point.expected_log_prob(x), point.likelihood().log_prob(x[:, None]), rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(point.log_prob(x), point.expected_log_prob(x))
+@precise
+def test_a_point_gives_the_density(name, precision):
+    point, x, same = at(precision, name, "point")
+    same(point.expected_log_prob(x), point.likelihood().log_prob(x[:, None]))
+    same(point.log_prob(x), point.expected_log_prob(x))
+
+
+def test_pixels_that_are_always_on_leave_single_precision_its_digits():
+    """Of each, η = A = 708 nats cancel: 784 of them are 5e5 nats, of which single precision keeps 0.06."""
+    rate = torch.full((K, 784), 1.0, dtype=F64)
+    rate[:, ::4] = torch.rand(K, 196, dtype=F64, generator=torch.Generator().manual_seed(0))
+    x = torch.bernoulli(rate.repeat(5, 1), generator=torch.Generator().manual_seed(1))
+    exact, found = (Bernoulli(rate).log_prob(rows) for rows in (x, x.float()))
+    possible = exact > -1e4  # elsewhere probability 0
+    torch.testing.assert_close(found.double()[possible], exact[possible], rtol=0, atol=1e-3)
+
+
+@each
+@precise
+def test_the_posterior_of_a_family_is_that_of_double_precision(name, precision):
+    """Of rows that single precision holds exactly; covariances are positive definite there too."""
+    belief, x, same = at(precision, name)
+    exact, rows, r = belief.double(), x.double() if x.is_floating_point() else x, responsibilities().to(PRECISIONS[precision][0])
+    belief = at(precision, name)[0]
+    q, expected = belief.update(belief.statistics(x, r)), exact.update(exact.statistics(rows, r.double()))
+    for key, value in expected.state_dict().items():
+        same(q.state_dict()[key], value, key)
+    same(q.kl(belief), expected.kl(exact))
 
 
 @pytest.mark.parametrize("name", ["full", "tied", "diagonal", "spherical", "isotropic"])
@@ -174,6 +215,63 @@ def test_a_constant_column_has_no_variance(family):
         weak = family.flat(2, 2).weak(x, w)
         assert (weak.mean == 123.456).all()
         assert not (weak.covariance if family is Gaussian else weak.variance).any()
+
+
+def in_every_order(x, count=20):
+    """The same rows in other orders: what is added up is the same but for round-off."""
+    g = torch.Generator().manual_seed(0)
+    return (x[torch.randperm(len(x), generator=g)] for _ in range(count))
+
+
+def one_component(family, x, **shape):
+    """The maximum-likelihood member for all rows, as the first M-step of a mixture finds it."""
+    flat = family.flat(1, x.shape[1], **shape)
+    about = flat.weak(x).mode()
+    return flat.update(about.statistics(x, torch.ones(len(x), 1, dtype=F64)), about)
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 123.456, 1e5 + 0.1, -7e-9])
+@pytest.mark.parametrize(
+    "family, shape", [(Gaussian, {}), (Gaussian, {"tied": True}), (DiagonalGaussian, {}), (DiagonalGaussian, {"tied": True})]
+)
+def test_identical_values_are_refused_whatever_their_mean_rounds_to(family, shape, value):
+    x = torch.stack([X[:, 0].repeat(3), torch.full((3 * N,), value, dtype=F64)], 1)
+    for rows in in_every_order(x):
+        for n in (3, 7, 60, 119):
+            with pytest.raises(ValueError, match="identical"):
+                one_component(family, rows[:n], **shape)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e6])
+def test_rows_that_fill_no_volume_are_refused_whatever_their_order(scale):
+    """One feature is a mixture of the others, of which only round-off says that it is none."""
+    x = torch.cat([X, X @ torch.tensor([[0.3], [-1.7], [0.9]], dtype=F64)], 1) * scale + 10 * scale
+    for rows in in_every_order(x):
+        with pytest.raises(ValueError, match="not positive definite"):
+            one_component(Gaussian, rows)
+        assert torch.equal(weak_shape(rows), torch.eye(4, dtype=torch.bool))
+
+
+def test_thin_but_real_covariances_are_kept_whatever_the_order():
+    """A feature that differs from a mixture of the others by 1e-5 has a variance of its own that ten digits show."""
+    x = torch.cat([X, X.sum(1, keepdim=True) + 1e-5 * X[:, :1].flip(0)], 1)
+    expected = torch.linalg.eigvalsh(x.T.cov(correction=0))[0]
+    for rows in in_every_order(x):
+        found = torch.linalg.eigvalsh(one_component(Gaussian, rows).covariance[0])[0]
+        assert float(found) == pytest.approx(float(expected), rel=1e-3)
+        assert weak_shape(rows).all()
+
+
+def weak_shape(x):
+    """Where the weak prior's covariance is not 0."""
+    return Gaussian.flat(1, x.shape[1]).weak(x).covariance[0] != 0
+
+
+def test_a_weak_prior_is_diagonal_beside_an_outlier_whatever_the_order():
+    """At 1e9 the rows' covariance is singular but for round-off."""
+    x = torch.cat([X - 3, X + 3, torch.full((1, D), 1e9, dtype=F64)])
+    for rows in in_every_order(x):
+        assert torch.equal(weak_shape(rows), torch.eye(D, dtype=torch.bool))
 
 
 @each

@@ -1,5 +1,6 @@
 """`emgen.fit` says in one sentence what is wrong with what it was given, and takes what can be understood."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,44 @@ def test_a_score_needs_binary_rows_and_training_takes_their_expectation():
     assert len(result.history) == 1
     with pytest.raises(ValueError, match=r"a network for events of shape \(3,\) was given \(3, 2\)"):
         fit(dense((2,)), x, "gan", critic=dense_critic((3,)), max_epochs=1)
+
+
+class Counts(torch.nn.Module):
+    """A user's head: independent Poisson counts."""
+
+    def __init__(self, features, event_shape):
+        super().__init__()
+        self.linear, self.event_shape = torch.nn.Linear(features, math.prod(event_shape)), event_shape
+
+    def forward(self, features):
+        rate = self.linear(features).exp().unflatten(-1, self.event_shape)
+        return torch.distributions.Independent(torch.distributions.Poisson(rate), len(self.event_shape))
+
+
+@pytest.mark.parametrize("trainer", ["gan", "fgan"])
+@pytest.mark.parametrize(
+    ("likelihood", "value", "message"),
+    [
+        (heads.Bernoulli, math.nan, "row 3 of the train data holds nan, but a model needs finite values"),
+        (heads.Bernoulli, math.inf, "row 3 of the train data holds inf, but a model needs finite values"),
+        (heads.Bernoulli, -0.5, "row 3 of the train data holds -0.5, but Bernoulli takes values from 0 to 1 alone: rescale"),
+        (heads.Bernoulli, 1e30, "row 3 of the train data holds 1e[+]30, but Bernoulli takes values from 0 to 1 alone"),
+        (heads.Dirac, math.inf, "row 3 of the train data holds inf, but a model needs finite values"),
+        (heads.Gaussian, math.nan, "row 3 of the train data holds nan, but a model needs finite values"),
+        (Counts, -1.0, "row 3 of the train data holds -1, but Poisson takes values from 0 on"),
+    ],
+)
+def test_rows_that_no_mean_can_equal_are_not_shown_to_a_critic(trainer, likelihood, value, message):
+    model, x = dense((2,), likelihood=likelihood), torch.full((6, 2), 0.25)
+    assert fit(model, x, trainer, critic=dense_critic((2,)), max_epochs=1, device="cpu").history  # between 0 and 1
+    x[3, 1] = value
+    with pytest.raises(ValueError, match=message):
+        fit(model, x, trainer, critic=dense_critic((2,)), max_epochs=1, device="cpu")
+
+
+def test_a_critic_sees_grey_rows_though_they_will_be_binarised():
+    data = Data(torch.full((6, 2), 0.25), binarise="dynamic")
+    assert fit(dense((2,)), data, "gan", critic=dense_critic((2,)), max_epochs=1, device="cpu").history
 
 
 def test_checking_disturbs_neither_the_model_nor_the_random_state():

@@ -7,7 +7,7 @@ import multiprocessing
 import pytest
 import torch
 from oracles import LinearGaussian
-from parts import EVENT, MAKE, critic, images, pair
+from parts import EVENT, MAKE, blobs, critic, images, pair
 from torch import nn
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import ExponentialLR
@@ -22,6 +22,7 @@ from emgen.objectives import FreeEnergy, Terms
 from emgen.testing import check_model, check_objective, check_trainer
 from emgen.trainers import EM, GAN, VAE, WakeSleep
 from emgen.trainers.base import Trainer
+from emgen.trainers.ledger import Ledger
 
 
 def test_every_trainer_of_the_package_is_tested_here():
@@ -328,3 +329,50 @@ def test_a_batch_smaller_than_the_number_of_processes_is_refused():
     with pytest.raises(ValueError, match="batch_size=9 over 19 rows leaves a batch with fewer rows than the 2 processes"):
         _Loader(Data(torch.zeros(19, 3), batch_size=9), 0, 2)
     assert len(_Loader(Data(torch.zeros(19, 3), batch_size=9, drop_last=True, block=1), 0, 2)) == 2
+
+
+# ---- numbers that are none -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", [(1.0, math.nan), (math.inf, -math.inf)])
+def test_a_mean_that_is_no_number_names_its_quantity(values):
+    ledger = Ledger()
+    for value in values:
+        ledger.record({"elbo": torch.tensor(1.0), "kl": torch.tensor(value)})
+    with pytest.raises(FloatingPointError, match=r"the mean of kl over 2 steps is not a number"):
+        ledger.means()
+
+
+def test_an_infinite_mean_is_recorded_as_what_it_is():
+    ledger = Ledger()
+    ledger.record({"elbo": torch.tensor(-math.inf)})
+    ledger.record({"elbo": torch.tensor(3.0)})
+    assert ledger.means() == {"elbo": -math.inf}
+
+
+def test_a_part_that_is_no_number_stops_a_fit_though_its_loss_is_finite():
+    class Silent(Trainer):
+        def training_step(self, batch, index):
+            loss = next(self.model.parameters()).square().sum()
+            self.descend("model", Terms(loss, {"accuracy": torch.tensor(0.0) / 0}))
+
+    silent = Silent(nn.Linear(1, 1), optimizers={"model": functools.partial(SGD, lr=0.1)})
+    silent.training_step(torch.zeros(3, 1), 0)
+    with pytest.raises(FloatingPointError, match="the mean of accuracy"):
+        silent.ledger.means()
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf, math.inf])
+def test_a_bound_that_is_no_number_stops_em_and_names_the_half_step(value):
+    trainer = EM(GaussianMixture(2))
+    trainer.record({"bound": torch.tensor(-0.5)}, "E-step")
+    with pytest.raises(FloatingPointError, match=r"the M-step of EM left a bound of -?(nan|inf) at epoch 0"):
+        trainer.record({"bound": torch.tensor(value)}, "M-step")
+
+
+def test_the_best_of_several_starts_is_none_that_is_no_number():
+    model = GaussianMixture(2, 2, n_init=3)
+    EM(model).training_step(blobs().double(), 0)
+    model.weights.mean[1] = math.nan
+    s = model.statistics(blobs().double(), model.posterior(blobs().double()))
+    assert math.isfinite(model.free_energy(s)["bound"]) and int(model.best) != 1

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from emgen.callbacks.picture import COLOURS, Picture
+from emgen.randomness import seeded
 
 BLUE, ORANGE, GREEN = COLOURS[:3]
 
@@ -234,8 +235,7 @@ class Causes(Picture):
 
     def _chain(self, p: Any) -> Tensor:
         """Running means of the states that Gibbs sampling draws, (sweeps, rows, M, K)."""
-        with torch.random.fork_rng(devices=[p.h.device] if p.h.is_cuda else []):
-            torch.manual_seed(self.seed)
+        with seeded(self.seed, p.h.device):
             state, total, means = p.at(torch.randint(p.states, (len(p.h) * p.chains,), device=p.h.device)), 0.0, []
             for sweep in range(1, self.sweeps + 1):
                 state = p.gibbs(state)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal, constraints
 
 from emgen.data.base import Data
+from emgen.randomness import seeded
 
 
 def ring(
@@ -91,8 +92,7 @@ def line(
     density: Any = line_density(weights, means, sds)
     data = _drawn(density, train, validation, test, batch_size, seed, "line")
     part, probs = density.component_distribution.base_dist, density.mixture_distribution.probs
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         u = (torch.arange(train) + torch.rand(train)) / train
     edges = torch.cat([torch.zeros(1), probs.cumsum(0)])
     which = torch.bucketize(u, edges[1:-1])
@@ -225,7 +225,6 @@ def _drawn(
 ) -> Data:
     if min(train, validation, test) < 1:
         raise ValueError(f"train={train}, validation={validation}, test={test}: expected at least one row of each to draw.")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         rows = [density.sample(torch.Size((size,))) for size in (train, validation, test)]
     return Data(*rows, batch_size=batch_size, seed=seed, density=density, name=name)

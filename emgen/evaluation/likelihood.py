@@ -15,6 +15,7 @@ from torch.nn import Module
 
 from emgen.distributions import Dirac, softplus
 from emgen.estimators.montecarlo import log_mean_exp
+from emgen.randomness import seeded
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Estimate:
 
     Args:
         value: the mean over the data (log-likelihoods: nats per datum, larger is better).
-        error: its standard error over the data, NaN where it is not known (of a single datum).
+        error: its standard error over the data, NaN where it is not known: of a single datum, and of a value that is
+            infinite or not a number, which no error bounds.
         method: how it was measured, in words.
         ess: mean effective sample size of the importance weights, None where there are none.
 
@@ -35,6 +37,12 @@ class Estimate:
     error: float
     method: str
     ess: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.error < 0:
+            raise ValueError(f"a standard error is 0 or more, or NaN where it is not known, not {self.error:g} ({self.method}).")
+        if not math.isfinite(self.value):
+            object.__setattr__(self, "error", math.nan)
 
     @classmethod
     def over(cls, values: Tensor, method: str, ess: Tensor | None = None) -> "Estimate":
@@ -135,11 +143,10 @@ def parzen(
 def evaluating(model: Module, seed: int) -> Iterator[None]:
     """No gradients, evaluation mode, random numbers from `seed`; training mode and random state come back afterwards."""
     training = model.training
-    cuda = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
+    devices = {p.device for p in model.parameters()}
     model.eval()
     try:
-        with torch.random.fork_rng(cuda), torch.no_grad():
-            torch.manual_seed(seed)
+        with seeded(seed, *devices), torch.no_grad():
             yield
     finally:
         model.train(training)

@@ -14,6 +14,7 @@ from torch.distributions import Distribution, MixtureSameFamily
 from torch.nn import functional
 
 from emgen.evaluation.likelihood import Estimate
+from emgen.randomness import seeded
 
 DISTORTIONS = 8
 
@@ -166,8 +167,7 @@ class Features(nn.Module):
             raise ValueError(f"images of shape {tuple(images.shape)}: expected (N, channels, height, width).")
         self.num_features = size  # torchmetrics asks for it by this name
         device = images.device
-        with torch.random.fork_rng([device] if images.is_cuda else []), torch.enable_grad():
-            torch.manual_seed(seed)
+        with seeded(seed, device), torch.enable_grad():
             self.network = nn.Sequential(
                 nn.Conv2d(images.shape[1], 16, 3, stride=2, padding=1), nn.ReLU(),
                 nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.LazyLinear(size),
@@ -226,9 +226,8 @@ def kid(samples: Tensor, data: Tensor, features: nn.Module, *, subset: int = 250
     from torchmetrics.image.kid import KernelInceptionDistance
 
     size = min(subset, len(samples), len(data))
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+    with warnings.catch_warnings(), seeded(seed, samples.device):
         warnings.simplefilter("ignore", UserWarning)  # it keeps all features, which are few
-        torch.manual_seed(seed)
         metric = KernelInceptionDistance(feature=features, subset_size=size).to(samples.device)
         metric.update(data, real=True)
         metric.update(samples, real=False)

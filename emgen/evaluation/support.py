@@ -16,7 +16,13 @@ from emgen.roles import Conjugate, Latent, serves
 BLOCK = 65536  # rows looked at together
 
 
-def check_support(model: Any, x: Tensor, name: str = "the data", scored: bool = False) -> None:
+def check_support(
+    model: Any,
+    x: Tensor,
+    name: str = "the data",
+    scored: bool = False,
+    beside_means: bool = False,
+) -> None:
     """Refuse values that the model gives no probability, and those that are not finite.
 
     NaN is a missing value to a conjugate model. A value in [0, 1] stands for the expectation of a binary one, as long as
@@ -28,6 +34,8 @@ def check_support(model: Any, x: Tensor, name: str = "the data", scored: bool = 
         x: what its likelihood will see, (N, *event).
         name: what the message calls the rows.
         scored: whether the likelihood will be reported of them.
+        beside_means: whether a critic will tell them from means of p(x|z), which fill the convex closure of its support: all
+            of [0, 1] for a Bernoulli, all of [0, ∞) for a Poisson. Nothing may be missing then.
 
     Raises:
         ValueError: names the first value outside, its row, what is expected and what to do.
@@ -38,8 +46,9 @@ def check_support(model: Any, x: Tensor, name: str = "the data", scored: bool = 
     ...
     ValueError: row 1 of the data holds 2.5, but Bernoulli takes values from 0 to 1 alone: rescale or binarise them, or ...
     """
-    conjugate = serves(model, Conjugate)
+    conjugate = serves(model, Conjugate) and not beside_means
     support, kind, shape, total = _support(model, scored)
+    support = _closure(support) if beside_means else support
     real = support in (None, constraints.boolean, constraints.unit_interval)
     if shape is not None and (shape != x.shape[1:] or (real and not x.is_floating_point())):
         raise ValueError(f"the rows of {name} are {x.dtype} of shape {tuple(x.shape[1:])}, but the model is built for floats of shape "
@@ -88,6 +97,16 @@ def _support(model: Any, scored: bool) -> tuple[Any, str, torch.Size | None, int
     counts = isinstance(p, (Multinomial, OneHotCategorical)) and shape is not None
     total = getattr(p, "total_count", 1) if counts else None
     return (None if support is constraints.real or support.event_dim else support), type(p).__name__, shape, total
+
+
+def _closure(support: Any) -> Any:
+    """The convex closure of a constraint on single values: where the means of its distributions lie."""
+    if support is constraints.boolean:
+        return constraints.unit_interval
+    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    if low is None or support is constraints.unit_interval:
+        return support
+    return constraints.greater_than_eq(low) if high is None else constraints.interval(low, high)
 
 
 def _refuse(bad: Tensor, x: Tensor, start: int, name: str, reason: str) -> None:

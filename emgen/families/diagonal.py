@@ -9,7 +9,19 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Gamma, Independent, Normal
 
-from emgen.families.base import FAR, Family, centre_of, masked, observed, overflow, per_component, remembered, share, spread
+from emgen.families.base import (
+    FAR,
+    Family,
+    centre_of,
+    masked,
+    observed,
+    overflow,
+    per_component,
+    remembered,
+    resolution,
+    share,
+    spread,
+)
 from emgen.families.choice import Choice
 
 ROWS = 512  # rows a block where differences are taken explicitly
@@ -132,9 +144,16 @@ class DiagonalGaussian(Family):
         expected = torch.where(self.nu > 0, self.variance, about.variance)
         far = FAR * share(self._pooled(offset * s["sum"]), held)
         variance = torch.lerp(expected, torch.maximum(share(self._pooled(scatter), held), far), share(held, nu))
-        if not (variance > 0).all():
-            raise _collapsed(variance, held)
-        return self.replace(mean=torch.lerp(prior, data, moved), variance=variance, kappa=kappa, nu=nu)
+        mean = torch.lerp(prior, data, moved)
+        least = 0.0 if self.reg_covar or (self.nu > 0).all() else self._least(mean)
+        if not (variance > least).all():
+            raise _collapsed(variance, held, ~(variance > least))
+        return self.replace(mean=mean, variance=variance, kappa=kappa, nu=nu)
+
+    def _least(self, mean: Tensor) -> Tensor:
+        """The largest variance that identical rows at these means may seem to have, (G, F)."""
+        most = self._across(resolution(mean)).view(len(self.variance), -1, self.variance.shape[1])
+        return most.amax(1)
 
     def rebase(self, s: dict[str, Tensor], about: "DiagonalGaussian") -> dict[str, Tensor]:
         shift = about.mean - self.mean
@@ -273,10 +292,10 @@ class DiagonalGaussian(Family):
         return pooled if self.variance.shape[1] > 1 or per_mean.shape[1] == 1 else pooled.sum(1, keepdim=True)
 
 
-def _collapsed(variance: Tensor, held: Tensor) -> ValueError:
+def _collapsed(variance: Tensor, held: Tensor, lost: Tensor) -> ValueError:
     if not bool(variance.isfinite().all()):
         return overflow()
-    g, f = (variance <= 0).nonzero()[0].tolist()
+    g, f = lost.nonzero()[0].tolist()
     which = "the shared variance" if len(variance) == 1 else f"component {g}"
     return ValueError(f"{which} has variance {variance[g, f]:.3g} in feature {f} over a mass of {held[g, f]:.3g}: its rows are "
                       "identical there; try reg_covar=1e-6 or more, fewer components, or a prior")

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from emgen.families.base import Family, masked, observed, per_component, remembered, share
 
+CANCELLED = 1e-3  # nats that the precision of the rows may cost a score; beyond it the parameters' precision is used
+
 
 class ExponentialFamily(Family):
     """A family p(x|η_k) = h(x) exp(⟨η_k, t(x)⟩ − A(η_k)) with its conjugate belief p(η|m, c) ∝ exp(c⟨η, m⟩ − c A(η)).
@@ -75,7 +77,7 @@ class ExponentialFamily(Family):
     def expected_log_prob(self, x: Tensor) -> Tensor:
         """E_θ log p(x|θ_k), (N, K): one product of matrices; missing features are left out."""
         x, seen = observed(x, self.mean.shape[1])
-        dtype = x.dtype if x.is_floating_point() else self.mean.dtype
+        dtype = x.dtype if x.is_floating_point() and self._cancels() * torch.finfo(x.dtype).eps < CANCELLED else self.mean.dtype
         natural, partition = (e.to(dtype) for e in self.expected())
         t, base = self.sufficient(x).to(dtype), self.log_base(x).to(dtype)
         if seen is None:
@@ -190,6 +192,12 @@ class ExponentialFamily(Family):
         mean = torch.where(self._wide(proper), own.mean, inside)
         return self.replace(mean=torch.where(self._wide(flat), mean, self.mean),
                             concentration=torch.where(flat, 1.0, self.concentration))
+
+    @remembered
+    def _cancels(self) -> float:
+        """Nats that ⟨η, t⟩ and A(η) may have in common: near a bound, as of a pixel that is always on, A = η is large."""
+        partition = self.expected()[1]
+        return float(partition.abs().sum(-1).max()) if partition.numel() else 0.0
 
     @property
     def _proper(self) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
-from emgen.families.base import FAR, Family, centre_of, complete, remembered, share, spread
-from emgen.families.quadratic import ACCURACY, ROWS, expand, moments, not_positive, outer, packed, singular, trace, unpacked
+from emgen.families.base import FAR, ROUND, Family, centre_of, complete, remembered, resolution, share, spread
+from emgen.families.quadratic import ACCURACY, ROWS, definite, expand, moments, not_positive, outer, packed, trace, unpacked
 
 
 class Gaussian(Family):
@@ -119,17 +119,35 @@ class Gaussian(Family):
         moved = share(count, kappa)
         between = torch.where(self.kappa.isinf(), count, torch.where(self.kappa > 0, self.kappa * moved, 0.0))
         scatter.diagonal(dim1=1, dim2=2).add_(self.reg_covar * count[:, None])
-        observed = share(self._pooled(scatter + between[:, None, None] * outer(data - prior, data - prior)), held[:, None, None])
-        far = FAR * share(self._pooled(offset * s["sum"]), held[:, None])
-        observed = observed + torch.diag_embed(torch.where(far > observed.diagonal(dim1=1, dim2=2), far, 0.0))
+        own = share(self._pooled(scatter), held[:, None, None])
+        away = share(self._pooled(offset * s["sum"]), held[:, None])  # squared moves of the means, which cancelled
+        far = torch.where(FAR * away > own.diagonal(dim1=1, dim2=2), FAR * away, 0.0)
+        pulls = share(self._pooled(between[:, None, None] * outer(data - prior, data - prior)), held[:, None, None])
+        observed = own + pulls + torch.diag_embed(far)
         expected = torch.where(self.nu[:, None, None] > 0, self.covariance, about.covariance)
-        covariance = torch.lerp(expected, observed, share(held, nu)[:, None, None].expand_as(expected))
+        part = share(held, nu)
+        covariance = torch.lerp(expected, observed, part[:, None, None].expand_as(expected))
         mean = torch.lerp(prior, data, moved[:, None].expand_as(prior))
-        posterior = self.replace(mean=mean, covariance=covariance, kappa=kappa, nu=nu)
-        failed = torch.linalg.cholesky_ex(covariance).info > 0
-        if failed.any():
-            raise not_positive(covariance, g := int(failed.nonzero()[0]), float(held[g]))
-        return posterior
+        covariance = self._settled(covariance, part[:, None] * away, mean, held)
+        return self.replace(mean=mean, covariance=covariance, kappa=kappa, nu=nu)
+
+    def _settled(self, covariance: Tensor, cancelled: Tensor, mean: Tensor, held: Tensor) -> Tensor:
+        """The covariance if it is positive definite beyond round-off, of which `cancelled` (G, D) is what moved means left.
+
+        Where that alone hides it, the next moments, about the new means, will know better: until then it is widened by twice
+        what is unknown. Nothing helps where rows fill no volume.
+        """
+        least = self._pooled_most(resolution(mean)) if not (self.reg_covar or (self.nu > 0).all()) else torch.zeros_like(cancelled)
+        covariance_less = covariance - torch.diag_embed(least)
+        reach = covariance.diagonal(dim1=1, dim2=2) + cancelled
+        good = definite(covariance_less, reach)
+        if not good.all():
+            unknown = 2 * covariance.shape[1] * ROUND * torch.finfo(mean.dtype).eps * cancelled
+            wider = torch.diag_embed(torch.where(good[:, None], 0.0, unknown))
+            covariance, good = covariance + wider, definite(covariance_less + wider, reach)
+        if not good.all():
+            raise not_positive(covariance, g := int((~good).nonzero()[0]), float(held[g]))
+        return covariance
 
     def rebase(self, s: dict[str, Tensor], about: Any) -> dict[str, Tensor]:
         shift = about.mean - self.mean
@@ -194,7 +212,10 @@ class Gaussian(Family):
         mean, features = spread(x, weight)[0], x.shape[1]
         covariance = (x - mean).T.cov(correction=0, aweights=None if weight is None else weight.to(x.dtype)).reshape(features, features)
         covariance.diagonal().add_(self.reg_covar)
-        if bool(singular(covariance, terms=len(x))):
+        # a component of one row x adds (x − mean)(x − mean)ᵀ to it, up to N times as large as all rows together
+        counted = x if weight is None else x[weight > 0]
+        reach = covariance.diagonal() + (counted - mean).square().amax(0)
+        if not definite(covariance[None], reach[None]).all():
             covariance = covariance.diagonal().diag()
         return self.replace(mean=torch.where(self.kappa[:, None] == 0, mean, self.mean),
                             covariance=torch.where(self.nu[:, None, None] == 0, covariance, self.covariance),
@@ -293,3 +314,7 @@ class Gaussian(Family):
     def _pooled(self, per_component: Tensor) -> Tensor:
         """One value a covariance, the sum over the components that share it."""
         return per_component.view(len(self.covariance), -1, *per_component.shape[1:]).sum(1)
+
+    def _pooled_most(self, per_component: Tensor) -> Tensor:
+        """One value a covariance, the largest of the components that share it."""
+        return per_component.view(len(self.covariance), -1, *per_component.shape[1:]).amax(1)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from emgen.families.base import Family, remembered, spread
+from emgen.families.base import ROUND, Family, remembered, spread
 
 
 class LinearGaussian(Family):
@@ -143,7 +143,8 @@ class LinearGaussian(Family):
         prior = torch.where(fixed[:, None, None], 0.0, self.precision)
         precision = prior + s["uu"]
         pull = s["ru"] + (prior @ (self.mean - about.mean)[:, :, None]).squeeze(-1)
-        shift = (torch.linalg.pinv(precision, hermitian=True) @ pull[:, :, None]).squeeze(-1)  # least norm if singular
+        rounding = ROUND * precision.shape[-1] * torch.finfo(precision.dtype).eps  # of an eigenvalue, as a share of the largest
+        shift = (torch.linalg.pinv(precision, rtol=rounding, hermitian=True) @ pull[:, :, None]).squeeze(-1)  # least norm if singular
         mean = torch.where(fixed[:, None], self.mean, about.mean + shift)
         moved = self.replace(mean=mean)
         from_prior = mean - self.mean
@@ -153,7 +154,8 @@ class LinearGaussian(Family):
         own = torch.where(self.nu > 0, self.variance, about.variance)
         share = torch.where(count > 0, count / nu, 0.0)
         variance = torch.lerp(own, square / count.clamp(min=torch.finfo(count.dtype).tiny), share)
-        lost = variance <= torch.finfo(variance.dtype).eps * self._pooled(s["rr"]) / count.clamp(min=1)  # round-off of what was there
+        # `square` is what moments of residuals about the old weights leave: each of P terms is off by some eps of them
+        lost = variance <= rounding * share * self._pooled(s["rr"]) / count.clamp(min=1)
         if bool(lost.any()):
             raise ValueError(
                 f"the noise of feature {int(lost.nonzero()[0])} vanished: its regressors explain it exactly; use "

@@ -1,12 +1,11 @@
 """Quadratic forms over rows, two ways: expanded products (fast) and explicit differences (safe)."""
 
-__all__ = ["ACCURACY", "ROWS", "expand", "moments", "not_positive", "outer", "packed", "singular", "trace",
-           "unpacked"]
+__all__ = ["ACCURACY", "ROWS", "definite", "expand", "moments", "not_positive", "outer", "packed", "trace", "unpacked"]
 
 import torch
 from torch import Tensor
 
-from emgen.families.base import overflow
+from emgen.families.base import ROUND, overflow
 
 ACCURACY = {torch.float64: 1e-10, torch.float32: 1e-3}  # nats that expanding a quadratic form may cost
 ROWS = 2048  # rows a block, so that what is computed from a block stays in cache
@@ -61,25 +60,16 @@ def trace(matrices: Tensor) -> Tensor:
     return matrices.diagonal(dim1=1, dim2=2).sum(1)
 
 
-def singular(covariance: Tensor, terms: float = 0.0) -> Tensor:
-    """Which of the symmetric matrices (G, D, D) are not positive definite by more than round-off, as booleans (G,).
+def definite(covariance: Tensor, reach: Tensor) -> Tensor:
+    """Whether covariances (G, D, D) are positive definite whatever their round-off, (G,).
 
-    With H = Δ^−½ C Δ^−½ of unit diagonal, Cholesky succeeds for certain where λ_min(H) > D(D+1)ε and fails for certain where
-    λ_min(H) < −D(D+1)ε; between them rounding decides, another way on each make of processor. A C that is itself a sum of
-    n products is known to about √n ε in H's entries, so to √n Dε in its eigenvalues. A matrix counts as positive definite if
-    it stays so when its diagonal is scaled by 1 − m with m = 2(D + 1 + √n)Dε, twice the sum of both.
-
-    References: Demmel (1989), On floating point errors in Cholesky; Higham (2002), Accuracy and Stability of Numerical
-    Algorithms, theorem 10.7; Higham, Mary (2019), A new approach to probabilistic rounding error analysis.
-
-    Args:
-        covariance: the matrices.
-        terms: n, how many products a matrix is a sum of, where its own rounding counts too.
+    Entry (i, j) was added up from terms as large as √(a_i a_j), a = `reach` (G, D), so it is known to ε √(a_i a_j) with
+    ε = ROUND · eps. Such an error E has |xᵀEx| ≤ ε (Σ √a_i |x_i|)² ≤ D ε Σ a_i x_i²: what is left of the covariance after
+    D ε diag(a) is taken from it decides, and every processor decides alike unless it is that near to its own edge, where
+    both answers are right.
     """
-    features = covariance.shape[-1]
-    margin = 2 * (features + 1 + terms**0.5) * features * torch.finfo(covariance.dtype).eps
-    lowered = covariance - torch.diag_embed(margin * covariance.diagonal(dim1=-2, dim2=-1))
-    return torch.linalg.cholesky_ex(lowered).info > 0
+    margin = covariance.shape[-1] * ROUND * torch.finfo(covariance.dtype).eps * reach
+    return torch.linalg.cholesky_ex(covariance - torch.diag_embed(margin)).info == 0
 
 
 def not_positive(covariance: Tensor, g: int, mass: float | None = None) -> ValueError:

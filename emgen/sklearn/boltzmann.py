@@ -16,6 +16,7 @@ from torch.nn.functional import logsigmoid
 
 from emgen.distributions import bernoulli
 from emgen.models.energy.boltzmann_machine import BoltzmannMachine
+from emgen.randomness import seeded
 
 
 class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -57,20 +58,18 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     def fit(self, X: Any, y: Any = None) -> "BernoulliRBM":
         """Fit the machine to X (n_samples, n_features), values in [0, 1]; y is ignored."""
         rows = self._start(X)
-        with torch.random.fork_rng():
-            for sweep in range(self.n_iter):
-                start = time.perf_counter()
-                self._sweep(rows, self.batch_size)
-                if self.verbose:
-                    seconds, score = time.perf_counter() - start, self._pseudo_likelihood(rows).mean()
-                    print(f"[BernoulliRBM] Iteration {sweep + 1}, pseudo-likelihood = {score:.2f}, time = {seconds:.2f}s")
+        for sweep in range(self.n_iter):
+            start = time.perf_counter()
+            self._sweep(rows, self.batch_size)
+            if self.verbose:
+                seconds, score = time.perf_counter() - start, self._pseudo_likelihood(rows).mean()
+                print(f"[BernoulliRBM] Iteration {sweep + 1}, pseudo-likelihood = {score:.2f}, time = {seconds:.2f}s")
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> "BernoulliRBM":
         """One step of the machine on the rows of X; y is ignored."""
         rows = self._rows(X) if hasattr(self, "machine_") else self._start(X)
-        with torch.random.fork_rng():
-            self._sweep(rows, len(rows))
+        self._sweep(rows, len(rows))
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -80,10 +79,9 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             return self._answer(self.machine_.hidden_mean(self._rows(X)))
 
     def gibbs(self, v: Any) -> np.ndarray:
-        """One Gibbs sweep from the rows of v; boolean."""
+        """One Gibbs sweep from the rows of v; boolean. Each call goes on in the random numbers that the fit began."""
         check_is_fitted(self)
-        with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(_seed(check_random_state(self.random_state)))
+        with seeded(_seed(self._random)), torch.no_grad():
             return self.machine_.gibbs(self._rows(v)).bool().numpy()
 
     def score_samples(self, X: Any) -> np.ndarray:
@@ -120,9 +118,9 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     @torch.no_grad()
     def _sweep(self, rows: Tensor, batch_size: int) -> None:
         """Persistent contrastive divergence by its definition: what `emgen.trainers.CD` does for any energy and optimiser."""
-        torch.manual_seed(_seed(self._random))
         W, b, c = self.machine_.weight, self.machine_.visible_bias, self.machine_.hidden_bias
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16-mixed", cache_enabled=False):
+        mixed = torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16-mixed", cache_enabled=False)
+        with seeded(_seed(self._random)), mixed:
             for data in rows.split(batch_size):
                 dream = bernoulli(torch.addmm(b, self._chain, W.T).float().sigmoid_())
                 h_data, h_dream = (torch.addmm(c, v, W).float().sigmoid_() for v in (data, dream))
@@ -140,8 +138,7 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             raise ValueError(f"precision={self.precision!r} is neither 32-true nor bf16-mixed")
         rows = self._rows(X, reset=True)
         self._random = check_random_state(self.random_state)
-        with torch.random.fork_rng():
-            torch.manual_seed(_seed(self._random))
+        with seeded(_seed(self._random)):
             self.machine_ = BoltzmannMachine(rows.shape[1:], self.n_components, centred=False)
         self.machine_.centre_at(rows.mean(0))
         self._chain = torch.zeros(min(self.batch_size, len(rows)), self.n_components)

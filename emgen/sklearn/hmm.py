@@ -19,6 +19,7 @@ from emgen.estimators.beliefs import Point
 from emgen.families import Categorical, DiagonalGaussian, Family, Gaussian
 from emgen.models.conjugate.hidden_markov import HiddenMarkovModel
 from emgen.models.conjugate.packed_sequences import Frames, frames
+from emgen.randomness import seeded
 
 NEARLY_FLAT = 1e-8  # data a prior is worth that has a scatter but, in hmmlearn's arithmetic, no weight
 
@@ -102,8 +103,7 @@ class _HMM(BaseEstimator, ABC):
         """One sequence X (n_samples, n_features) drawn from the model, and its states."""
         check_is_fitted(self, "model_")
         rng = check_random_state(self.random_state if random_state is None else random_state)
-        with torch.random.fork_rng():
-            torch.manual_seed(rng.randint(2**31))
+        with seeded(rng.randint(2**31)):
             x, z = self.model_.sample_with_states(1, n_samples)
         return x[0].numpy(), z[0].numpy()
 

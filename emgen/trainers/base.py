@@ -2,6 +2,7 @@
 
 __all__ = ["Trainer"]
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any, ClassVar
@@ -11,7 +12,9 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from emgen.data.base import Batch, Block, seed_of
+from emgen.families.base import round_off
 from emgen.objectives.base import Terms
+from emgen.randomness import seeded
 from emgen.roles import Statistics, missing_roles, serves
 from emgen.trainers.ledger import Ledger
 
@@ -23,8 +26,9 @@ class Trainer(LightningModule):
 
     The players are `model` (p_θ: everything but its encoder), `recognition` (q_φ, the model's attribute of that name)
     and `critic` (T_ψ). A step is written for one batch; where the loader hands a block of several, it is run on each
-    in turn, so that the loop's own cost vanishes on small networks. Every batch starts from a random state fixed by
-    (seed, epoch, batch), which makes a resumed run the same run bit for bit.
+    in turn, so that the loop's own cost vanishes on small networks. Every step draws from a random state fixed by
+    (seed, epoch, batch), which makes a resumed run the same run bit for bit; whatever is drawn between steps, by a
+    loader that shuffles or a callback, goes on from the caller's own state as if no step had been.
 
     Args:
         model: an `nn.Module` that serves the roles in `requires`.
@@ -141,18 +145,30 @@ class Trainer(LightningModule):
         else:
             self._statistics[player] = total
 
-    def record(self, parts: Mapping[str, Tensor], half_step: str = "", doubt: Callable[[], float] = float) -> None:
+    def record(
+        self,
+        parts: Mapping[str, Tensor],
+        half_step: str = "",
+        doubt: Callable[[], float] = float,
+        precision: torch.dtype | None = None,
+    ) -> None:
         """Write named scalars into the ledger, where a callback finds their means over the epoch.
 
         A named `half_step` with a `bound` is checked against the bound before it: a trainer whose guarantee is
-        `monotone` stops when the bound falls by more than round-off, of which `doubt` says what the model expects beyond the usual.
+        `monotone` stops when the bound falls by more than the `round_off` of rows in `precision` (default: the bound's own), of
+        which `doubt` says what the model expects beyond the usual.
         """
         self.ledger.record(parts)
         if half_step and "bound" in parts:
             bound = float(parts["bound"])
+            if not math.isfinite(bound):
+                raise FloatingPointError(
+                    f"the {half_step} of {type(self).__name__} left a bound of {bound:g} at epoch {self.current_epoch}: "
+                    "the model gives some row no finite density; check the data for values beyond its range, or give a prior."
+                )
             fall = self.bounds[-1][1] - bound if self.bounds else -torch.inf
             self.bounds = [*self.bounds[-1:], (half_step, bound)]
-            usual = 64 * torch.finfo(parts["bound"].dtype).eps ** 0.75 * max(1.0, abs(bound))
+            usual = float(round_off(parts["bound"], precision))
             if self.guarantee == "monotone" and fall > usual and fall > usual + doubt():
                 raise ArithmeticError(f"the {half_step} of {type(self).__name__} lowered its bound by {fall:.3g} to {bound:.6g} at epoch "
                                       f"{self.current_epoch}, which exact half-steps cannot do: check the model's statistics and m_step.")
@@ -237,11 +253,9 @@ class Trainer(LightningModule):
             gradients = [g * shrink for g in gradients]
         return gradients
 
-    def _reseed(self, index: int) -> None:
-        seed = seed_of(self.seed, self.current_epoch, index, f"rank {self.global_rank}")
-        torch.default_generator.manual_seed(seed)
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+    def _seed(self, index: int) -> int:
+        """Of all draws of one step, so that the step does not depend on what came before it."""
+        return seed_of(self.seed, self.current_epoch, index, f"rank {self.global_rank}")
 
     def _close_block(self) -> None:
         """Record what the block descended and refuse to go on from a loss that is not finite (one look a block)."""
@@ -272,8 +286,8 @@ def _over_block(step: Callable[[Any, Any, int], None]) -> Callable[[Any, Any, in
             rows = len(self.observe(one))
             total = getattr(one, "total", 0) or rows * _processes()
             self.share = rows / total
-            self._reseed(number)
-            step(self, one, number)
+            with seeded(self._seed(number), self.device):
+                step(self, one, number)
             self.iteration += 1
             self.examples += total
         self._close_block()

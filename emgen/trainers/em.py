@@ -81,7 +81,7 @@ class EM(Trainer):
         """Record F and its terms on one side of the M-step."""
         parts = self.model.free_energy(s, self.latents.temperature)
         parts.pop("gap" if half == "M-step" or self.every != "sweep" else "", None)  # θ itself must have taken them all
-        self.record({**parts, "bound": parts["bound"].to(self.precision)}, half if self.comparable else "", partial(self.model.doubt, s))
+        self.record(parts, half if self.comparable else "", partial(self.model.doubt, s), self.precision)
         self.comparable = True
 
     def start(self, batch: Batch) -> None:

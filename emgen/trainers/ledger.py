@@ -2,6 +2,7 @@
 
 __all__ = ["Ledger"]
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,8 +24,19 @@ class Ledger:
             self.counts[name] = self.counts.get(name, 0) + count
 
     def means(self) -> dict[str, float]:
-        """The mean of each quantity since the ledger was last cleared."""
-        return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        """The mean of each quantity since the ledger was last cleared; infinite where one of its values was.
+
+        Raises:
+            FloatingPointError: a mean is not a number; names the quantity.
+        """
+        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        for name, mean in means.items():
+            if math.isnan(mean):
+                raise FloatingPointError(
+                    f"the mean of {name} over {self.counts[name]} steps is not a number, for one of its values was none, or "
+                    "two were infinite with opposite signs: lower the learning rate, set trainer.clip, or check the data."
+                )
+        return means
 
     def clear(self) -> None:
         self.sums, self.counts = {}, {}

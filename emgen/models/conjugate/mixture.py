@@ -14,6 +14,7 @@ from torch.distributions import Categorical as CategoricalDistribution
 from torch.distributions import Distribution, MixtureSameFamily
 
 from emgen.families import Choice, Family, prefixed
+from emgen.families.base import round_off
 from emgen.models.conjugate.base import ConjugateModel
 from emgen.models.conjugate.empty_components import Relocation
 from emgen.models.conjugate.seeding import START_NAMES, partition
@@ -92,7 +93,8 @@ class Mixture(ConjugateModel):
         moved = None if self.relocation is None else self.relocation.moved(s, self.components)
         before, bound = self.theta(), None if moved is None else super().free_energy(s)["elbo"]
         done = super().m_step(s if moved is None else moved, parameters)
-        if bound is not None and (super().free_energy(done)["elbo"] < bound).any():  # not worth it: leave them empty
+        # not worth it: leave them empty. Of duplicates a move changes nothing, which round-off must not decide
+        if bound is not None and (super().free_energy(done)["elbo"] < bound - round_off(bound) - self.doubt(done)).any():
             for name, belief in before.items():
                 setattr(self, name, belief)
             done = super().m_step(s, parameters)
@@ -105,7 +107,7 @@ class Mixture(ConjugateModel):
         parts = super().free_energy(s, temperature)
         if self.n_init == 1:
             return parts
-        self.best.copy_(parts["bound"].argmax())
+        self.best.copy_(parts["bound"].nan_to_num(-torch.inf, torch.inf, -torch.inf).argmax())  # NaN would be the largest
         return {name: value[self.best] for name, value in parts.items()}
 
     def select(self) -> None:
