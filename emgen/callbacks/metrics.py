@@ -25,7 +25,9 @@ class Metrics(lightning.Callback):
 
     def __init__(self, every_n_epochs: int = 1, samples: int = 10, rows: int | None = 1000):
         if every_n_epochs < 1 or samples < 1 or (rows is not None and rows < 1):
-            raise ValueError(f"every_n_epochs={every_n_epochs}, samples={samples}, rows={rows}: each must be at least 1.")
+            raise ValueError(
+                f"every_n_epochs={every_n_epochs}, samples={samples}, rows={rows}: each must be at least 1."
+            )
         self.every_n_epochs, self.samples, self.rows = every_n_epochs, samples, rows
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
@@ -33,7 +35,10 @@ class Metrics(lightning.Callback):
         self._columns: list[str] = []  # of the file as it stands
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds + (time.perf_counter() - self._clock if self._clock else 0.0), "history": self.history}
+        return {
+            "seconds": self.seconds + (time.perf_counter() - self._clock if self._clock else 0.0),
+            "history": self.history,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds, self.history = state_dict["seconds"], state_dict["history"]
@@ -48,15 +53,26 @@ class Metrics(lightning.Callback):
         self._clock = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        self.seconds += time.perf_counter() - self._clock  # neither scoring, drawing nor saving is training
+        self.seconds += (
+            time.perf_counter() - self._clock
+        )  # neither scoring, drawing nor saving is training
         self._clock = 0.0
         epoch = trainer.current_epoch + 1
-        row: dict[str, float] = {"epoch": epoch, "examples": pl_module.examples, "seconds": self.seconds}
+        row: dict[str, float] = {
+            "epoch": epoch,
+            "examples": pl_module.examples,
+            "seconds": self.seconds,
+        }
         row |= {f"train/{name}": value for name, value in pl_module.ledger.means().items()}
         data = pl_module.trainer.datamodule
-        if isinstance(data, Data) and (epoch % self.every_n_epochs == 0 or epoch in (trainer.max_epochs, *pl_module.milestones)):
+        if isinstance(data, Data) and (
+            epoch % self.every_n_epochs == 0 or epoch in (trainer.max_epochs, *pl_module.milestones)
+        ):
             x = data.observed("validation")[: self.rows]
-            row |= {f"val/{name}": estimate.value for name, estimate in scores(pl_module.model, x, self.samples).items()}
+            row |= {
+                f"val/{name}": estimate.value
+                for name, estimate in scores(pl_module.model, x, self.samples).items()
+            }
         pl_module.row = row
         self.history.append(row)
         if trainer.is_global_zero:
@@ -64,7 +80,9 @@ class Metrics(lightning.Callback):
 
     def _write(self, trainer: lightning.Trainer, row: dict[str, float]) -> None:
         path = Path(trainer.default_root_dir) / "metrics.csv"
-        if self._columns and set(row) <= set(self._columns):  # a long run would pay for all its rows at each
+        if self._columns and set(row) <= set(
+            self._columns
+        ):  # a long run would pay for all its rows at each
             with open(path, "a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._columns).writerow(row)
         else:

@@ -48,9 +48,19 @@ class Batch:
         """Pieces of at most `rows` rows, as views; the last piece says so."""
         for start in range(0, len(self), rows):
             piece = slice(start, start + rows)
-            weight, length = (None if column is None else column[piece] for column in (self.weight, self.length))
-            yield Batch(self.x[piece], self.grey[piece], self.index[piece], weight, length, self.number, self.total,
-                        last=start + rows >= len(self))
+            weight, length = (
+                None if column is None else column[piece] for column in (self.weight, self.length)
+            )
+            yield Batch(
+                self.x[piece],
+                self.grey[piece],
+                self.index[piece],
+                weight,
+                length,
+                self.number,
+                self.total,
+                last=start + rows >= len(self),
+            )
 
 
 @dataclass
@@ -115,7 +125,9 @@ class Data(LightningDataModule):
     ):
         super().__init__()
         if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: a batch has at least one row; give an integer >= 1, or null for all rows.")
+            raise ValueError(
+                f"batch_size={batch_size}: a batch has at least one row; give an integer >= 1, or null for all rows."
+            )
         if binarise not in BINARISATIONS:
             raise ValueError(f"binarise={binarise!r} is not one of {', '.join(BINARISATIONS)}.")
         self.rows = {"train": rows_of(train, "the train data")}
@@ -123,17 +135,28 @@ class Data(LightningDataModule):
             if values is not None:
                 self.rows[split] = rows_of(values, f"the {split} data")
                 if self.rows[split].shape[1:] != self.rows["train"].shape[1:]:
-                    raise ValueError(f"{split} rows have shape {tuple(self.rows[split].shape[1:])} but train rows have "
-                                     f"{tuple(self.rows['train'].shape[1:])}: give both the same event shape.")
+                    raise ValueError(
+                        f"{split} rows have shape {tuple(self.rows[split].shape[1:])} but train rows have "
+                        f"{tuple(self.rows['train'].shape[1:])}: give both the same event shape."
+                    )
         if binarise != "none":
             for split, values in self.rows.items():
                 low, high = values.min().item(), values.max().item()
                 if not (low >= 0 and high <= 1):
-                    raise ValueError(f"binarise={binarise} needs values in [0, 1], but {split} rows reach from {low:g} to "
-                                     f"{high:g}: rescale them (data=file does by data.scale), or use binarise=none.")
-        self.weight, self.length = _column(weight, self.rows["train"], "weight"), _column(length, self.rows["train"], "length")
-        if self.weight is not None and not (bool((self.weight >= 0).all()) and float(self.weight.sum()) > 0):
-            raise ValueError("weight must be non-negative and not all zero; drop the rows that should not count.")
+                    raise ValueError(
+                        f"binarise={binarise} needs values in [0, 1], but {split} rows reach from {low:g} to "
+                        f"{high:g}: rescale them (data=file does by data.scale), or use binarise=none."
+                    )
+        self.weight, self.length = (
+            _column(weight, self.rows["train"], "weight"),
+            _column(length, self.rows["train"], "length"),
+        )
+        if self.weight is not None and not (
+            bool((self.weight >= 0).all()) and float(self.weight.sum()) > 0
+        ):
+            raise ValueError(
+                "weight must be non-negative and not all zero; drop the rows that should not count."
+            )
         if self.length is not None:
             _check_length(self.length, self.rows["train"])
         self.batch_size = batch_size or len(self.rows["train"])
@@ -141,8 +164,10 @@ class Data(LightningDataModule):
         self.block, self.density, self.name = block, density, name
         self._observed: dict[str, Tensor] = {}
         if drop_last and len(self.rows["train"]) < self.batch_size:
-            raise ValueError(f"batch_size={self.batch_size} with drop_last leaves no batch of {len(self.rows['train'])} rows: "
-                             "choose a smaller batch, or drop_last=false.")
+            raise ValueError(
+                f"batch_size={self.batch_size} with drop_last leaves no batch of {len(self.rows['train'])} rows: "
+                "choose a smaller batch, or drop_last=false."
+            )
 
     @property
     def event_shape(self) -> torch.Size:
@@ -178,8 +203,10 @@ class Data(LightningDataModule):
             ValueError: batches hold other rows each epoch, and `who` remembers them.
         """
         if self.shuffle and self.batch_size < len(self.rows["train"]):
-            raise ValueError(f"{who} remembers batches, which must stay the same: set data.shuffle=false, or, where the data have "
-                             "no such option, data.batch_size=null")
+            raise ValueError(
+                f"{who} remembers batches, which must stay the same: set data.shuffle=false, or, where the data have "
+                "no such option, data.batch_size=null"
+            )
 
     def setup(self, stage: str) -> None:
         if self.trainer is not None:
@@ -196,9 +223,17 @@ class Data(LightningDataModule):
         """Give real-valued rows the precision of the networks they go into."""
         dtype = next((p.dtype for p in module.parameters() if p.dtype.is_floating_point), None)
         for rows in (self.rows, self._observed) if dtype is not None else ():
-            rows.update({name: values.to(dtype) for name, values in rows.items() if values.dtype.is_floating_point})
+            rows.update(
+                {
+                    name: values.to(dtype)
+                    for name, values in rows.items()
+                    if values.dtype.is_floating_point
+                }
+            )
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
         return batch  # the rows are there already
 
 
@@ -214,9 +249,14 @@ class _Loader:
         self.sampler, self.epoch, self.position = self, 0, 0
         n, size = len(data.rows["train"]), data.batch_size
         self.batches = n // size if data.drop_last else -(-n // size)
-        if world > 1 and min(size, size if data.drop_last else n - (self.batches - 1) * size) < world:
-            raise ValueError(f"batch_size={size} over {n} rows leaves a batch with fewer rows than the {world} processes: "
-                             "choose another batch_size, or drop_last=true.")
+        if (
+            world > 1
+            and min(size, size if data.drop_last else n - (self.batches - 1) * size) < world
+        ):
+            raise ValueError(
+                f"batch_size={size} over {n} rows leaves a batch with fewer rows than the {world} processes: "
+                "choose another batch_size, or drop_last=true."
+            )
         self.block = min(data.block or max(1, min(64, 2048 // size)), self.batches)
 
     def __len__(self) -> int:
@@ -245,7 +285,9 @@ class _Loader:
         data, size = self.data, self.data.batch_size
         start, stop = number * size, min((number + 1) * size, len(order))
         index = order[start:stop][self.rank :: self.world]
-        rows: Any = index if data.shuffle or self.world > 1 else slice(start, stop)  # a slice is a view: no copy
+        rows: Any = (
+            index if data.shuffle or self.world > 1 else slice(start, stop)
+        )  # a slice is a view: no copy
         grey = data.rows["train"][rows]
         x = grey
         if data.binarise == "fixed":
@@ -253,10 +295,14 @@ class _Loader:
         elif data.binarise == "dynamic":
             seed = seed_of(data.seed, self.epoch, number * self.world + self.rank, "binarise")
             generator = torch.Generator(grey.device).manual_seed(seed)
-            x = torch.rand(grey.shape, generator=generator, dtype=grey.dtype, device=grey.device).lt_(grey)
+            x = torch.rand(
+                grey.shape, generator=generator, dtype=grey.dtype, device=grey.device
+            ).lt_(grey)
         weight = None if data.weight is None else data.weight[rows]
         length = None if data.length is None else data.length[rows]
-        return Batch(x, grey, index, weight, length, number, stop - start, last=number == self.batches - 1)
+        return Batch(
+            x, grey, index, weight, length, number, stop - start, last=number == self.batches - 1
+        )
 
     def _order(self) -> Tensor:
         data, device = self.data, self.data.rows["train"].device
@@ -277,7 +323,9 @@ def _column(values: Any, rows: Tensor, name: str) -> Tensor | None:
         return None
     column = torch.as_tensor(values)
     if column.shape != rows.shape[:1]:
-        raise ValueError(f"{name} has shape {tuple(column.shape)} but there are {len(rows)} training rows: give one value a row.")
+        raise ValueError(
+            f"{name} has shape {tuple(column.shape)} but there are {len(rows)} training rows: give one value a row."
+        )
     return column
 
 
@@ -286,4 +334,6 @@ def _check_length(length: Tensor, rows: Tensor) -> None:
     wrong = (length < 1) | (length > longest) | (length != length.round())
     if bool(wrong.any()):
         row = int(wrong.nonzero()[0])
-        raise ValueError(f"length of row {row} is {length[row]:g}: expected a whole number from 1 to {longest}, what the row is padded to.")
+        raise ValueError(
+            f"length of row {row} is {length[row]:g}: expected a whole number from 1 to {longest}, what the row is padded to."
+        )
