@@ -23,7 +23,7 @@ from emgen.asking import status_of
 from emgen.callbacks.checkpoint import AtomicCheckpointIO, damage
 from emgen.checking import UserError, told, typed
 from emgen.evaluation.runs import strict_json
-from emgen.evaluation.scores import scores
+from emgen.evaluation.scores import scored, scores
 
 # every trainer's hyper-parameter table in TensorBoard has these columns
 SCORES = ("test/log_likelihood", "test/elbo", "test/gap", "test/ess")
@@ -168,11 +168,11 @@ def fit_run(trainer: lightning.Trainer, module: Any, data: Any, checkpoint: Path
 def finish(folder: RunFolder, trainer: lightning.Trainer, module: Any, data: Any, names: dict[str, str], seed: int,
            samples: int, rows: int | None) -> dict[str, float]:
     """Score the test rows, write `summary.json`, the hyper-parameter table and `status.json`; returns the metrics."""
-    x = data.observed("test")[:rows]
-    module.model.to(x.device)
+    test = scored(module.model, data, "test", rows)
+    module.model.to(test.x.device)
     metrics: dict[str, float] = {tag: value for tag, value in module.row.items() if "/" in tag}
     methods: dict[str, str] = {}
-    for name, estimate in scores(module.model, x, samples, seed).items():
+    for name, estimate in scores(module.model, test.x, samples, seed).items():
         metrics[f"test/{name}"], methods[f"test/{name}"] = estimate.value, estimate.method
         metrics[f"test/{name}_error"] = estimate.error
     seconds = float(module.row.get("seconds", 0.0))
@@ -184,7 +184,7 @@ def finish(folder: RunFolder, trainer: lightning.Trainer, module: Any, data: Any
         "examples_per_second": module.examples / seconds if seconds else None,
         "parameters": sum(p.numel() for p in module.parameters()),
         "binarise": getattr(data, "binarise", "none"),
-        "rows": len(x),
+        "rows": test.n,
         "metrics": metrics,
         "methods": methods,
         "torch": torch.__version__,

@@ -115,7 +115,12 @@ def corpus(
         )
     counts = word_counts(kept[:documents], vocabulary)
     data = Data(
-        counts, batch_size=batch_size, shuffle=batch_size is not None, seed=seed, name="corpus"
+        counts,
+        batch_size=batch_size,
+        shuffle=batch_size is not None,
+        seed=seed,
+        name="corpus",
+        datum="document",
     )
     data.vocabulary = list(vocabulary)
     return data

@@ -79,9 +79,8 @@ def log_likelihood(
     """
     if hasattr(model, "log_prob"):
         with evaluating(model, seed):
-            return Estimate.over(
-                torch.cat([model.log_prob(block) for block in _data(x).split(chunk)]), "exact"
-            )
+            log_p = torch.cat([model.log_prob(block) for block in _blocks(model, x, chunk)])
+        return Estimate.over(log_p, "exact")
     mean = log_mean_exp(log_weights(model, x, samples, chunk=chunk, seed=seed))
     return Estimate.over(mean.value, f"importance-weighted, K={samples}", mean.ess)
 
@@ -209,6 +208,12 @@ def _parzen(s: Tensor, x: Tensor, bandwidths: Sequence[float], chunk: int) -> Te
             )
         )
     return torch.cat(rows, dim=1)
+
+
+def _blocks(model: Any, x: Tensor, size: int) -> Sequence[Tensor]:
+    """x in blocks that cut no datum: whole where one may have several rows."""
+    rows_are_data = getattr(model, "datum", "row") == "row"
+    return _data(x).split(size) if rows_are_data else [_data(x)]
 
 
 def _data(x: Tensor) -> Tensor:

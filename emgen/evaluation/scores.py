@@ -1,19 +1,51 @@
 """The figures that every trainer is judged by, under the same names, whatever it was trained with."""
 
-__all__ = ["scores"]
+__all__ = ["Scored", "scored", "scores"]
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
+from emgen.data.base import Data
 from emgen.distributions import Dirac
 from emgen.estimators.montecarlo import log_mean_exp
 from emgen.evaluation.inference import annealed, boltzmann, inference_gaps
 from emgen.evaluation.likelihood import Estimate, evaluating, log_likelihood, log_weights
 from emgen.roles import Latent, Recognition, serves
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The data that a model is scored on.
+
+    Attributes:
+        x: their rows as a likelihood sees them.
+        n: how many data they are.
+        datum: what one is, a `row` or a `document`.
+    """
+
+    x: Tensor
+    n: int
+    datum: str
+
+
+def scored(model: Any, data: Data, split: str, most: int | None = None) -> Scored:
+    """The first data of a split, counted in what the model gives one log p(x) of.
+
+    Args:
+        model: a topic model takes entries of a corpus as documents, whatever the data take them for.
+        data: where they come from.
+        split: train, validation or test.
+        most: how many data at the most; None takes all.
+    """
+    datum = getattr(model, "datum", None) or data.datum
+    count = data.count(split, datum)
+    n = count if most is None else min(most, count)
+    return Scored(data.first(split, n, datum), n, datum)
 
 
 def scores(
