@@ -19,6 +19,7 @@ import yaml
 
 from emgen.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint
 from emgen.cli import entry
+from emgen.data import text
 from emgen.data.base import _Loader
 from emgen.evaluation.runs import read_run
 
@@ -608,11 +609,11 @@ def test_a_model_from_the_current_folder_an_option_of_ones_own_and_a_sweep(place
 
 def test_a_module_that_is_there_and_broken_is_not_called_missing(place, capsys):
     """Each under a name of its own, as Python remembers what it has imported."""
-    for name, text, said in (("wrongly_written", "def f(:", "ends in SyntaxError: invalid syntax (wrongly_written.py, line 1)"),
+    for name, source, said in (("wrongly_written", "def f(:", "ends in SyntaxError: invalid syntax (wrongly_written.py, line 1)"),
                              ("wants_more", "import nothere_", "ModuleNotFoundError: No module named 'nothere_' (wants_more.py, line 1)"),
                              ("divides", "\n1 / 0", "ends in ZeroDivisionError: division by zero (divides.py, line 2)"),
                              ("empty_one", "", "empty_one.net cannot be imported (No module named 'empty_one.net'")):
-        (place / f"{name}.py").write_text(text)
+        (place / f"{name}.py").write_text(source)
         assert emgen("model=custom", f"model._target_={name}.net", "paths.run_dir=run") == 2
         assert said in one_sentence(capsys.readouterr().err)
 
@@ -643,3 +644,28 @@ def test_signals_and_exit_codes_of_the_real_process(place):
         assert process.returncode == 128 + signum, said
         assert f"continue with: emgen resume={place / signum.name}" in one_sentence(said) or f"resume={signum.name}" in said
         assert status(signum.name)["status"] == "interrupted" and state(signum.name)["emgen"]["iteration"] > 0
+
+
+def test_a_corpus_is_validated_scored_and_evaluated_document_by_document(place, capsys):
+    """log p of each document is Σ_w n_dw log Σ_k θ_dk φ_kw; the rows that are asked for are documents."""
+    corpus = ["trainer=vbem", "model=topic_model", "model.documents=30", "model.words=300", "model.topics=3", "model.alpha=.5",
+              "model.beta=.1", "data=corpus", "data.documents=30", "data.words=300", "lightning.max_epochs=2"]
+    quiet = ["callbacks.figures=null", "callbacks.progress=null", "lightning.accelerator=cpu", "paths.run_dir=run"]
+    assert emgen(*corpus, *quiet, "evaluation.rows=20", "callbacks.metrics.rows=5") == 0
+    weights = torch.load("run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    words = (weights["model.proportions.mean"] @ weights["model.topics.mean"]).double().log()
+    document, word, count = text.corpus(documents=30, words=300).split("test").T
+    own = torch.zeros(30).double().index_add(0, document, count * words[document, word])
+    metrics = json.loads(Path("run/summary.json").read_text())
+    assert metrics["rows"] == 20
+    assert metrics["metrics"]["val/log_likelihood"] == pytest.approx(own[:5].mean().item(), rel=1e-6)
+    assert metrics["metrics"]["test/log_likelihood"] == pytest.approx(own[:20].mean().item(), rel=1e-6)
+    for rows, n in (("1", 1), ("7", 7), ("null", 30)):
+        capsys.readouterr()
+        assert emgen("evaluate", "run=run", f"rows={rows}", "checkpoint=last", "draws=9", "split=train") == 0
+        found = json.loads(Path("run/evaluation.json").read_text())
+        assert found["rows"] == n and f"{n} train documents" in capsys.readouterr().out
+        score = found["metrics"]["train/log_likelihood"]
+        assert score["value"] == pytest.approx(own[:n].mean().item(), rel=1e-6)
+        assert score["error"] == (None if n == 1 else pytest.approx((own[:n].std() / n**0.5).item(), rel=1e-6))
+        assert list(found["metrics"]) == ["train/log_likelihood"]  # entries are no points, so no samples are compared

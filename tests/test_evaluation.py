@@ -14,8 +14,10 @@ from rich.console import Console
 from torch import nn
 from torch.distributions import Bernoulli, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
+from emgen.data import Data
 from emgen.data.toy import grid_density, ring_density
 from emgen.distributions import Dirac
+from emgen.estimators.beliefs import Point
 from emgen.evaluation import likelihood, samples
 from emgen.evaluation.charts import Series, line_chart
 from emgen.evaluation.compare import compare, tables
@@ -23,7 +25,8 @@ from emgen.evaluation.likelihood import Estimate, elbo, log_likelihood, log_weig
 from emgen.evaluation.page import page
 from emgen.evaluation.runs import find_runs, groups, read_run
 from emgen.evaluation.samples import Features, fid, kid, mmd, modes, wasserstein
-from emgen.evaluation.scores import scores
+from emgen.evaluation.scores import scored, scores
+from emgen.models import hidden_markov_model, topic_model
 
 
 class LinearGaussian(nn.Module):
@@ -426,3 +429,37 @@ def test_what_is_not_finite_has_no_known_error(value):
 def test_an_error_is_not_negative():
     with pytest.raises(ValueError, match=r"a standard error is 0 or more.* not -1 \(exact\)"):
         Estimate(0.0, -1.0, "exact")
+
+
+# ---- what is counted ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("symbols", [False, True])
+@pytest.mark.parametrize("n", [1, 5, None])
+def test_the_first_sequences_are_scored_by_the_mean_of_their_own_scores(n, symbols):
+    """Padding beyond the true lengths is no frame, whatever it is filled with."""
+    torch.manual_seed(0)
+    rows, lengths = torch.randint(3, (9, 6)), torch.tensor([6, 1, 3, 4, 2, 5, 6, 1, 3])
+    if not symbols:
+        rows = rows + torch.randn(9, 6).double()
+    model = hidden_markov_model((6,), states=2, symbols=3, emission="categorical" if symbols else "gaussian")
+    model.start((rows, lengths), Point())
+    own = torch.cat([model.log_prob(row[None, :length]) for row, length in zip(rows, lengths)])[:n]
+    chosen = scored(model, Data(rows, length=lengths), "test", n)
+    found = scores(model, chosen.x, 1)["log_likelihood"]
+    assert (chosen.n, chosen.datum) == (n or 9, "row")
+    assert found.value == pytest.approx(own.mean().item(), rel=1e-12)
+
+
+def test_a_topic_model_scores_documents_though_the_data_were_not_told_of_them():
+    entries = torch.tensor([[0, 0, 2], [0, 1, 1], [1, 1, 4], [2, 0, 1], [2, 1, 1]])
+    model = topic_model(documents=3, words=2, topics=2)
+    model.start(entries, Point())
+    chosen = scored(model, Data(entries), "test", 2)
+    assert (chosen.n, chosen.datum, len(chosen.x)) == (2, "document", 3)
+    assert scored(model, Data(entries), "test", 9).n == 3
+
+
+def test_rows_of_points_are_data():
+    chosen = scored(nn.Identity(), Data(torch.rand(7, 2)), "validation", 4)
+    assert (chosen.n, chosen.datum, tuple(chosen.x.shape)) == (4, "row", (4, 2))

@@ -4,12 +4,16 @@ import itertools
 
 import numpy as np
 import pytest
+import pytorch_lightning as lightning
 import torch
 
 import emgen
+from emgen.data import Data
+from emgen.data.base import _Loader
 from emgen.data.text import corpus, entries, word_counts
 from emgen.estimators.beliefs import Distribution, Draw, Point, Tempered
 from emgen.estimators.enumeration import log_evidence
+from emgen.evaluation.scores import scores
 from emgen.families import Categorical
 from emgen.models import TopicModel, topic_model
 from emgen.testing import check_model, geweke
@@ -305,3 +309,98 @@ def test_bad_input_is_named():
         TopicModel(Categorical.flat(3, symbols=2), Categorical.flat(3, symbols=5))
     with pytest.raises(ValueError, match="weighted by their counts"):
         model.statistics(TINY, model.posterior(TINY), torch.ones(len(TINY)))
+
+
+# ---- what a corpus counts: documents --------------------------------------------------------------------------------
+
+
+def small_corpus(**options):
+    """Thirty documents, one of them without a word, that are not in order; most words occur more than once."""
+    x = entries(counts(30, 9))
+    x = x[x[:, 0] != 7]
+    return Data(x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))], datum="document", **options)
+
+
+def own_scores(model, data):
+    """log p(document) = Σ_w n_dw log Σ_k θ_dk φ_kw, by hand, of every document that has words."""
+    n = torch.zeros(30, 9, dtype=F64)
+    for document, word, count in data.split("train").tolist():
+        n[document, word] += count
+    log_p = (n * (model.proportions.mean.to(F64) @ model.topics.mean.to(F64)).log()).sum(1)
+    return log_p[n.sum(1) > 0]
+
+
+@pytest.mark.parametrize("n", [1, 5, 20, None])
+def test_the_first_documents_are_scored_by_the_mean_of_their_own_scores(n):
+    data = small_corpus()
+    model = topic_model(documents=30, words=9, topics=3, alpha=0.5, beta=0.5)
+    torch.manual_seed(0)
+    model.start(data.split("train"), Distribution())
+    x = data.first("train", n)
+    found = scores(model, x, 1)["log_likelihood"]
+    own = own_scores(model, data)[:n]
+    assert data.count("train") == 29 and len(model.log_prob(x)) == len(own) == (n or 29)
+    assert found.value == pytest.approx(own.mean().item(), rel=1e-12)
+    assert found.error == pytest.approx(own.std().item() / len(own) ** 0.5, rel=1e-12, nan_ok=True)
+
+
+def test_a_corpus_of_more_entries_than_a_block_is_scored_document_by_document():
+    x = entries(counts(1200, 9))
+    model = topic_model(documents=1200, words=9, topics=3)
+    model.start(x, Point())
+    assert len(x) > 2048
+    whole = model.log_prob(x)
+    for corpus_like in (x, counts(1200, 9)):
+        assert scores(model, corpus_like, 1)["log_likelihood"].value == pytest.approx(whole.mean().item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("batch_size", [None, 1, 4, 29])
+def test_batches_of_a_corpus_are_whole_documents(batch_size, shuffle):
+    data = small_corpus(batch_size=batch_size, shuffle=shuffle)
+    batches = [batch for block in data.train_dataloader() for batch in block]
+    size = batch_size or 29
+    assert [len(batch) for batch in batches] == [size] * (29 // size) + [29 % size] * (29 % size > 0)
+    assert all(len(batch) == batch.total == len(batch.x[:, 0].unique()) for batch in batches)
+    together = torch.cat([batch.x for batch in batches])
+    assert sorted(together.tolist()) == sorted(data.split("train").tolist())
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_documents(world):
+    loaders = [_Loader(small_corpus(batch_size=10), rank, world) for rank in range(world)]
+    shares = [[batch for block in loader for batch in block] for loader in loaders]
+    for batches in zip(*shares):
+        assert sum(len(batch) for batch in batches) == batches[0].total
+        documents = [set(batch.x[:, 0].tolist()) for batch in batches]
+        assert len(set.union(*documents)) == sum(map(len, documents)) == batches[0].total
+
+
+def test_a_fit_counts_documents_as_examples():
+    from emgen.trainers import EM
+
+    module = EM(topic_model(documents=30, words=9, topics=3, alpha=0.5, beta=0.5), tol=None)
+    trainer = lightning.Trainer(max_epochs=2, logger=False, accelerator="cpu", enable_checkpointing=False, enable_progress_bar=False,
+                                enable_model_summary=False, limit_val_batches=0, use_distributed_sampler=False)
+    trainer.fit(module, datamodule=small_corpus(batch_size=8))
+    assert module.examples == 2 * 29
+
+
+@pytest.mark.parametrize("datum", ["row", "document"])
+def test_online_em_of_a_whole_corpus_at_once_is_em(datum):
+    """A batch stands for all words, however many an entry counts; a prior tells if it does not."""
+    fitted = []
+    for every in ("sweep", "batch"):
+        model = topic_model(documents=30, words=9, topics=3, alpha=2.5, beta=1.5)
+        data = Data(entries(counts(30)), batch_size=None, datum=datum)
+        emgen.fit(model, data, "em", max_epochs=3, every=every, tol=None, device="cpu")
+        fitted.append(model)
+    torch.testing.assert_close(fitted[0].topics.mean, fitted[1].topics.mean, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(fitted[0].proportions.mean, fitted[1].proportions.mean, rtol=1e-10, atol=1e-12)
+
+
+def test_a_datum_of_no_known_kind_is_refused():
+    with pytest.raises(ValueError, match="datum='word' is not one of row, document"):
+        Data(entries(counts()), datum="word")
+    with pytest.raises(ValueError, match=r"entries \(document, word, count\)"):
+        Data(torch.rand(5, 2), datum="document")

@@ -11,6 +11,26 @@ from emgen.callbacks.picture import Picture
 from emgen.callbacks.progress import Progress
 from emgen.callbacks.structures import Causes, Emissions, RestrictedBeliefs, TopicWords
 
-__all__ = ["AtomicCheckpointIO", "Causes", "Checkpoint", "Clusters", "CoClustering", "CrossTable", "Emissions", "Figures", "HalfSteps",
-           "Interrupted", "LowerBounds", "Metrics", "NormalisingConstants", "ParameterPath", "Picture", "Preferences", "Progress",
-           "Projections", "RestrictedBeliefs", "Tempering", "TopicWords"]
+__all__ = [
+    "AtomicCheckpointIO",
+    "Causes",
+    "Checkpoint",
+    "Clusters",
+    "CoClustering",
+    "CrossTable",
+    "Emissions",
+    "Figures",
+    "HalfSteps",
+    "Interrupted",
+    "LowerBounds",
+    "Metrics",
+    "NormalisingConstants",
+    "ParameterPath",
+    "Picture",
+    "Preferences",
+    "Progress",
+    "Projections",
+    "RestrictedBeliefs",
+    "Tempering",
+    "TopicWords",
+]

@@ -67,13 +67,18 @@ class Figures(lightning.Callback):
                 filters = pl_module.model.filters()[: self.n]
                 found["filters"] = picture(filters, filters)
             if serves(pl_module.model, Latent) and serves(pl_module.model, Recognition):
-                found["reconstructions"] = picture(_reconstructed(pl_module.model, seen), data.split("train"), seen)
+                found["reconstructions"] = picture(
+                    _reconstructed(pl_module.model, seen), data.split("train"), seen
+                )
         folder = Path(trainer.default_root_dir) / "figures"
         for name, pixels in found.items():
             if pixels is None:
                 if first:
-                    log.info("no picture of %s: data of shape %s are neither images (1 or 3, H, W) nor points (2,).",
-                             name, tuple(data.event_shape))
+                    log.info(
+                        "no picture of %s: data of shape %s are neither images (1 or 3, H, W) nor points (2,).",
+                        name,
+                        tuple(data.event_shape),
+                    )
                 continue
             folder.mkdir(parents=True, exist_ok=True)
             imsave(folder / f"{name}.png", pixels)
@@ -112,7 +117,10 @@ def samples_of(model: Any, n: int) -> Tensor | None:
     """`n` draws of a model as one wants to see them: images as means E[x|z]; None from a model that cannot be drawn from."""
     if serves(model, Latent):
         return _mean(model.likelihood(model.prior().sample(torch.Size((n,)))))
-    draw = next((getattr(model, name) for name in ("means", "rsample", "sample") if hasattr(model, name)), None)
+    draw = next(
+        (getattr(model, name) for name in ("means", "rsample", "sample") if hasattr(model, name)),
+        None,
+    )
     draws = draw(n) if draw is not None else None
     return draws if isinstance(draws, Tensor) else None
 
@@ -153,10 +161,19 @@ def _scatter(x: Tensor, data: Tensor, seen: Tensor | None) -> np.ndarray:
     if seen is not None:
         axes.plot(*torch.stack([seen, x], 2).permute(1, 2, 0), color="0.8", linewidth=0.5, zorder=1)
     axes.scatter(*rows.T, s=22, color="0.78", linewidths=0, label="data")
-    axes.scatter(*x.T, s=4, color="#2a6fdb", alpha=0.6, linewidths=0, label="samples" if seen is None else "reconstructions")
+    axes.scatter(
+        *x.T,
+        s=4,
+        color="#2a6fdb",
+        alpha=0.6,
+        linewidths=0,
+        label="samples" if seen is None else "reconstructions",
+    )
     low, high = data.min(0).values.float().cpu(), data.max(0).values.float().cpu()
     margin = 0.15 * (high - low).clamp(min=1e-6)
-    axes.set(xlim=((low - margin)[0], (high + margin)[0]), ylim=((low - margin)[1], (high + margin)[1]))
+    axes.set(
+        xlim=((low - margin)[0], (high + margin)[0]), ylim=((low - margin)[1], (high + margin)[1])
+    )
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper right", frameon=False, markerscale=2, fontsize=11)
     canvas.draw()

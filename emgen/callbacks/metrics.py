@@ -11,7 +11,7 @@ import pytorch_lightning as lightning
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from emgen.data.base import Data
-from emgen.evaluation.scores import scores
+from emgen.evaluation.scores import scored, scores
 
 
 class Metrics(lightning.Callback):
@@ -20,12 +20,14 @@ class Metrics(lightning.Callback):
     Args:
         every_n_epochs: how often the validation rows are scored; they always are at the last epoch and a trainer's milestones.
         samples: draws of z per datum in the importance-weighted validation likelihood.
-        rows: how many validation rows are scored, from the first; null scores all.
+        rows: how many validation data are scored, from the first (documents of a corpus); null scores all.
     """
 
     def __init__(self, every_n_epochs: int = 1, samples: int = 10, rows: int | None = 1000):
         if every_n_epochs < 1 or samples < 1 or (rows is not None and rows < 1):
-            raise ValueError(f"every_n_epochs={every_n_epochs}, samples={samples}, rows={rows}: each must be at least 1.")
+            raise ValueError(
+                f"every_n_epochs={every_n_epochs}, samples={samples}, rows={rows}: each must be at least 1."
+            )
         self.every_n_epochs, self.samples, self.rows = every_n_epochs, samples, rows
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
@@ -33,7 +35,10 @@ class Metrics(lightning.Callback):
         self._columns: list[str] = []  # of the file as it stands
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds + (time.perf_counter() - self._clock if self._clock else 0.0), "history": self.history}
+        return {
+            "seconds": self.seconds + (time.perf_counter() - self._clock if self._clock else 0.0),
+            "history": self.history,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds, self.history = state_dict["seconds"], state_dict["history"]
@@ -48,23 +53,40 @@ class Metrics(lightning.Callback):
         self._clock = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        self.seconds += time.perf_counter() - self._clock  # neither scoring, drawing nor saving is training
+        # neither scoring, drawing nor saving is training
+        self.seconds += time.perf_counter() - self._clock
         self._clock = 0.0
+
         epoch = trainer.current_epoch + 1
-        row: dict[str, float] = {"epoch": epoch, "examples": pl_module.examples, "seconds": self.seconds}
+        row: dict[str, float] = {
+            "epoch": epoch,
+            "examples": pl_module.examples,
+            "seconds": self.seconds,
+        }
         row |= {f"train/{name}": value for name, value in pl_module.ledger.means().items()}
-        data = pl_module.trainer.datamodule
-        if isinstance(data, Data) and (epoch % self.every_n_epochs == 0 or epoch in (trainer.max_epochs, *pl_module.milestones)):
-            x = data.observed("validation")[: self.rows]
-            row |= {f"val/{name}": estimate.value for name, estimate in scores(pl_module.model, x, self.samples).items()}
+        due = epoch % self.every_n_epochs == 0
+        if due or epoch in (trainer.max_epochs, *pl_module.milestones):
+            row |= self._validated(pl_module)
+
         pl_module.row = row
         self.history.append(row)
         if trainer.is_global_zero:
             self._write(trainer, row)
 
+    def _validated(self, pl_module: Any) -> dict[str, float]:
+        """The scores of the first validation data; none where the data are not in memory."""
+        data = pl_module.trainer.datamodule
+        if not isinstance(data, Data):
+            return {}
+        x = scored(pl_module.model, data, "validation", self.rows).x
+        found = scores(pl_module.model, x, self.samples)
+        return {f"val/{name}": estimate.value for name, estimate in found.items()}
+
     def _write(self, trainer: lightning.Trainer, row: dict[str, float]) -> None:
         path = Path(trainer.default_root_dir) / "metrics.csv"
-        if self._columns and set(row) <= set(self._columns):  # a long run would pay for all its rows at each
+        if self._columns and set(row) <= set(
+            self._columns
+        ):  # a long run would pay for all its rows at each
             with open(path, "a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._columns).writerow(row)
         else:

@@ -70,8 +70,13 @@ class Picture(lightning.Callback, ABC):
         pixels = np.asarray(canvas.buffer_rgba())[..., :3].copy()
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(self.name, pixels, pl_module.examples, dataformats="HWC")
-        pl_module.row = {**pl_module.row, **{f"{self.name}/{key}": value for key, value in found.items()}}
+                logger.experiment.add_image(
+                    self.name, pixels, pl_module.examples, dataformats="HWC"
+                )
+        pl_module.row = {
+            **pl_module.row,
+            **{f"{self.name}/{key}": value for key, value in found.items()},
+        }
         if found:
             print(", ".join(f"{key} {value:.8g}" for key, value in found.items()))
 
@@ -89,11 +94,19 @@ def scatter(axes: Axes, x: Tensor, r: Tensor) -> None:
     """Points (N, 2) in the colours of their components, mixed as their responsibilities r (N, K) are; the undecided are ringed."""
     palette = np.array([to_rgb(COLOURS[k % len(COLOURS)]) for k in range(r.shape[1])])
     undecided = (-torch.xlogy(r, r).sum(1) / np.log(max(2, r.shape[1]))).cpu().numpy()
-    axes.scatter(*x.T.cpu().numpy(), s=18, c=(r.cpu().numpy() @ palette).clip(0, 1), edgecolors="black", linewidths=2 * undecided)
+    axes.scatter(
+        *x.T.cpu().numpy(),
+        s=18,
+        c=(r.cpu().numpy() @ palette).clip(0, 1),
+        edgecolors="black",
+        linewidths=2 * undecided,
+    )
 
 
 def _rows(trainer: lightning.Trainer, module: Any) -> Tensor:
     data = getattr(trainer, "datamodule", None)
     if not isinstance(data, Data):
-        raise TypeError("pictures of a level need data in memory, an emgen.data.Data: set callbacks of that name to null.")
+        raise TypeError(
+            "pictures of a level need data in memory, an emgen.data.Data: set callbacks of that name to null."
+        )
     return data.observed("train").to(module.device)

@@ -22,21 +22,31 @@ class Progress(lightning.Callback):
 
     def __init__(self, lines: int = 10):
         if lines < 1:
-            raise ValueError(f"lines={lines}: a run prints at least one line; give an integer >= 1, or callbacks.progress=null for none.")
+            raise ValueError(
+                f"lines={lines}: a run prints at least one line; give an integer >= 1, or callbacks.progress=null for none."
+            )
         self.lines = lines
         self.console = Console(stderr=True)
         self._bar: Bar | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero and self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"),
-                       TimeRemainingColumn(), TextColumn("{task.fields[state]}"))
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("epochs"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[state]}"),
+            )
             self._bar = Bar(*columns, console=self.console, refresh_per_second=5)
             epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
             self._bar.add_task(type(pl_module).__name__, total=epochs, state="")
             self._bar.start()
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if self._bar is not None:
             part = (batch_idx + 1) / max(1, trainer.num_training_batches)
             self._bar.update(self._bar.task_ids[0], completed=trainer.current_epoch + part)
@@ -44,12 +54,16 @@ class Progress(lightning.Callback):
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         state = _state(pl_module.row)
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=trainer.current_epoch + 1, state=state)
+            self._bar.update(
+                self._bar.task_ids[0], completed=trainer.current_epoch + 1, state=state
+            )
         elif trainer.is_global_zero and trainer.max_epochs:
             done, every = trainer.current_epoch + 1, max(1, trainer.max_epochs // self.lines)
             if done % every == 0 or done == trainer.max_epochs:
                 self.console.print(
-                    f"{type(pl_module).__name__} epoch {done}/{trainer.max_epochs}  {state}", highlight=False, soft_wrap=True
+                    f"{type(pl_module).__name__} epoch {done}/{trainer.max_epochs}  {state}",
+                    highlight=False,
+                    soft_wrap=True,
                 )
 
     def teardown(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:

@@ -38,19 +38,32 @@ class Emissions(Picture):
     def draw(self, figure: Figure, module: Any, x: Tensor) -> dict[str, float]:
         model, log_p = module.model, self._noted("log_p")
         if model.emission.mean.ndim != 3:
-            raise ValueError(f"emissions are drawn of symbols, not of {type(model.emission).__name__}: leave this picture out.")
+            raise ValueError(
+                f"emissions are drawn of symbols, not of {type(model.emission).__name__}: leave this picture out."
+            )
         emission = model.emission.mean[:, 0].cpu()  # (K, symbols)
         names = _names(module, emission.shape[1])
         states, lean = range(len(emission)), emission.argmax(0)
         grid = figure.add_gridspec(2, 3, width_ratios=(3, 3, 2))
-        top, strip, moves = (figure.add_subplot(place) for place in (grid[0, :], grid[1, :2], grid[1, 2]))
+        top, strip, moves = (
+            figure.add_subplot(place) for place in (grid[0, :], grid[1, :2], grid[1, 2])
+        )
         order = sorted(range(len(names)), key=lambda s: (int(lean[s]), s))
         at, width = np.arange(len(names)), 0.8 / len(emission)
         for k in states:
-            top.bar(at + (k - (len(emission) - 1) / 2) * width, emission[k, order], width, color=COLOURS[k % len(COLOURS)],
-                    label=f"state {k + 1}")
-        top.set(xlabel="symbol, grouped by the state that is the likelier to emit it", ylabel="p(symbol | state)",
-                title="what each state emits", xlim=(-0.7, len(names) - 0.3))
+            top.bar(
+                at + (k - (len(emission) - 1) / 2) * width,
+                emission[k, order],
+                width,
+                color=COLOURS[k % len(COLOURS)],
+                label=f"state {k + 1}",
+            )
+        top.set(
+            xlabel="symbol, grouped by the state that is the likelier to emit it",
+            ylabel="p(symbol | state)",
+            title="what each state emits",
+            xlim=(-0.7, len(names) - 0.3),
+        )
         top.set_xticks(at, [names[s] for s in order])
         for tick, s in zip(top.get_xticklabels(), order):
             tick.set(color=COLOURS[int(lean[s]) % len(COLOURS)], fontweight="bold")
@@ -60,18 +73,40 @@ class Emissions(Picture):
         q = model.posterior(x[:1]).marginals[: len(first)].cpu()
         below = torch.zeros(len(first), dtype=q.dtype)
         for k in states:
-            strip.bar(range(len(first)), q[:, k], 1.0, bottom=below, color=COLOURS[k % len(COLOURS)], edgecolor="white",
-                      linewidth=0.4)
+            strip.bar(
+                range(len(first)),
+                q[:, k],
+                1.0,
+                bottom=below,
+                color=COLOURS[k % len(COLOURS)],
+                edgecolor="white",
+                linewidth=0.4,
+            )
             below = below + q[:, k]
-        strip.set_xticks(range(len(first)), [names[s] for s in first.tolist()], fontsize=10 if len(first) <= 30 else 8)
-        strip.set(xlabel=f"the first {len(first)} symbols", ylabel="p(state | sequence)", title="the states behind the data",
-                  ylim=(0, 1), xlim=(-0.5, len(first) - 0.5))
+        strip.set_xticks(
+            range(len(first)),
+            [names[s] for s in first.tolist()],
+            fontsize=10 if len(first) <= 30 else 8,
+        )
+        strip.set(
+            xlabel=f"the first {len(first)} symbols",
+            ylabel="p(state | sequence)",
+            title="the states behind the data",
+            ylim=(0, 1),
+            xlim=(-0.5, len(first) - 0.5),
+        )
         transition = model.transition.mean.cpu()
         moves.imshow(transition, cmap="Greys", vmin=0, vmax=1.3)
         for i in states:
             for j in states:
-                moves.text(j, i, f"{transition[i, j]:.2f}", ha="center", va="center",
-                           color="white" if transition[i, j] > 0.6 else "black")
+                moves.text(
+                    j,
+                    i,
+                    f"{transition[i, j]:.2f}",
+                    ha="center",
+                    va="center",
+                    color="white" if transition[i, j] > 0.6 else "black",
+                )
         moves.set_xticks(states, [str(k + 1) for k in states])
         moves.set_yticks(states, [str(k + 1) for k in states])
         moves.set(xlabel="to state", ylabel="from state", title="probabilities of the next state")
@@ -105,18 +140,24 @@ class TopicWords(Picture):
         names = _names(module, words.shape[1])
         rows = -(-len(words) // self.columns)
         figure.set_size_inches(3.1 * self.columns, 1.0 + 2.6 * rows)
-        figure.suptitle(f"{len(words)} topics: their most probable words; F = {float(bound[-1]):.3f} nats per word, "
-                        f"after the first sweep {float(bound[0]):.3f}")
+        figure.suptitle(
+            f"{len(words)} topics: their most probable words; F = {float(bound[-1]):.3f} nats per word, "
+            f"after the first sweep {float(bound[0]):.3f}"
+        )
         panels = figure.subplots(rows, self.columns, squeeze=False, sharex=True).flatten()
         for place, k in enumerate(share.argsort(descending=True).tolist()):
             axes, best = panels[place], words[k].topk(min(self.top, words.shape[1]))
-            axes.barh([names[w] for w in best.indices.tolist()], best.values, color=COLOURS[place % len(COLOURS)])
+            axes.barh(
+                [names[w] for w in best.indices.tolist()],
+                best.values,
+                color=COLOURS[place % len(COLOURS)],
+            )
             axes.invert_yaxis()
             axes.set_title(f"{share[k]:.0%} of all words", fontsize=10)
         for axes in panels[len(words) - self.columns : len(words)]:
             axes.set_xlabel("p(word | topic)")
             axes.tick_params(labelbottom=True)
-        for axes in panels[len(words):]:
+        for axes in panels[len(words) :]:
             axes.set_axis_off()
         return {"first_bound": float(bound[0]), "bound": float(bound[-1])}
 
@@ -151,33 +192,85 @@ class RestrictedBeliefs(Picture):
 
     def draw(self, figure: Figure, module: Any, x: Tensor) -> dict[str, float]:
         grid = figure.add_gridspec(2, 2, width_ratios=(2, 3))
-        left, data, states = figure.add_subplot(grid[:, 0]), figure.add_subplot(grid[0, 1]), figure.add_subplot(grid[1, 1])
+        left, data, states = (
+            figure.add_subplot(grid[:, 0]),
+            figure.add_subplot(grid[0, 1]),
+            figure.add_subplot(grid[1, 1]),
+        )
         log_p = self._noted("log_p")
         epochs = range(1, len(log_p) + 1)
-        looks = {"exact": ("black", "-", 4.0), "structured": (GREEN, "-", 2.0), "factorised": (ORANGE, "--", 2.0)}
-        says = {"exact": "exact belief: F = log p(x|θ)", "structured": "structured: F, each chain kept whole",
-                "factorised": "mean field: F, every state on its own"}
+        looks = {
+            "exact": ("black", "-", 4.0),
+            "structured": (GREEN, "-", 2.0),
+            "factorised": (ORANGE, "--", 2.0),
+        }
+        says = {
+            "exact": "exact belief: F = log p(x|θ)",
+            "structured": "structured: F, each chain kept whole",
+            "factorised": "mean field: F, every state on its own",
+        }
         for name, (colour, line, width) in looks.items():
-            left.plot(epochs, self._noted(name), line, color=colour, linewidth=width, label=says[name])
-        for upper, lower, colour in (("exact", "structured", GREEN), ("structured", "factorised", ORANGE)):
-            left.fill_between(epochs, self._noted(lower), self._noted(upper), color=colour, alpha=0.15, linewidth=0)
-        left.set(xlabel="epoch", ylabel="nats per frame", title="what a restricted belief loses: KL(q ‖ posterior)")
+            left.plot(
+                epochs, self._noted(name), line, color=colour, linewidth=width, label=says[name]
+            )
+        for upper, lower, colour in (
+            ("exact", "structured", GREEN),
+            ("structured", "factorised", ORANGE),
+        ):
+            left.fill_between(
+                epochs,
+                self._noted(lower),
+                self._noted(upper),
+                color=colour,
+                alpha=0.15,
+                linewidth=0,
+            )
+        left.set(
+            xlabel="epoch",
+            ylabel="nats per frame",
+            title="what a restricted belief loses: KL(q ‖ posterior)",
+        )
         left.legend(frameon=False, loc="lower right")
         p = module.model.posterior(x[:1])
         shown = min(self.shown, len(p.h))
         data.plot(range(1, shown + 1), x[0, :shown].flatten(1).cpu(), ".", color="black")
-        data.set(xlabel="frame", ylabel="x", title=f"the first {shown} frames of a sequence: several hidden causes, one sum")
+        data.set(
+            xlabel="frame",
+            ylabel="x",
+            title=f"the first {shown} frames of a sequence: several hidden causes, one sum",
+        )
         for name, belief in self._beliefs(p).items():
             colour, line, width = looks[name]
-            states.plot(range(1, shown + 1), belief.marginals[:shown, 0, -1].cpu(), line, color=colour, linewidth=width)
-        states.set(xlabel="frame", ylabel="q(cause 1 is on)", ylim=(-0.05, 1.05),
-                   title="the belief about one cause; colours as on the left")
+            states.plot(
+                range(1, shown + 1),
+                belief.marginals[:shown, 0, -1].cpu(),
+                line,
+                color=colour,
+                linewidth=width,
+            )
+        states.set(
+            xlabel="frame",
+            ylabel="q(cause 1 is on)",
+            ylim=(-0.05, 1.05),
+            title="the belief about one cause; colours as on the left",
+        )
         found = {name: float(self._noted(name)[-1]) for name in looks}
-        steps = [self._noted(b) - self._noted(a) for a, b in (("factorised", "structured"), ("structured", "exact"))]
-        return {**found, "log_p": float(log_p[-1]), "smallest_step": float(torch.stack(steps).min())}
+        steps = [
+            self._noted(b) - self._noted(a)
+            for a, b in (("factorised", "structured"), ("structured", "exact"))
+        ]
+        return {
+            **found,
+            "log_p": float(log_p[-1]),
+            "smallest_step": float(torch.stack(steps).min()),
+        }
 
     def _beliefs(self, p: Any) -> dict[str, Any]:
-        return {"exact": p.exact, "structured": p.structured(self.sweeps), "factorised": p.mean_field(self.sweeps)}
+        return {
+            "exact": p.exact,
+            "structured": p.structured(self.sweeps),
+            "factorised": p.mean_field(self.sweeps),
+        }
 
 
 class Causes(Picture):
@@ -197,7 +290,9 @@ class Causes(Picture):
     def __init__(self, sweeps: int = 1000, rows: int = 50, seed: int = 0):
         super().__init__()
         if sweeps < 10 or rows < 1:
-            raise ValueError(f"sweeps={sweeps}, rows={rows}: expected ten or more, and one or more.")
+            raise ValueError(
+                f"sweeps={sweeps}, rows={rows}: expected ten or more, and one or more."
+            )
         self.sweeps, self.rows, self.seed = sweeps, rows, seed
 
     def note(self, module: Any, x: Tensor) -> dict[str, Tensor]:
@@ -206,32 +301,68 @@ class Causes(Picture):
     def draw(self, figure: Figure, module: Any, x: Tensor) -> dict[str, float]:
         model = module.model
         p = model.posterior(x[: self.rows])
-        exact, drawn = p.exact.marginals.cpu(), self._chain(p).cpu()  # (rows, M, K), (sweeps, rows, M, K)
+        exact, drawn = (
+            p.exact.marginals.cpu(),
+            self._chain(p).cpu(),
+        )  # (rows, M, K), (sweeps, rows, M, K)
         error = (drawn - exact).abs().mean((1, 2, 3)).numpy()
         pictures, scatter, fall = figure.subplots(1, 3, width_ratios=(p.states + 1, 4, 4))
         mosaic = _mosaic(model.loadings.mean.cpu(), p.chains, p.states)
-        figure.set_layout_engine("constrained", wspace=0.06)  # so that the second picture's label stands clear of the first
+        figure.set_layout_engine(
+            "constrained", wspace=0.06
+        )  # so that the second picture's label stands clear of the first
         size = float(np.nanmax(np.abs(mosaic)))
         pictures.imshow(mosaic, cmap="PuOr", vmin=-size, vmax=size)
         tall, wide = (mosaic.shape[0] + 1) / p.chains, (mosaic.shape[1] + 1) / p.states
-        pictures.set_xticks([(k + 0.5) * wide - 1 for k in range(p.states)], [f"state {k + 1}" for k in range(p.states)])
-        pictures.set_yticks([(m + 0.5) * tall - 1 for m in range(p.chains)], [f"cause {m + 1}" for m in range(p.chains)])
+        pictures.set_xticks(
+            [(k + 0.5) * wide - 1 for k in range(p.states)],
+            [f"state {k + 1}" for k in range(p.states)],
+        )
+        pictures.set_yticks(
+            [(m + 0.5) * tall - 1 for m in range(p.chains)],
+            [f"cause {m + 1}" for m in range(p.chains)],
+        )
         pictures.tick_params(length=0)
         pictures.set_title(f"what each state adds to x:\npurple more, orange less, ±{size:.2g}")
         for sweeps, colour, mark in ((10, ORANGE, "."), (self.sweeps, BLUE, "o")):
-            scatter.plot(exact.flatten(), drawn[sweeps - 1].flatten(), mark, color=colour, markersize=4, label=f"{sweeps} sweeps")
+            scatter.plot(
+                exact.flatten(),
+                drawn[sweeps - 1].flatten(),
+                mark,
+                color=colour,
+                markersize=4,
+                label=f"{sweeps} sweeps",
+            )
         scatter.plot([0, 1], [0, 1], color="black", linewidth=1)
-        scatter.set(xlabel="p(z_m = k | x), exact by enumeration", ylabel="share of Gibbs draws with z_m = k", aspect="equal",
-                    title=f"causes of {len(exact)} rows")
+        scatter.set(
+            xlabel="p(z_m = k | x), exact by enumeration",
+            ylabel="share of Gibbs draws with z_m = k",
+            aspect="equal",
+            title=f"causes of {len(exact)} rows",
+        )
         scatter.legend(frameon=False)
         every = np.arange(1, self.sweeps + 1)
         fall.loglog(every, error, color=BLUE, label="Gibbs against exact")
-        fall.loglog(every, np.median(error * np.sqrt(every)) / np.sqrt(every), "--", color="black", label="∝ 1/√sweeps")
-        fall.set(xlabel="sweeps averaged", ylabel="mean |error| of p(z_m = k | x)", title="the error falls as Monte Carlo's does")
+        fall.loglog(
+            every,
+            np.median(error * np.sqrt(every)) / np.sqrt(every),
+            "--",
+            color="black",
+            label="∝ 1/√sweeps",
+        )
+        fall.set(
+            xlabel="sweeps averaged",
+            ylabel="mean |error| of p(z_m = k | x)",
+            title="the error falls as Monte Carlo's does",
+        )
         fall.legend(frameon=False)
         log_p = self._noted("log_p")
-        return {"log_p": float(log_p[-1]), "error_10": float(error[9]), "error": float(error[-1]),
-                "largest_error": float((drawn[-1] - exact).abs().max())}
+        return {
+            "log_p": float(log_p[-1]),
+            "error_10": float(error[9]),
+            "error": float(error[-1]),
+            "largest_error": float((drawn[-1] - exact).abs().max()),
+        }
 
     def _chain(self, p: Any) -> Tensor:
         """Running means of the states that Gibbs sampling draws, (sweeps, rows, M, K)."""

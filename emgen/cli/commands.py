@@ -21,7 +21,7 @@ from emgen.errors import UserError
 from emgen.evaluation.likelihood import evaluating
 from emgen.evaluation.runs import read_run, strict_json
 from emgen.evaluation.samples import sample_scores
-from emgen.evaluation.scores import scores
+from emgen.evaluation.scores import scored, scores
 from emgen.options import build, naming
 
 
@@ -72,17 +72,17 @@ def evaluate(cfg: Any) -> None:
     model, data, config = load_run(cfg.run, cfg.checkpoint, cfg.trust)
     if cfg.split not in data.rows:
         raise UserError(f"split={cfg.split} does not exist in these data; choose one of {', '.join(data.rows)}.")
-    x = data.observed(cfg.split)[: cfg.rows]
+    chosen = scored(model, data, cfg.split, cfg.rows)
     with naming("evaluate"):
-        found = scores(model, x, cfg.samples, cfg.seed, cfg.temperatures, cfg.chains)
+        found = scores(model, chosen.x, cfg.samples, cfg.seed, cfg.temperatures, cfg.chains)
     with evaluating(model, cfg.seed):
-        drawn = samples_of(model, cfg.draws) if cfg.draws else None
+        drawn = samples_of(model, cfg.draws) if cfg.draws and chosen.datum == "row" else None  # entries are no points
     few = "; samples are not compared with fewer than two rows" if drawn is not None and len(data.split(cfg.split)) < 2 else ""
-    if drawn is not None and drawn.shape[1:] == x.shape[1:] and not few:
+    if drawn is not None and drawn.shape[1:] == chosen.x.shape[1:] and not few:
         found |= sample_scores(drawn, data.split(cfg.split), data.split("train"), data.density, cfg.seed)
     if not found:
         raise UserError(f"the model of {cfg.run} has no likelihood to score; look at its samples instead: emgen sample run={cfg.run}.")
-    table = Table("quantity", "value", "error", "method", title=f"{cfg.run}, {len(x):,} {cfg.split} rows",
+    table = Table("quantity", "value", "error", "method", title=f"{cfg.run}, {chosen.n:,} {cfg.split} {chosen.datum}s",
                   caption=f"likelihoods in nats per datum{few}")
     record = {}
     for name, estimate in found.items():
@@ -90,7 +90,7 @@ def evaluate(cfg: Any) -> None:
         table.add_row(name, f"{estimate.value:.4f}", "" if error is None else f"{error:.4f}", estimate.method)
         record[f"{cfg.split}/{name}"] = {"value": estimate.value, "error": error, "method": estimate.method}
     Console().print(table)
-    content = {"rows": len(x), "epochs": read_run(cfg.run).summary.get("epochs"),  # of a run that goes on it is out of date
+    content = {"rows": chosen.n, "epochs": read_run(cfg.run).summary.get("epochs"),  # of a run that goes on it is out of date
                "binarise": config["data"].get("binarise", "none"), "seed": cfg.seed, "metrics": record}
     write_atomically(Path(cfg.run) / "evaluation.json", strict_json(content))
 

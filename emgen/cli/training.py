@@ -15,7 +15,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from emgen.cli.checks import check_ranges
 from emgen.cli.folder import RunFolder
 from emgen.errors import UserError
-from emgen.evaluation.scores import scores
+from emgen.evaluation.scores import scored, scores
 from emgen.evaluation.support import check_support
 from emgen.options import build, locate, naming
 from emgen.runtime import check_device
@@ -137,9 +137,9 @@ def _scored(
     trainer: lightning.Trainer, module: Any, data: Any, config: dict[str, Any], names: dict[str, str]
 ) -> dict[str, Any]:
     """What `summary.json` says: the last epoch's means, and the scores of the test rows."""
-    x = data.observed("test")[: config["evaluation"]["rows"]]
-    module.model.to(x.device)
-    found = scores(module.model, x, config["evaluation"]["samples"], config["seed"])
+    test = scored(module.model, data, "test", config["evaluation"]["rows"])
+    module.model.to(test.x.device)
+    found = scores(module.model, test.x, config["evaluation"]["samples"], config["seed"])
 
     metrics: dict[str, float] = {tag: value for tag, value in module.row.items() if "/" in tag}
     for name, estimate in found.items():
@@ -154,7 +154,7 @@ def _scored(
         "examples_per_second": module.examples / seconds if seconds else None,
         "parameters": sum(p.numel() for p in module.parameters()),
         "binarise": getattr(data, "binarise", "none"),
-        "rows": len(x),
+        "rows": test.n,
         "metrics": metrics,
         "methods": {f"test/{name}": estimate.method for name, estimate in found.items()},
         "torch": torch.__version__,

@@ -1,6 +1,19 @@
 """Data sets: in memory, on the device, batched by slicing a permutation."""
 
-__all__ = ["Batch", "Data", "Stream", "bars", "digits", "fashion_mnist", "file", "grid", "line", "mnist", "old_faithful", "ring"]
+__all__ = [
+    "Batch",
+    "Data",
+    "Stream",
+    "bars",
+    "digits",
+    "fashion_mnist",
+    "file",
+    "grid",
+    "line",
+    "mnist",
+    "old_faithful",
+    "ring",
+]
 
 from emgen.data.base import Batch, Data
 from emgen.data.file import file

@@ -5,21 +5,23 @@ __all__ = ["Batch", "Block", "Data", "seed_of"]
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
+from emgen.data.documents import Documents, are_entries
 from emgen.data.rows import rows_of
 
 BINARISATIONS = ("none", "fixed", "dynamic")
+DATA = ("row", "document")  # what a datum is
 
 
 @dataclass
 class Batch:
-    """Rows of a data set.
+    """Rows of a data set; its length is the number of its data, which is that of its rows but in a corpus.
 
     Attributes:
         x: what the likelihood sees, (B, *event): binarised if the data says so.
@@ -28,8 +30,9 @@ class Batch:
         weight: how often each row counts, (B,), or None for once each.
         length: the true length of each padded sequence, (B,), or None.
         number: the place of the batch within its epoch.
-        total: rows of the batch over all processes together; 0 if that is not known.
+        total: data of the batch over all processes together; 0 if that is not known.
         last: whether the sweep over the data ends with this batch.
+        documents: how many documents the rows are entries of; None where every row is a datum.
     """
 
     x: Tensor
@@ -40,17 +43,28 @@ class Batch:
     number: int = 0
     total: int = 0
     last: bool = True
+    documents: int | None = None
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.x) if self.documents is None else self.documents
 
-    def split(self, rows: int) -> Iterator["Batch"]:
-        """Pieces of at most `rows` rows, as views; the last piece says so."""
-        for start in range(0, len(self), rows):
+    def split(self, rows: int | None) -> Iterator["Batch"]:
+        """Pieces of at most `rows` rows, as views, or the whole; the last piece says so."""
+        if rows is None:
+            yield replace(self, last=True)
+            return
+        for start in range(0, len(self.x), rows):
             piece = slice(start, start + rows)
-            weight, length = (None if column is None else column[piece] for column in (self.weight, self.length))
-            yield Batch(self.x[piece], self.grey[piece], self.index[piece], weight, length, self.number, self.total,
-                        last=start + rows >= len(self))
+            yield Batch(
+                self.x[piece],
+                self.grey[piece],
+                self.index[piece],
+                None if self.weight is None else self.weight[piece],
+                None if self.length is None else self.length[piece],
+                self.number,
+                self.total,
+                last=start + rows >= len(self.x),
+            )
 
 
 @dataclass
@@ -77,21 +91,23 @@ class Data(LightningDataModule):
     Args:
         train: (N, *event) values; NumPy arrays and memory maps are taken as they are, without a copy.
         validation, test: further rows of the same event shape; where absent, `train` stands in when they are asked for.
-        batch_size: rows a step, over all processes together; None takes the whole data set as one batch.
+        batch_size: data a step, over all processes together; None takes the whole data set as one batch.
         binarise: `"none"`; `"dynamic"` draws x ~ Bernoulli(grey) afresh each epoch; `"fixed"` draws it once, by `seed`.
             Validation and test rows are drawn once in both cases, so that every model is scored on the same set.
-        shuffle: whether each epoch visits the rows in a new order.
+        shuffle: whether each epoch visits the data in a new order.
         weight: (N,) non-negative weights of the training rows.
-        length: (N,) true lengths where the rows are padded sequences.
+        length: (N,) true lengths where the training rows are padded sequences.
         seed: orders, draws and splits follow from it.
         drop_last: leave out a final batch that is not full.
         block: how many batches are handed to the trainer at once; 0 picks it from their size.
         density: the true distribution of the rows, where it is known (toy data).
         name: what logs and tables call the data.
+        datum: what is counted as one of the data: a `row`; or a `document`, of a corpus whose rows are integer entries
+            (document, word, count), which batches, scores and `examples` never cut.
 
     Raises:
         ValueError: rows missing or no real numbers, event shapes differ, binarised values outside [0, 1], negative weights,
-            lengths beyond the padding, a batch size below 1.
+            lengths beyond the padding, a batch size below 1, documents of rows that are no entries.
     """
 
     vocabulary: list[str]  # names of the symbols, where a data set has them
@@ -112,37 +128,46 @@ class Data(LightningDataModule):
         block: int = 0,
         density: Any = None,
         name: str = "tensor",
+        datum: str = "row",
     ):
         super().__init__()
         if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: a batch has at least one row; give an integer >= 1, or null for all rows.")
+            raise ValueError(
+                f"batch_size={batch_size}: a batch has at least one row; give an integer >= 1, "
+                "or null for all rows."
+            )
         if binarise not in BINARISATIONS:
             raise ValueError(f"binarise={binarise!r} is not one of {', '.join(BINARISATIONS)}.")
-        self.rows = {"train": rows_of(train, "the train data")}
-        for split, values in (("validation", validation), ("test", test)):
-            if values is not None:
-                self.rows[split] = rows_of(values, f"the {split} data")
-                if self.rows[split].shape[1:] != self.rows["train"].shape[1:]:
-                    raise ValueError(f"{split} rows have shape {tuple(self.rows[split].shape[1:])} but train rows have "
-                                     f"{tuple(self.rows['train'].shape[1:])}: give both the same event shape.")
+        if datum not in DATA:
+            raise ValueError(f"datum={datum!r} is not one of {', '.join(DATA)}.")
+
+        self.rows = _same_events(train, validation, test)
+        self.datum = datum
+        if datum == "document":
+            _check_entries(self.rows, weight)
         if binarise != "none":
-            for split, values in self.rows.items():
-                low, high = values.min().item(), values.max().item()
-                if not (low >= 0 and high <= 1):
-                    raise ValueError(f"binarise={binarise} needs values in [0, 1], but {split} rows reach from {low:g} to "
-                                     f"{high:g}: rescale them (data=file does by data.scale), or use binarise=none.")
-        self.weight, self.length = _column(weight, self.rows["train"], "weight"), _column(length, self.rows["train"], "length")
-        if self.weight is not None and not (bool((self.weight >= 0).all()) and float(self.weight.sum()) > 0):
-            raise ValueError("weight must be non-negative and not all zero; drop the rows that should not count.")
+            _check_unit_interval(self.rows, binarise)
+
+        self.weight = _column(weight, self.rows["train"], "weight")
+        if self.weight is not None:
+            _check_weight(self.weight)
+        self.length = _column(length, self.rows["train"], "length")
         if self.length is not None:
             _check_length(self.length, self.rows["train"])
-        self.batch_size = batch_size or len(self.rows["train"])
-        self.binarise, self.shuffle, self.seed, self.drop_last = binarise, shuffle, seed, drop_last
-        self.block, self.density, self.name = block, density, name
+
+        self.binarise, self.shuffle = binarise, shuffle
+        self.seed, self.drop_last, self.block = seed, drop_last, block
+        self.density, self.name = density, name
         self._observed: dict[str, Tensor] = {}
-        if drop_last and len(self.rows["train"]) < self.batch_size:
-            raise ValueError(f"batch_size={self.batch_size} with drop_last leaves no batch of {len(self.rows['train'])} rows: "
-                             "choose a smaller batch, or drop_last=false.")
+        self._documents: dict[str, Documents] = {}
+
+        n = self.count("train")
+        self.batch_size = batch_size or n
+        if drop_last and n < self.batch_size:
+            raise ValueError(
+                f"batch_size={self.batch_size} with drop_last leaves no batch of {n} {self.datum}s: "
+                "choose a smaller batch, or drop_last=false."
+            )
 
     @property
     def event_shape(self) -> torch.Size:
@@ -154,7 +179,7 @@ class Data(LightningDataModule):
 
     def observed(self, name: str) -> Tensor:
         """The rows of a split as a likelihood sees them: binarised once and for all, by the seed, where asked for."""
-        name = name if name in self.rows else "train"
+        name = self._existing(name)
         if self.binarise == "none":
             return self.rows[name]
         if name not in self._observed:
@@ -163,6 +188,36 @@ class Data(LightningDataModule):
             draw = torch.rand(grey.shape, generator=generator, dtype=grey.dtype) < grey.cpu()
             self._observed[name] = draw.to(grey)
         return self._observed[name]
+
+    def count(self, name: str, datum: str | None = None) -> int:
+        """How many data a split holds.
+
+        Args:
+            name: of the split; `train` where it does not exist.
+            datum: what a model takes for one, where that is not known of the data; default the data's own.
+        """
+        documents = self._documents_of(name, datum)
+        return len(self.split(name)) if documents is None else len(documents)
+
+    def first(self, name: str, n: int | None = None, datum: str | None = None) -> Tensor:
+        """All rows of the first n data of a split, as a likelihood sees them, with NaN for padding; documents by number.
+
+        Args:
+            name: of the split; `train` where it does not exist.
+            n: how many data; None gives all.
+            datum: as in `count`.
+
+        >>> data = Data(torch.tensor([[0, 5, 1], [0, 6, 1], [1, 5, 2]]), datum="document")
+        >>> data.count("train"), data.first("train", 1).tolist()
+        (2, [[0, 5, 1], [0, 6, 1]])
+        """
+        rows = self._without_padding(name)
+        if n is None or n >= self.count(name, datum):
+            return rows
+        documents = self._documents_of(name, datum)
+        if documents is None:
+            return rows[:n]
+        return rows[documents.rows_of(torch.arange(n, device=rows.device))]
 
     def to(self, device: torch.device | str) -> "Data":
         """Move every column to `device`, where it stays."""
@@ -177,9 +232,11 @@ class Data(LightningDataModule):
         Raises:
             ValueError: batches hold other rows each epoch, and `who` remembers them.
         """
-        if self.shuffle and self.batch_size < len(self.rows["train"]):
-            raise ValueError(f"{who} remembers batches, which must stay the same: set data.shuffle=false, or, where the data have "
-                             "no such option, data.batch_size=null")
+        if self.shuffle and self.batch_size < self.count("train"):
+            raise ValueError(
+                f"{who} remembers batches, which must stay the same: set data.shuffle=false, or, "
+                "where the data have no such option, data.batch_size=null"
+            )
 
     def setup(self, stage: str) -> None:
         if self.trainer is not None:
@@ -187,19 +244,53 @@ class Data(LightningDataModule):
 
     def train_dataloader(self) -> "_Loader":
         trainer = self.trainer
-        if trainer is not None:
-            self._match(trainer.lightning_module)
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        return _Loader(self, rank, world)
+        if trainer is None:
+            return _Loader(self, rank=0, world=1)
+        self._match(trainer.lightning_module)
+        return _Loader(self, trainer.global_rank, trainer.world_size)
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        return batch  # the rows are there already
+
+    def _existing(self, name: str) -> str:
+        return name if name in self.rows else "train"
+
+    def _documents_of(self, name: str, datum: str | None = None) -> Documents | None:
+        """The documents of a split, or None where each of its rows is a datum."""
+        name = self._existing(name)
+        entries = self.rows[name]
+        if (datum or self.datum) != "document" or not are_entries(entries):
+            return None
+        known = self._documents.get(name)
+        if known is None or known.source is not entries:
+            known = self._documents[name] = Documents(entries)
+        return known
+
+    def _without_padding(self, name: str) -> Tensor:
+        """The observed rows, with NaN beyond the true lengths, which go with the training rows."""
+        rows = self.observed(name)
+        if self.length is None or self._existing(name) != "train" or rows.dim() == 1:
+            return rows
+        frames = torch.arange(rows.shape[1], device=rows.device)
+        padding = frames >= self.length.to(rows.device)[:, None]  # (N, T)
+        if not bool(padding.any()):
+            return rows
+        numbers = rows if rows.is_floating_point() else rows.double()
+        padding = padding.view(*padding.shape, *[1] * (rows.dim() - 2))
+        return numbers.masked_fill(padding, torch.nan)
 
     def _match(self, module: torch.nn.Module) -> None:
         """Give real-valued rows the precision of the networks they go into."""
-        dtype = next((p.dtype for p in module.parameters() if p.dtype.is_floating_point), None)
-        for rows in (self.rows, self._observed) if dtype is not None else ():
-            rows.update({name: values.to(dtype) for name, values in rows.items() if values.dtype.is_floating_point})
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return batch  # the rows are there already
+        floating = (p.dtype for p in module.parameters() if p.dtype.is_floating_point)
+        dtype = next(floating, None)
+        if dtype is None:
+            return
+        for columns in (self.rows, self._observed):
+            for name, values in columns.items():
+                if values.dtype.is_floating_point:
+                    columns[name] = values.to(dtype)
 
 
 class _Loader:
@@ -212,12 +303,16 @@ class _Loader:
     def __init__(self, data: Data, rank: int, world: int):
         self.data, self.rank, self.world = data, rank, world
         self.sampler, self.epoch, self.position = self, 0, 0
-        n, size = len(data.rows["train"]), data.batch_size
+        n, size = data.count("train"), data.batch_size
         self.batches = n // size if data.drop_last else -(-n // size)
-        if world > 1 and min(size, size if data.drop_last else n - (self.batches - 1) * size) < world:
-            raise ValueError(f"batch_size={size} over {n} rows leaves a batch with fewer rows than the {world} processes: "
-                             "choose another batch_size, or drop_last=true.")
-        self.block = min(data.block or max(1, min(64, 2048 // size)), self.batches)
+        last = size if data.drop_last else n - (self.batches - 1) * size
+        if world > 1 and min(size, last) < world:
+            raise ValueError(
+                f"batch_size={size} over {n} {data.datum}s leaves a batch with fewer {data.datum}s "
+                f"than the {world} processes: choose another batch_size, or drop_last=true."
+            )
+        several = max(1, min(64, 2048 // size))
+        self.block = min(data.block or several, self.batches)
 
     def __len__(self) -> int:
         return -(-self.batches // self.block)
@@ -241,26 +336,52 @@ class _Loader:
             yield Block(self, order, start, min(self.block, self.batches - start))
 
     def load(self, order: Tensor, number: int) -> Batch:
-        """Batch `number` of the epoch; of several processes each takes its share of the rows, so the batch is what it was."""
+        """Batch `number` of the epoch; of several processes each takes its share of the data, so the batch is what it was."""
         data, size = self.data, self.data.batch_size
         start, stop = number * size, min((number + 1) * size, len(order))
-        index = order[start:stop][self.rank :: self.world]
-        rows: Any = index if data.shuffle or self.world > 1 else slice(start, stop)  # a slice is a view: no copy
+        places = order[start:stop][self.rank :: self.world]  # of the data
+        index, rows = self._rows_at(places, start, stop, len(order))
         grey = data.rows["train"][rows]
-        x = grey
+        return Batch(
+            self._binarised(grey, rows, number),
+            grey,
+            index,
+            weight=None if data.weight is None else data.weight[rows],
+            length=None if data.length is None else data.length[rows],
+            number=number,
+            total=stop - start,
+            last=number == self.batches - 1,
+            documents=None if data.datum == "row" else len(places),
+        )
+
+    def _rows_at(self, places: Tensor, start: int, stop: int, n: int) -> tuple[Tensor, Any]:
+        """The row numbers of the data at these places, and what takes them out: if it can, a slice, which copies nothing."""
+        data = self.data
+        documents = None if data.datum == "row" else data._documents_of("train")
+        if documents is None:
+            in_order = not data.shuffle and self.world == 1
+            return places, slice(start, stop) if in_order else places
+        if self.world == 1 and stop - start == n:
+            every = torch.arange(len(data.rows["train"]), device=places.device)
+            return every, slice(None)
+        rows = documents.rows_of(places)
+        return rows, rows
+
+    def _binarised(self, grey: Tensor, rows: Any, number: int) -> Tensor:
+        data = self.data
+        if data.binarise == "none":
+            return grey
         if data.binarise == "fixed":
-            x = data.observed("train")[rows]
-        elif data.binarise == "dynamic":
-            seed = seed_of(data.seed, self.epoch, number * self.world + self.rank, "binarise")
-            generator = torch.Generator(grey.device).manual_seed(seed)
-            x = torch.rand(grey.shape, generator=generator, dtype=grey.dtype, device=grey.device).lt_(grey)
-        weight = None if data.weight is None else data.weight[rows]
-        length = None if data.length is None else data.length[rows]
-        return Batch(x, grey, index, weight, length, number, stop - start, last=number == self.batches - 1)
+            return data.observed("train")[rows]
+        place = number * self.world + self.rank
+        seed = seed_of(data.seed, self.epoch, place, "binarise")
+        generator = torch.Generator(grey.device).manual_seed(seed)
+        noise = torch.rand(grey.shape, generator=generator, dtype=grey.dtype, device=grey.device)
+        return noise.lt_(grey)
 
     def _order(self) -> Tensor:
         data, device = self.data, self.data.rows["train"].device
-        n = len(data.rows["train"])
+        n = data.count("train")
         if not data.shuffle:
             return torch.arange(n, device=device)
         generator = torch.Generator().manual_seed(seed_of(data.seed, self.epoch, 0, "order"))
@@ -272,13 +393,61 @@ def seed_of(seed: int, epoch: int, position: int, purpose: str = "") -> int:
     return zlib.crc32(struct.pack("qqq", seed, epoch, position) + purpose.encode())
 
 
+def _same_events(train: Any, validation: Any, test: Any) -> dict[str, Tensor]:
+    """The rows of every split that is given, all of one event shape."""
+    rows = {"train": rows_of(train, "the train data")}
+    event = rows["train"].shape[1:]
+    for split, values in (("validation", validation), ("test", test)):
+        if values is None:
+            continue
+        rows[split] = rows_of(values, f"the {split} data")
+        if rows[split].shape[1:] != event:
+            raise ValueError(
+                f"{split} rows have shape {tuple(rows[split].shape[1:])} but train rows have "
+                f"{tuple(event)}: give both the same event shape."
+            )
+    return rows
+
+
+def _check_entries(rows: dict[str, Tensor], weight: Any) -> None:
+    for split, values in rows.items():
+        if not are_entries(values):
+            raise ValueError(
+                "datum=document: the rows of a corpus are integer entries (document, word, count), "
+                f"but {split} rows are {values.dtype} of shape {tuple(values.shape)}: make entries "
+                "of counts by emgen.data.text.entries, or leave datum=row."
+            )
+    if weight is not None:
+        raise ValueError("documents have no weights: multiply the counts of their words instead.")
+
+
+def _check_unit_interval(rows: dict[str, Tensor], binarise: str) -> None:
+    for split, values in rows.items():
+        low, high = values.min().item(), values.max().item()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(
+                f"binarise={binarise} needs values in [0, 1], but {split} rows reach from {low:g} "
+                f"to {high:g}: rescale them (data=file does by data.scale), or use binarise=none."
+            )
+
+
 def _column(values: Any, rows: Tensor, name: str) -> Tensor | None:
     if values is None:
         return None
     column = torch.as_tensor(values)
     if column.shape != rows.shape[:1]:
-        raise ValueError(f"{name} has shape {tuple(column.shape)} but there are {len(rows)} training rows: give one value a row.")
+        raise ValueError(
+            f"{name} has shape {tuple(column.shape)} but there are {len(rows)} training rows: "
+            "give one value a row."
+        )
     return column
+
+
+def _check_weight(weight: Tensor) -> None:
+    if not bool((weight >= 0).all()) or not float(weight.sum()) > 0:
+        raise ValueError(
+            "weight must be non-negative and not all zero; drop the rows that should not count."
+        )
 
 
 def _check_length(length: Tensor, rows: Tensor) -> None:
@@ -286,4 +455,7 @@ def _check_length(length: Tensor, rows: Tensor) -> None:
     wrong = (length < 1) | (length > longest) | (length != length.round())
     if bool(wrong.any()):
         row = int(wrong.nonzero()[0])
-        raise ValueError(f"length of row {row} is {length[row]:g}: expected a whole number from 1 to {longest}, what the row is padded to.")
+        raise ValueError(
+            f"length of row {row} is {length[row]:g}: expected a whole number from 1 to {longest}, "
+            "what the row is padded to."
+        )

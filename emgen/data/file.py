@@ -51,35 +51,58 @@ def file(
     if dtype not in ("float32", "float64", "int64"):
         raise ValueError(f"data.dtype={dtype!r}: expected float32, float64 or int64.")
     if not 0 < scale < float("inf") or (scale != 1 and dtype == "int64"):
-        raise ValueError(f"data.scale={scale}: expected a positive, finite number, such as 255 for images of bytes; 1 with int64.")
+        raise ValueError(
+            f"data.scale={scale}: expected a positive, finite number, such as 255 for images of bytes; 1 with int64."
+        )
     if min(validation, test) < 0 or validation + test >= 1:
-        raise ValueError(f"data.validation={validation}, data.test={test}: expected shares >= 0 with a sum below 1.")
+        raise ValueError(
+            f"data.validation={validation}, data.test={test}: expected shares >= 0 with a sum below 1."
+        )
     arrays = _read(Path(path).expanduser())
     rows = {name: _checked(array, f"{path}, array {name}", dtype) for name, array in arrays.items()}
     if scale != 1:
         rows = {name: values / scale for name, values in rows.items()}
     if "x" in rows:
         rows = _shares(rows["x"], validation, test, seed)
-    return Data(rows["train"], rows.get("validation"), rows.get("test"), batch_size=batch_size, binarise=binarise,
-                shuffle=shuffle, drop_last=drop_last, seed=seed, name=Path(path).stem)
+    return Data(
+        rows["train"],
+        rows.get("validation"),
+        rows.get("test"),
+        batch_size=batch_size,
+        binarise=binarise,
+        shuffle=shuffle,
+        drop_last=drop_last,
+        seed=seed,
+        name=Path(path).stem,
+    )
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
-        raise FileNotFoundError(f"data.path={path}: there is no such file; give a .npy or .npz file.")
-    other = (f"data.path={path} is neither a .npy nor an .npz file: read it first and write its numbers by np.save, such as "
-             "np.save('rows.npy', np.loadtxt('rows.csv', delimiter=',', skiprows=1)).")
+        raise FileNotFoundError(
+            f"data.path={path}: there is no such file; give a .npy or .npz file."
+        )
+    other = (
+        f"data.path={path} is neither a .npy nor an .npz file: read it first and write its numbers by np.save, such as "
+        "np.save('rows.npy', np.loadtxt('rows.csv', delimiter=',', skiprows=1))."
+    )
     with path.open("rb") as opened:
         if opened.read(2) not in (np.lib.format.MAGIC_PREFIX[:2], b"PK", b""):
             raise ValueError(other)
     try:
         content = np.load(path, allow_pickle=False)
-        arrays = {"x": content} if isinstance(content, np.ndarray) else {name: content[name] for name in content.files}
+        arrays = (
+            {"x": content}
+            if isinstance(content, np.ndarray)
+            else {name: content[name] for name in content.files}
+        )
     except Exception as error:  # of a broken archive each byte has an exception of its own
         raise ValueError(
             f"data.path={path} is not a NumPy file of plain numbers ({error}): write it by np.save or np.savez."
         ) from error
-    if not all(isinstance(array, np.ndarray) for array in arrays.values()):  # another kind of archive, such as torch's
+    if not all(
+        isinstance(array, np.ndarray) for array in arrays.values()
+    ):  # another kind of archive, such as torch's
         raise ValueError(other)
     if len(arrays) == 1 and not set(arrays) & set(SPLITS):  # by whatever name
         return {"x": next(iter(arrays.values()))}
@@ -93,16 +116,26 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 def _checked(array: np.ndarray, where: str, dtype: str) -> Tensor:
     if array.ndim == 0 or array.size == 0:
-        raise ValueError(f"{where} has shape {array.shape}, so it holds no rows: expected (N, *event) with N >= 1.")
+        raise ValueError(
+            f"{where} has shape {array.shape}, so it holds no rows: expected (N, *event) with N >= 1."
+        )
     if array.dtype.kind not in "buif":
-        raise ValueError(f"{where} has dtype {array.dtype}: expected real numbers (bool, integers or floats).")
+        raise ValueError(
+            f"{where} has dtype {array.dtype}: expected real numbers (bool, integers or floats)."
+        )
     with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is found below
         values = array.astype(dtype)
     whole = values.reshape(len(array), -1)
-    bad = ~np.isfinite(whole).all(axis=1) if dtype != "int64" else (whole != array.reshape(len(array), -1)).any(axis=1)
+    bad = (
+        ~np.isfinite(whole).all(axis=1)
+        if dtype != "int64"
+        else (whole != array.reshape(len(array), -1)).any(axis=1)
+    )
     if bad.any():
-        raise ValueError(f"{where} has values that are no finite {dtype} numbers in {bad.sum()} of its {len(array)} rows, "
-                         f"first in row {int(bad.argmax())}: clean them, drop the rows or choose another data.dtype.")
+        raise ValueError(
+            f"{where} has values that are no finite {dtype} numbers in {bad.sum()} of its {len(array)} rows, "
+            f"first in row {int(bad.argmax())}: clean them, drop the rows or choose another data.dtype."
+        )
     return torch.from_numpy(values[:, None] if array.ndim == 1 else values)
 
 

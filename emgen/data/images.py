@@ -40,8 +40,16 @@ def digits(
     bunch: Any = load_digits()
     images = torch.as_tensor(bunch.images, dtype=torch.float32).unsqueeze(1) / 16
     train, rest = _held_out(images, validation + test, seed)
-    return Data(train, rest[:validation] if validation else None, rest[validation:] if test else None,
-                batch_size=batch_size, binarise=binarise, drop_last=drop_last, seed=seed, name="digits")
+    return Data(
+        train,
+        rest[:validation] if validation else None,
+        rest[validation:] if test else None,
+        batch_size=batch_size,
+        binarise=binarise,
+        drop_last=drop_last,
+        seed=seed,
+        name="digits",
+    )
 
 
 def mnist(
@@ -82,12 +90,29 @@ def fashion_mnist(
 
     References: Xiao, Rasul, Vollgraf (2017), "Fashion-MNIST: a novel image dataset for benchmarking".
     """
-    return _idx("FashionMNIST", root, download, validation, batch_size, binarise, drop_last, seed, "fashion_mnist")
+    return _idx(
+        "FashionMNIST",
+        root,
+        download,
+        validation,
+        batch_size,
+        binarise,
+        drop_last,
+        seed,
+        "fashion_mnist",
+    )
 
 
 def _idx(
-    kind: str, root: str, download: bool, validation: int, batch_size: int | None, binarise: str, drop_last: bool,
-    seed: int, name: str,
+    kind: str,
+    root: str,
+    download: bool,
+    validation: int,
+    batch_size: int | None,
+    binarise: str,
+    drop_last: bool,
+    seed: int,
+    name: str,
 ) -> Data:
     place = Path(root).expanduser().resolve()
     if place.name == "raw":
@@ -96,8 +121,16 @@ def _idx(
         place = place.parent
     train, test = (_images(kind, place, part, download) for part in (True, False))
     train, rest = _held_out(train, validation, seed)
-    return Data(train, rest if validation else None, test,
-                batch_size=batch_size, binarise=binarise, drop_last=drop_last, seed=seed, name=name)
+    return Data(
+        train,
+        rest if validation else None,
+        test,
+        batch_size=batch_size,
+        binarise=binarise,
+        drop_last=drop_last,
+        seed=seed,
+        name=name,
+    )
 
 
 def _images(kind: str, root: Path, train: bool, download: bool) -> Tensor:
@@ -122,6 +155,8 @@ def _images(kind: str, root: Path, train: bool, download: bool) -> Tensor:
 def _held_out(images: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """All but `count` images in their order, and `count` chosen by the seed."""
     if not 0 <= count < len(images):
-        raise ValueError(f"{count} images cannot be set aside of {len(images)}: lower data.validation or data.test.")
+        raise ValueError(
+            f"{count} images cannot be set aside of {len(images)}: lower data.validation or data.test."
+        )
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     return images[order[count:].sort().values], images[order[:count]]

@@ -24,9 +24,13 @@ def padded(sequences: Sequence[Any], dtype: torch.dtype = torch.float64) -> Tens
     """
     tensors = [torch.as_tensor(np.asarray(sequence)).to(dtype) for sequence in sequences]
     if not tensors or min(len(s) for s in tensors) == 0:
-        raise ValueError("give at least one sequence, each of at least one frame; drop the empty ones.")
+        raise ValueError(
+            "give at least one sequence, each of at least one frame; drop the empty ones."
+        )
     if len({s.shape[1:] for s in tensors}) > 1:
-        raise ValueError(f"frames have shapes {sorted({tuple(s.shape[1:]) for s in tensors})}: give all the same.")
+        raise ValueError(
+            f"frames have shapes {sorted({tuple(s.shape[1:]) for s in tensors})}: give all the same."
+        )
     return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=torch.nan)
 
 
@@ -53,7 +57,9 @@ def hidden_chain(
         seed: of the draws and of the order.
     """
     if states < 2 or not 0 <= stay <= 1:
-        raise ValueError(f"states={states}, stay={stay}: expected at least 2 states and a probability.")
+        raise ValueError(
+            f"states={states}, stay={stay}: expected at least 2 states and a probability."
+        )
     generator = torch.Generator().manual_seed(seed)
     angle = torch.arange(states, dtype=torch.float64) * (2 * torch.pi / states)
     means = torch.zeros(states, features, dtype=torch.float64)
@@ -66,5 +72,13 @@ def hidden_chain(
         path = [int(torch.randint(states, (), generator=generator))]
         for _ in range(frames - 1):
             path.append(int(moves[path[-1]].multinomial(1, generator=generator)))
-        drawn.append(means[path] + torch.randn(frames, features, generator=generator, dtype=torch.float64))
-    return Data(padded(drawn), batch_size=batch_size, shuffle=batch_size is not None, seed=seed, name="hidden_chain")
+        drawn.append(
+            means[path] + torch.randn(frames, features, generator=generator, dtype=torch.float64)
+        )
+    return Data(
+        padded(drawn),
+        batch_size=batch_size,
+        shuffle=batch_size is not None,
+        seed=seed,
+        name="hidden_chain",
+    )

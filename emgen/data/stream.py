@@ -50,8 +50,10 @@ class _Lookahead:
         source = iter(self.batches() if callable(self.batches) else self.batches)
         waiting, number = next(source, None), 0
         if waiting is None:
-            raise ValueError("the stream gave no batch: give a list, a DataLoader or a function that returns a fresh iterator, "
-                             "for a generator is exhausted after its first sweep.")
+            raise ValueError(
+                "the stream gave no batch: give a list, a DataLoader or a function that returns a fresh iterator, "
+                "for a generator is exhausted after its first sweep."
+            )
         for following in source:
             yield _batch(waiting, number, last=False)
             waiting, number = following, number + 1
@@ -59,5 +61,7 @@ class _Lookahead:
 
 
 def _batch(values: Any, number: int, last: bool) -> Batch:
-    x = rows_of(values[0] if isinstance(values, (tuple, list)) else values, f"the rows of batch {number}")
+    x = rows_of(
+        values[0] if isinstance(values, (tuple, list)) else values, f"the rows of batch {number}"
+    )
     return Batch(x, x, torch.arange(len(x)), number=number, last=last)

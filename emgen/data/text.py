@@ -1,6 +1,15 @@
 """Real English from what Python ships: its own language reference, as letters and as a corpus of word counts."""
 
-__all__ = ["ALPHABET", "STOP_WORDS", "corpus", "entries", "letters", "prose", "vocabulary_of", "word_counts"]
+__all__ = [
+    "ALPHABET",
+    "STOP_WORDS",
+    "corpus",
+    "entries",
+    "letters",
+    "prose",
+    "vocabulary_of",
+    "word_counts",
+]
 
 import re
 from collections import Counter
@@ -34,13 +43,17 @@ def prose() -> list[str]:
     try:
         from pydoc_data.topics import topics  # here, for only what reads the text needs it
     except ImportError as error:
-        raise ModuleNotFoundError("this Python comes without pydoc_data, whose text letters and corpus are made of: use a complete "
-                                  "Python, or your own text through data=file (symbols as integers, data.dtype=int64).") from error
+        raise ModuleNotFoundError(
+            "this Python comes without pydoc_data, whose text letters and corpus are made of: use a complete "
+            "Python, or your own text through data=file (symbols as integers, data.dtype=int64)."
+        ) from error
     paragraphs = [p for page in topics.values() for p in re.split(r"\n\s*\n", page)]
     return [" ".join(p.split()) for p in paragraphs if _is_prose(p)]
 
 
-def letters(length: int = 500, sequences: int = 8, batch_size: int | None = None, seed: int = 0) -> Data:
+def letters(
+    length: int = 500, sequences: int = 8, batch_size: int | None = None, seed: int = 0
+) -> Data:
     """Stretches of English as sequences of symbols, 0 the space and 1 … 26 the letters.
 
     Args:
@@ -59,15 +72,25 @@ def letters(length: int = 500, sequences: int = 8, batch_size: int | None = None
     """
     text = re.sub(r"[^a-z]+", " ", " ".join(prose()).lower())
     if not 1 <= length * sequences <= len(text):
-        raise ValueError(f"length={length}, sequences={sequences}: the text has {len(text)} letters, ask for that many or fewer.")
+        raise ValueError(
+            f"length={length}, sequences={sequences}: the text has {len(text)} letters, ask for that many or fewer."
+        )
     symbols = torch.tensor([ALPHABET.index(c) for c in text[: length * sequences]])
     rows = symbols.view(sequences, length)
-    data = Data(rows, batch_size=batch_size, shuffle=batch_size is not None, seed=seed, name="letters")
+    data = Data(
+        rows, batch_size=batch_size, shuffle=batch_size is not None, seed=seed, name="letters"
+    )
     data.vocabulary = list(ALPHABET.replace(" ", "␣"))
     return data
 
 
-def corpus(words: int = 1000, shortest: int = 20, documents: int = 200, batch_size: int | None = None, seed: int = 0) -> Data:
+def corpus(
+    words: int = 1000,
+    shortest: int = 20,
+    documents: int = 200,
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> Data:
     """The paragraphs of `prose` as a corpus: entries (document, word, count), sorted by document.
 
     Args:
@@ -86,10 +109,19 @@ def corpus(words: int = 1000, shortest: int = 20, documents: int = 200, batch_si
     vocabulary = vocabulary_of(texts, words)
     kept = [t for t in texts if sum(w in vocabulary for w in t) >= shortest]
     if words < 1 or not 1 <= documents <= len(kept):
-        raise ValueError(f"words={words}, documents={documents}: expected one word or more, and 1 to {len(kept)} documents; "
-                         f"a lower shortest={shortest} keeps more.")
+        raise ValueError(
+            f"words={words}, documents={documents}: expected one word or more, and 1 to {len(kept)} documents; "
+            f"a lower shortest={shortest} keeps more."
+        )
     counts = word_counts(kept[:documents], vocabulary)
-    data = Data(counts, batch_size=batch_size, shuffle=batch_size is not None, seed=seed, name="corpus")
+    data = Data(
+        counts,
+        batch_size=batch_size,
+        shuffle=batch_size is not None,
+        seed=seed,
+        name="corpus",
+        datum="document",
+    )
     data.vocabulary = list(vocabulary)
     return data
 
@@ -133,4 +165,8 @@ def entries(counts: Any) -> Tensor:
 
 def _is_prose(paragraph: str) -> bool:
     letters = sum(c.isalpha() or c.isspace() for c in paragraph)
-    return len(paragraph) > 80 and not paragraph.startswith((" ", "*", "+", "|")) and letters > 0.93 * len(paragraph)
+    return (
+        len(paragraph) > 80
+        and not paragraph.startswith((" ", "*", "+", "|"))
+        and letters > 0.93 * len(paragraph)
+    )

@@ -55,7 +55,9 @@ def weather(batch_size: int | None = None, seed: int = 0) -> Data:
     return data
 
 
-def crossed_lines(size: int = 4, noise: float = 0.7, rows: int = 500, batch_size: int | None = None, seed: int = 0) -> Data:
+def crossed_lines(
+    size: int = 4, noise: float = 0.7, rows: int = 500, batch_size: int | None = None, seed: int = 0
+) -> Data:
     """Pictures (rows, size²) of a horizontal and a vertical line, each in any place, that add, under Gaussian noise.
 
     A mixture needs size² components for them, a factorial mixture two causes of `size` states.
@@ -71,13 +73,28 @@ def crossed_lines(size: int = 4, noise: float = 0.7, rows: int = 500, batch_size
         ValueError: no pixel, no picture, or noise that is not positive.
     """
     if size < 1 or rows < 1 or not noise > 0:
-        raise ValueError(f"size={size}, rows={rows}, noise={noise}: expected 1 or more, 1 or more and a positive number.")
+        raise ValueError(
+            f"size={size}, rows={rows}, noise={noise}: expected 1 or more, 1 or more and a positive number."
+        )
     generator = torch.Generator().manual_seed(seed)
-    across, down = torch.eye(size, dtype=torch.float64)[torch.randint(size, (2, rows), generator=generator)]
+    across, down = torch.eye(size, dtype=torch.float64)[
+        torch.randint(size, (2, rows), generator=generator)
+    ]
     pixels = (across[:, :, None] + down[:, None, :]).flatten(1)
     pixels = pixels + noise * torch.randn(pixels.shape, generator=generator, dtype=torch.float64)
-    return Data(pixels, batch_size=batch_size, shuffle=batch_size is not None, seed=seed, name="crossed_lines")
+    return Data(
+        pixels,
+        batch_size=batch_size,
+        shuffle=batch_size is not None,
+        seed=seed,
+        name="crossed_lines",
+    )
 
 
 def _column(values: list[float], batch_size: int | None, seed: int, name: str) -> Data:
-    return Data(torch.tensor(values, dtype=torch.float64)[:, None], batch_size=batch_size, seed=seed, name=name)
+    return Data(
+        torch.tensor(values, dtype=torch.float64)[:, None],
+        batch_size=batch_size,
+        seed=seed,
+        name=name,
+    )

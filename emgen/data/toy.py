@@ -1,6 +1,16 @@
 """Small data sets whose true distribution is known, and the Old Faithful eruptions."""
 
-__all__ = ["Bars", "bars", "grid", "grid_density", "line", "line_density", "old_faithful", "ring", "ring_density"]
+__all__ = [
+    "Bars",
+    "bars",
+    "grid",
+    "grid_density",
+    "line",
+    "line_density",
+    "old_faithful",
+    "ring",
+    "ring_density",
+]
 
 import csv
 import math
@@ -10,7 +20,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal, constraints
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    Normal,
+    constraints,
+)
 
 from emgen.data.base import Data
 from emgen.randomness import seeded
@@ -41,7 +58,9 @@ def ring(
     >>> tuple(data.split("train").shape), data.density.log_prob(torch.tensor([1.0, 0.0])).exp().item()  # 1 / (8·2π·.01²)
     ((1000, 2), 198.9...)
     """
-    return _drawn(ring_density(modes, radius, sd), train, validation, test, batch_size, seed, "ring")
+    return _drawn(
+        ring_density(modes, radius, sd), train, validation, test, batch_size, seed, "ring"
+    )
 
 
 def grid(
@@ -61,7 +80,9 @@ def grid(
         spacing, sd: between neighbours, and of each Gaussian in each dimension.
         train, validation, test, batch_size, seed, references: as in `ring`.
     """
-    return _drawn(grid_density(side, spacing, sd), train, validation, test, batch_size, seed, "grid")
+    return _drawn(
+        grid_density(side, spacing, sd), train, validation, test, batch_size, seed, "grid"
+    )
 
 
 def line(
@@ -97,7 +118,9 @@ def line(
     edges = torch.cat([torch.zeros(1), probs.cumsum(0)])
     which = torch.bucketize(u, edges[1:-1])
     inside = ((u - edges[which]) / probs[which]).clamp(1e-7, 1 - 1e-7)
-    data.rows["train"] = part.mean[which] + part.stddev[which] * torch.special.ndtri(inside)[:, None]
+    data.rows["train"] = (
+        part.mean[which] + part.stddev[which] * torch.special.ndtri(inside)[:, None]
+    )
     return data
 
 
@@ -141,7 +164,12 @@ def old_faithful(batch_size: int | None = None, seed: int = 0, dtype: str = "flo
         raise ValueError(f"dtype={dtype!r}: expected float32 or float64.")
     text = files("emgen.data").joinpath("faithful.csv").read_text().splitlines()
     rows = [[float(value) for value in row] for row in csv.reader(text[1:])]
-    return Data(torch.tensor(rows, dtype=getattr(torch, dtype)), batch_size=batch_size, seed=seed, name="old_faithful")
+    return Data(
+        torch.tensor(rows, dtype=getattr(torch, dtype)),
+        batch_size=batch_size,
+        seed=seed,
+        name="old_faithful",
+    )
 
 
 def ring_density(modes: int = 8, radius: float = 1.0, sd: float = 0.01) -> MixtureSameFamily:
@@ -160,13 +188,21 @@ def grid_density(side: int = 5, spacing: float = 2.0, sd: float = 0.05) -> Mixtu
     return _mixture(torch.cartesian_prod(ticks, ticks), sd)
 
 
-def line_density(weights: Sequence[float], means: Sequence[float], sds: Sequence[float]) -> MixtureSameFamily:
+def line_density(
+    weights: Sequence[float], means: Sequence[float], sds: Sequence[float]
+) -> MixtureSameFamily:
     """Σ_k w_k N(x; μ_k, σ_k²) over events of shape (1,)."""
     if not len(weights) == len(means) == len(sds) > 0:
-        raise ValueError(f"{len(weights)} weights, {len(means)} means and {len(sds)} sds: expected as many of each.")
+        raise ValueError(
+            f"{len(weights)} weights, {len(means)} means and {len(sds)} sds: expected as many of each."
+        )
     if min(weights) < 0 or not sum(weights) > 0 or not min(sds) > 0:
-        raise ValueError(f"weights={list(weights)}, sds={list(sds)}: weights are not negative, standard deviations positive.")
-    components = Independent(Normal(torch.tensor(means)[:, None].float(), torch.tensor(sds)[:, None].float()), 1)
+        raise ValueError(
+            f"weights={list(weights)}, sds={list(sds)}: weights are not negative, standard deviations positive."
+        )
+    components = Independent(
+        Normal(torch.tensor(means)[:, None].float(), torch.tensor(sds)[:, None].float()), 1
+    )
     return MixtureSameFamily(Categorical(torch.tensor(weights).float()), components)
 
 
@@ -178,13 +214,19 @@ class Bars(Distribution):
 
     def __init__(self, size: int = 4, vertical: float = 2 / 3, active: float = 0.2):
         if not 2 <= size <= 10:
-            raise ValueError(f"size={size}: expected 2 to 10, because the 2ⁿ⁺¹ − 2 patterns are listed.")
+            raise ValueError(
+                f"size={size}: expected 2 to 10, because the 2ⁿ⁺¹ − 2 patterns are listed."
+            )
         if not (0 <= vertical <= 1 and 0 <= active <= 1):
             raise ValueError(f"vertical={vertical}, active={active}: probabilities lie in [0, 1].")
-        switches = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * size)  # (2ⁿ, n), all off first, all on last
+        switches = torch.cartesian_prod(
+            *[torch.tensor([0.0, 1.0])] * size
+        )  # (2ⁿ, n), all off first, all on last
         p = (switches.double() * active + (1 - switches.double()) * (1 - active)).prod(1)
         standing = switches[:, None, :].expand(-1, size, size)
-        lying = switches[1:-1, :, None].expand(-1, size, size)  # the empty and the full image are the same either way
+        lying = switches[1:-1, :, None].expand(
+            -1, size, size
+        )  # the empty and the full image are the same either way
         probs = torch.cat([p * vertical, p[1:-1] * (1 - vertical)])
         probs[[0, len(p) - 1]] = p[[0, -1]]
         self.patterns, self.probs = torch.cat([standing, lying])[:, None], probs
@@ -221,7 +263,13 @@ def _mixture(means: Tensor, sd: float) -> MixtureSameFamily:
 
 
 def _drawn(
-    density: Distribution, train: int, validation: int, test: int, batch_size: int | None, seed: int, name: str
+    density: Distribution,
+    train: int,
+    validation: int,
+    test: int,
+    batch_size: int | None,
+    seed: int,
+    name: str,
 ) -> Data:
     if min(train, validation, test) < 1:
         raise ValueError(f"train={train}, validation={validation}, test={test}: expected at least one row of each to draw.")

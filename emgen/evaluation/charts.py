@@ -28,7 +28,9 @@ def line_chart(series: Sequence[Series], x_label: str, title: str) -> str:
     >>> "polyline" in line_chart([Series("vae", 0, [(0, 1.0), (1, 2.0)])], "examples", "val/elbo")
     True
     """
-    curves = [(s, [p for p in s.points if math.isfinite(p[0]) and math.isfinite(p[1])]) for s in series]
+    curves = [
+        (s, [p for p in s.points if math.isfinite(p[0]) and math.isfinite(p[1])]) for s in series
+    ]
     curves = [(s, _thinned(points)) for s, points in curves if points]
     if not curves:
         return ""
@@ -41,32 +43,48 @@ def line_chart(series: Sequence[Series], x_label: str, title: str) -> str:
         up = (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
         return LEFT + right * inner_width, TOP + (1 - min(1.03, max(-0.03, up))) * inner_height
 
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)} over {escape(x_label)}">']
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)} over {escape(x_label)}">'
+    ]
     for tick in y_ticks:
         y = place(x_ticks[0], tick)[1]
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 7}" y="{y + 3.5:.1f}" text-anchor="end">{compact(tick)}</text>')
+        parts.append(
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        )
+        parts.append(
+            f'<text class="tick" x="{LEFT - 7}" y="{y + 3.5:.1f}" text-anchor="end">{compact(tick)}</text>'
+        )
     for tick in x_ticks:
         x = place(tick, y_ticks[0])[0]
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{compact(tick)}</text>')
+        parts.append(
+            f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{compact(tick)}</text>'
+        )
     middle = LEFT + inner_width / 2
-    parts.append(f'<text class="axis" x="{middle}" y="{HEIGHT - 3}" text-anchor="middle">{escape(x_label)}</text>')
+    parts.append(
+        f'<text class="axis" x="{middle}" y="{HEIGHT - 3}" text-anchor="middle">{escape(x_label)}</text>'
+    )
     for s, points in curves:
         xy = [place(x, y) for x, y in points]
         style = f"--c:var(--c{s.number % PALETTE})"
-        dashes = f' stroke-dasharray="{2 + 3 * (s.number // PALETTE)} 3"' if s.number >= PALETTE else ""
+        dashes = (
+            f' stroke-dasharray="{2 + 3 * (s.number // PALETTE)} 3"' if s.number >= PALETTE else ""
+        )
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in xy)
         last = points[-1][1]
         tip = f"<title>{escape(s.label)}: {last:.5g} at {compact(points[-1][0])} {escape(x_label)}</title>"
         parts.append(f'<g class="series run{s.number}" style="{style}">{tip}')
-        parts.append(f'<polyline class="touch" points="{path}"/><polyline points="{path}"{dashes}/>')
+        parts.append(
+            f'<polyline class="touch" points="{path}"/><polyline points="{path}"{dashes}/>'
+        )
         if y_ticks[0] <= last <= y_ticks[-1]:
             parts.append(f'<circle cx="{xy[-1][0]:.1f}" cy="{xy[-1][1]:.1f}" r="3"/>')
         else:
             low = last < y_ticks[0]
             y = HEIGHT - BOTTOM - 5 if low else TOP + 10
-            parts.append(f'<text class="off" x="{WIDTH - RIGHT - 4}" y="{y}" text-anchor="end">'
-                         f'{"↓" if low else "↑"} {escape(s.label)} {compact(last)}</text>')
+            parts.append(
+                f'<text class="off" x="{WIDTH - RIGHT - 4}" y="{y}" text-anchor="end">'
+                f"{'↓' if low else '↑'} {escape(s.label)} {compact(last)}</text>"
+            )
         parts.append("</g>")
     return "".join(parts) + "</svg>"
 
@@ -77,10 +95,12 @@ def whisker(value: float, error: float, low: float, high: float, number: int) ->
     scale = (width - 2 * margin) / ((high - low) or 1.0)
     at = margin + (value - low) * scale
     reach = 0.0 if math.isnan(error) else 2 * error * scale
-    return (f'<svg class="whisker" viewBox="0 0 {width} {height}" width="{width}" height="{height}" aria-hidden="true" '
-            f'style="--c:var(--c{number % PALETTE})"><line class="grid" x1="0" x2="{width}" y1="7" y2="7"/>'
-            f'<line x1="{max(0, at - reach):.1f}" x2="{min(width, at + reach):.1f}" y1="7" y2="7"/>'
-            f'<circle cx="{at:.1f}" cy="7" r="4"/></svg>')
+    return (
+        f'<svg class="whisker" viewBox="0 0 {width} {height}" width="{width}" height="{height}" aria-hidden="true" '
+        f'style="--c:var(--c{number % PALETTE})"><line class="grid" x1="0" x2="{width}" y1="7" y2="7"/>'
+        f'<line x1="{max(0, at - reach):.1f}" x2="{min(width, at + reach):.1f}" y1="7" y2="7"/>'
+        f'<circle cx="{at:.1f}" cy="7" r="4"/></svg>'
+    )
 
 
 def compact(value: float) -> str:
@@ -97,12 +117,18 @@ def compact(value: float) -> str:
 
 def _limits(values: Sequence[Sequence[float]]) -> tuple[float, float]:
     """The range of the curves after their first tenth, without a run that lies far from most of the others."""
-    settled = [list(v[len(v) // 10:]) for v in values]
+    settled = [list(v[len(v) // 10 :]) for v in values]
     ends = sorted((min(v), max(v)) for v in settled)
     middles = sorted((low + high) / 2 for low, high in ends)
     median = middles[len(middles) // 2]
-    typical = sorted(max(abs(low - median), abs(high - median)) for low, high in ends)[(len(ends) - 1) // 2]
-    kept = [(low, high) for low, high in ends if max(abs(low - median), abs(high - median)) <= 8 * typical]
+    typical = sorted(max(abs(low - median), abs(high - median)) for low, high in ends)[
+        (len(ends) - 1) // 2
+    ]
+    kept = [
+        (low, high)
+        for low, high in ends
+        if max(abs(low - median), abs(high - median)) <= 8 * typical
+    ]
     if 2 * len(kept) <= len(ends):  # far from whom? only a majority says what is usual
         kept = ends
     return min(low for low, _ in kept), max(high for _, high in kept)

@@ -16,7 +16,9 @@ from emgen.evaluation.page import counted, method, page, scored
 from emgen.evaluation.runs import Group, find_runs, groups, read_run
 
 
-def compare(paths: Sequence[str | Path], output: str | Path = "compare.html", console: Console | None = None) -> Path:
+def compare(
+    paths: Sequence[str | Path], output: str | Path = "compare.html", console: Console | None = None
+) -> Path:
     """Print a table of the runs and write the page; returns where the page is.
 
     Args:
@@ -43,19 +45,33 @@ def tables(found: Iterable[Group]) -> list[Table]:
     for group in found:
         scores = [run.score for run in group.runs]
         methods = list(dict.fromkeys(method(score) for score in scores if score is not None))
-        table = Table(title=group.title, title_justify="left", title_style="bold", caption_justify="left",
-                      caption="; ".join(f"[{i}] {text}" for i, text in enumerate(methods, 1)).replace("[", "\\[") or None)
+        table = Table(
+            title=group.title,
+            title_justify="left",
+            title_style="bold",
+            caption_justify="left",
+            caption="; ".join(f"[{i}] {text}" for i, text in enumerate(methods, 1)).replace(
+                "[", "\\["
+            )
+            or None,
+        )
         table.add_column("run", min_width=10, overflow="fold")
         for column in ("log-likelihood, nats", "ESS", "seconds", "examples/s", "size"):
             table.add_column(column, justify="right", no_wrap=True)
         for label, run, score in zip(group.labels, group.runs, scores):
-            style = {"failed": "red", "running": "yellow", "interrupted": "yellow"}.get(run.status, "green")
+            style = {"failed": "red", "running": "yellow", "interrupted": "yellow"}.get(
+                run.status, "green"
+            )
             ended = "" if run.status == "finished" else f" [{style}]{run.status}[/]"
             mark = "" if score is None else f" [{methods.index(method(score)) + 1}]"
             table.add_row(
-                f"{label}{ended}", f"{scored(score)}{mark}".replace("[", "\\["),
+                f"{label}{ended}",
+                f"{scored(score)}{mark}".replace("[", "\\["),
                 "" if score is None or score.ess is None else f"{score.ess:.1f}",
-                *(counted(run.number(key)) for key in ("seconds", "examples_per_second", "parameters")),
+                *(
+                    counted(run.number(key))
+                    for key in ("seconds", "examples_per_second", "parameters")
+                ),
             )
         result.append(table)
     return result

@@ -40,23 +40,33 @@ class DecoderPath:
         ValueError: p(x|z) is a point mass, so x has no likelihood, x lies outside its support, or the prior is a batch.
     """
 
-    def __init__(self, model: Any, x: Tensor, base: Distribution | None = None, leapfrogs: int = 10):
+    def __init__(
+        self, model: Any, x: Tensor, base: Distribution | None = None, leapfrogs: int = 10
+    ):
         self.model, self.x, self.leapfrogs = model, x, leapfrogs
         self.prior: Distribution = model.prior()
         self.base = self.prior if base is None else base
         if self.prior.batch_shape:
-            raise ValueError(f"a prior of batch shape {tuple(self.prior.batch_shape)}: expected (), one distribution over the whole "
-                             "of z; wrap it in torch.distributions.Independent.")
+            raise ValueError(
+                f"a prior of batch shape {tuple(self.prior.batch_shape)}: expected (), one distribution over the whole "
+                "of z; wrap it in torch.distributions.Independent."
+            )
         z = self.base.sample()
         if not isinstance(z, Tensor) or self.prior.support.is_discrete:  # type: ignore[union-attr]
-            raise TypeError(f"annealing moves z along gradients, but the latents of {type(model).__name__} are layered or "
-                            "discrete; use importance weights (evaluation.likelihood.log_likelihood).")
+            raise TypeError(
+                f"annealing moves z along gradients, but the latents of {type(model).__name__} are layered or "
+                "discrete; use importance weights (evaluation.likelihood.log_likelihood)."
+            )
         decoded: Any = model.likelihood(z)
         if isinstance(decoded, Dirac):
-            raise ValueError("p(x|z) is a point mass, so x has no likelihood; score samples by evaluation.likelihood.parzen().")
+            raise ValueError(
+                "p(x|z) is a point mass, so x has no likelihood; score samples by evaluation.likelihood.parzen()."
+            )
         if not bool(decoded.support.check(x).all()):
-            raise ValueError(f"x holds values outside the support of p(x|z), {decoded.support}: binarise the data or choose "
-                             "another head.")
+            raise ValueError(
+                f"x holds values outside the support of p(x|z), {decoded.support}: binarise the data or choose "
+                "another head."
+            )
         self.betas, self.steps = z.new_zeros(1), z.new_full((1, len(x)), 0.1)
 
     def log_z0(self) -> Tensor:
@@ -67,7 +77,9 @@ class DecoderPath:
 
     def energy(self, z: Tensor, beta: Tensor) -> Tensor:
         checked = Distribution._validate_args  # type: ignore[attr-defined]
-        Distribution.set_default_validate_args(False)  # beyond the support the density is zero, not an error
+        Distribution.set_default_validate_args(
+            False
+        )  # beyond the support the density is zero, not an error
         try:
             target = self.model.likelihood(z).log_prob(self.x)
             if self.base is self.prior:
@@ -79,7 +91,9 @@ class DecoderPath:
 
     def move(self, z: Tensor, beta: Tensor) -> Tensor:
         step = self.steps[(torch.searchsorted(self.betas, beta, right=True) - 1).clamp(min=0)]
-        jitter = 0.8 + 0.4 * torch.rand_like(step.expand(len(z), -1))  # against trajectories that close on themselves
+        jitter = 0.8 + 0.4 * torch.rand_like(
+            step.expand(len(z), -1)
+        )  # against trajectories that close on themselves
         return self._step(z, beta, jitter * step)[0]
 
     def _step(self, z: Tensor, beta: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,8 +117,16 @@ class DecoderPath:
         return self
 
 
-def annealed(model: Any, x: Tensor, temperatures: int = 500, chains: int = 16, *, leapfrogs: int = 10, block: int = 128,
-             seed: int = 0) -> Estimate:
+def annealed(
+    model: Any,
+    x: Tensor,
+    temperatures: int = 500,
+    chains: int = 16,
+    *,
+    leapfrogs: int = 10,
+    block: int = 128,
+    seed: int = 0,
+) -> Estimate:
     """Mean log p(x) by annealed importance sampling through the decoder: a stochastic lower bound that needs no encoder.
 
     The ladder is a sigmoid's, dense at both ends. The ESS is that of the chains' weights, averaged over the data.
@@ -122,11 +144,20 @@ def annealed(model: Any, x: Tensor, temperatures: int = 500, chains: int = 16, *
     """
     with evaluating(model, seed):
         found = _annealed(model, x, temperatures, chains, leapfrogs, block)
-    return Estimate.over(found.value, f"AIS, {temperatures} temperatures, {chains} chains", found.ess)
+    return Estimate.over(
+        found.value, f"AIS, {temperatures} temperatures, {chains} chains", found.ess
+    )
 
 
-def sandwich(model: Any, n: int = 64, temperatures: int = 500, chains: int = 16, *, leapfrogs: int = 10,
-             seed: int = 0) -> tuple[Estimate, Estimate]:
+def sandwich(
+    model: Any,
+    n: int = 64,
+    temperatures: int = 500,
+    chains: int = 16,
+    *,
+    leapfrogs: int = 10,
+    seed: int = 0,
+) -> tuple[Estimate, Estimate]:
     """Bidirectional Monte Carlo on n simulated data, log p(x) from below and from above.
 
     A datum simulated with its z comes with one exact posterior draw, from which AIS runs backwards: that chain overestimates
@@ -141,12 +172,23 @@ def sandwich(model: Any, n: int = 64, temperatures: int = 500, chains: int = 16,
         path = DecoderPath(model, x, leapfrogs=leapfrogs).tune(betas)
         below = annealed_importance_sampling(path, betas, chains)
         above = reverse_annealed_importance_sampling(path, z.unsqueeze(0), betas)
-    return (Estimate.over(below.value, f"AIS, {temperatures} temperatures, {chains} chains", below.ess),
-            Estimate.over(above.value, f"reverse AIS, {temperatures} temperatures, 1 chain"))
+    return (
+        Estimate.over(below.value, f"AIS, {temperatures} temperatures, {chains} chains", below.ess),
+        Estimate.over(above.value, f"reverse AIS, {temperatures} temperatures, 1 chain"),
+    )
 
 
-def inference_gaps(model: Any, x: Tensor, *, samples: int = 1000, temperatures: int = 500, chains: int = 16, steps: int = 500,
-                   block: int = 128, seed: int = 0) -> dict[str, Estimate]:
+def inference_gaps(
+    model: Any,
+    x: Tensor,
+    *,
+    samples: int = 1000,
+    temperatures: int = 500,
+    chains: int = 16,
+    steps: int = 500,
+    block: int = 128,
+    seed: int = 0,
+) -> dict[str, Estimate]:
     """log p(x) − ELBO split into what the family of q cannot express and what the encoder does not find.
 
         gap = approximation + amortisation
@@ -180,27 +222,39 @@ def inference_gaps(model: Any, x: Tensor, *, samples: int = 1000, temperatures: 
     with evaluating(model, seed):
         for rows in x.split(block):
             q = _optimal(model, rows, steps)
-            best.append(torch.stack([_bounds(model, rows, q).mean(0) for _ in range(-(-samples // _DRAWS))]).mean(0))
+            best.append(
+                torch.stack(
+                    [_bounds(model, rows, q).mean(0) for _ in range(-(-samples // _DRAWS))]
+                ).mean(0)
+            )
         ais = _annealed(model, x, temperatures, chains, 10, block)
     optimal = torch.cat(best)
-    annealed = Estimate.over(ais.value, f"AIS, {temperatures} temperatures, {chains} chains", ais.ess)
+    annealed = Estimate.over(
+        ais.value, f"AIS, {temperatures} temperatures, {chains} chains", ais.ess
+    )
     iw = Estimate.over(weighted.value, f"importance-weighted, K={samples}", weighted.ess)
     rise = Estimate.over(ais.value - weighted.value, "")
     noise = rise.error if len(x) > 1 else math.hypot(float(ais.error), float(weighted.error))
     largest, weights = (annealed, ais) if rise.value > 2 * noise else (iw, weighted)
     log_p = weights.value
     return {
-        "log_likelihood": largest, "annealed": annealed, "importance_weighted": iw,
+        "log_likelihood": largest,
+        "annealed": annealed,
+        "importance_weighted": iw,
         "elbo_optimal": Estimate.over(optimal, f"ELBO of q*, {steps} steps, K={samples}"),
         "elbo": Estimate.over(bound, f"ELBO, K={samples}"),
         "gap": Estimate.over(log_p - bound, f"{largest.method}, less the ELBO"),
         "approximation": Estimate.over(log_p - optimal, f"{largest.method}, less the ELBO of q*"),
         "amortisation": Estimate.over(optimal - bound, "ELBO of q*, less the ELBO"),
-        "ess": Estimate.over(weights.ess, f"effective sample size, least {weights.ess.min():.1f}: {largest.method}"),
+        "ess": Estimate.over(
+            weights.ess, f"effective sample size, least {weights.ess.min():.1f}: {largest.method}"
+        ),
     }
 
 
-def boltzmann(machine: Any, x: Tensor, temperatures: int = 1000, chains: int = 100, *, seed: int = 0) -> Estimate:
+def boltzmann(
+    machine: Any, x: Tensor, temperatures: int = 1000, chains: int = 100, *, seed: int = 0
+) -> Estimate:
     """Mean log p(x) of a Boltzmann machine, −energy(x) − log Z; of a deep one its mean-field lower bound.
 
     log Z is exact where it can be enumerated, else by AIS, which errs towards too small a Z and so flatters the machine:
@@ -210,7 +264,9 @@ def boltzmann(machine: Any, x: Tensor, temperatures: int = 1000, chains: int = 1
         log_z = log_partition(machine, temperatures, chains)
         energy = torch.cat([machine.energy(rows) for rows in x.split(1024)])
     exact = float(log_z.error) == 0
-    method = "exact" if exact else f"AIS, {temperatures} temperatures, {chains} chains, log Z {log_z}"
+    method = (
+        "exact" if exact else f"AIS, {temperatures} temperatures, {chains} chains, log Z {log_z}"
+    )
     ess = None if exact else log_z.ess
     return Estimate.over(-energy - log_z.value, method, ess).widened(float(log_z.error))
 
@@ -218,7 +274,9 @@ def boltzmann(machine: Any, x: Tensor, temperatures: int = 1000, chains: int = 1
 def _ladder(temperatures: int, like: Tensor) -> Tensor:
     """β from 0 to 1 along a logistic curve, where a likelihood's pull is felt."""
     if temperatures < 1:
-        raise ValueError(f"temperatures={temperatures}: the ladder of annealing has at least one step; 500 are a good start.")
+        raise ValueError(
+            f"temperatures={temperatures}: the ladder of annealing has at least one step; 500 are a good start."
+        )
     t = torch.linspace(-4, 4, temperatures + 1, device=like.device, dtype=torch.float64).sigmoid()
     return (t - t[0]) / (t[-1] - t[0])
 
@@ -228,14 +286,22 @@ def _times(beta: Tensor, log_f: Tensor) -> Tensor:
     return torch.where(beta > 0, beta * log_f, 0.0)
 
 
-def _annealed(model: Any, x: Tensor, temperatures: int, chains: int, leapfrogs: int, block: int) -> LogMean:
+def _annealed(
+    model: Any, x: Tensor, temperatures: int, chains: int, leapfrogs: int, block: int
+) -> LogMean:
     """log p̂(x) by AIS, its error and its effective sample size, one of each a datum."""
     if len(x) == 0:
         raise ValueError("there is no data to anneal: expected at least one datum.")
     betas, found = _ladder(temperatures, x), []
     for rows in x.split(block):
-        found.append(annealed_importance_sampling(DecoderPath(model, rows, leapfrogs=leapfrogs).tune(betas), betas, chains))
-    return LogMean(*(torch.cat([getattr(f, name) for f in found]) for name in ("value", "error", "ess")))
+        found.append(
+            annealed_importance_sampling(
+                DecoderPath(model, rows, leapfrogs=leapfrogs).tune(betas), betas, chains
+            )
+        )
+    return LogMean(
+        *(torch.cat([getattr(f, name) for f in found]) for name in ("value", "error", "ess"))
+    )
 
 
 def _bounds(model: Any, x: Tensor, q: Distribution) -> Tensor:
@@ -248,7 +314,9 @@ def _optimal(model: Any, x: Tensor, steps: int) -> Distribution:
     """The independent normal for each x that ascends the ELBO from the encoder's."""
     q = model.recognition(x)
     if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal)):
-        raise TypeError(f"q(z|x) is {type(q).__name__}: the optimal member is sought among independent normals alone.")
+        raise TypeError(
+            f"q(z|x) is {type(q).__name__}: the optimal member is sought among independent normals alone."
+        )
     events = q.reinterpreted_batch_ndims
     with torch.enable_grad():
         loc, log_scale = q.mean.detach().requires_grad_(), q.stddev.detach().log().requires_grad_()

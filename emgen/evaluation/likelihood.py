@@ -49,7 +49,9 @@ class Estimate:
         """The mean of one value a datum, with its standard error, and the mean of one ESS a datum."""
         values = values.double()
         error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        return cls(values.mean().item(), error, method, None if ess is None else ess.double().mean().item())
+        return cls(
+            values.mean().item(), error, method, None if ess is None else ess.double().mean().item()
+        )
 
     def widened(self, error: float) -> "Estimate":
         """The same with an error that all data share beside that over the data."""
@@ -62,7 +64,9 @@ class Estimate:
         return f"{self.value:.{digits}f} ± {error} ({self.method}{ess})"
 
 
-def log_likelihood(model: Any, x: Tensor, samples: int = 1000, *, chunk: int = 1024, seed: int = 0) -> Estimate:
+def log_likelihood(
+    model: Any, x: Tensor, samples: int = 1000, *, chunk: int = 1024, seed: int = 0
+) -> Estimate:
     """Mean log p(x): exact where the model has `log_prob`, else the importance-weighted bound with K samples.
 
         log p̂_K(x) = log 1/K Σ_k w_k,   w_k = p(z_k) p(x|z_k) / q(z_k|x),   z_k ~ q(z|x)
@@ -83,7 +87,8 @@ def log_likelihood(model: Any, x: Tensor, samples: int = 1000, *, chunk: int = 1
     """
     if hasattr(model, "log_prob"):
         with evaluating(model, seed):
-            return Estimate.over(torch.cat([model.log_prob(block) for block in _data(x).split(chunk)]), "exact")
+            log_p = torch.cat([model.log_prob(block) for block in _blocks(model, x, chunk)])
+        return Estimate.over(log_p, "exact")
     mean = log_mean_exp(log_weights(model, x, samples, chunk=chunk, seed=seed))
     return Estimate.over(mean.value, f"importance-weighted, K={samples}", mean.ess)
 
@@ -93,7 +98,9 @@ def elbo(model: Any, x: Tensor, samples: int = 1, *, chunk: int = 1024, seed: in
 
     Arguments and errors as in `log_likelihood`.
     """
-    return Estimate.over(log_weights(model, x, samples, chunk=chunk, seed=seed).mean(0), f"ELBO, K={samples}")
+    return Estimate.over(
+        log_weights(model, x, samples, chunk=chunk, seed=seed).mean(0), f"ELBO, K={samples}"
+    )
 
 
 def log_weights(model: Any, x: Tensor, samples: int, *, chunk: int = 1024, seed: int = 0) -> Tensor:
@@ -106,14 +113,21 @@ def log_weights(model: Any, x: Tensor, samples: int, *, chunk: int = 1024, seed:
         for block in _data(x).split(max(1, chunk // samples)):
             q = model.recognition(block)
             if isinstance(q, Dirac):
-                raise ValueError("q(z|x) is a point mass, so importance weights do not exist; score samples by parzen().")
+                raise ValueError(
+                    "q(z|x) is a point mass, so importance weights do not exist; score samples by parzen()."
+                )
             steps = [min(chunk, samples - done) for done in range(0, samples, chunk)]
             blocks.append(torch.cat([_log_w(model, prior, q, block, k) for k in steps]))
     return torch.cat(blocks, dim=1)
 
 
 def parzen(
-    samples: Tensor, x: Tensor, validation: Tensor, bandwidths: Sequence[float] | None = None, *, chunk: int = 256
+    samples: Tensor,
+    x: Tensor,
+    validation: Tensor,
+    bandwidths: Sequence[float] | None = None,
+    *,
+    chunk: int = 256,
 ) -> Estimate:
     """Mean log-density of x under Gaussian kernels on a model's samples, the bandwidth chosen on validation data.
 
@@ -129,7 +143,9 @@ def parzen(
         bandwidths: candidates for h, in units of x; by default ten from 0.1 to 1, evenly in the logarithm.
         chunk: data scored at once; memory holds chunk × n distances.
     """
-    candidates = sorted(bandwidths) if bandwidths is not None else torch.logspace(-1, 0, 10).tolist()
+    candidates = (
+        sorted(bandwidths) if bandwidths is not None else torch.logspace(-1, 0, 10).tolist()
+    )
     if not candidates or candidates[0] <= 0:
         raise ValueError(f"bandwidths={candidates}: expected at least one number, all positive.")
     s = _data(samples).flatten(1)
@@ -160,7 +176,9 @@ def _log_w(model: Any, prior: Distribution, q: Distribution, x: Tensor, k: int) 
 def _log_prob(p: Distribution, x: Tensor) -> Tensor:
     """log p(x|z) of shape (S, B), for Bernoulli pixels as x·ℓ − Σ softplus(ℓ): one product and one pass over the logits."""
     if isinstance(p, Dirac):
-        raise ValueError("p(x|z) is a point mass, so x has no likelihood; score samples by parzen().")
+        raise ValueError(
+            "p(x|z) is a point mass, so x has no likelihood; score samples by parzen()."
+        )
     pixels = p.base_dist if isinstance(p, Independent) else p
     support: Any = pixels.support
     if not support.check(x).all():
@@ -179,13 +197,30 @@ def _parzen(s: Tensor, x: Tensor, bandwidths: Sequence[float], chunk: int) -> Te
     n, d = s.shape
     rows = []
     for block in x.split(chunk):
-        squares = torch.cdist(block, s, compute_mode="donot_use_mm_for_euclid_dist" if d < 8 else
-                              "use_mm_for_euclid_dist_if_necessary").square()
-        rows.append(torch.stack([
-            (squares / (-2 * h * h)).logsumexp(1) - math.log(n) - d * math.log(h * math.sqrt(2 * math.pi))
-            for h in bandwidths
-        ]))
+        squares = torch.cdist(
+            block,
+            s,
+            compute_mode="donot_use_mm_for_euclid_dist"
+            if d < 8
+            else "use_mm_for_euclid_dist_if_necessary",
+        ).square()
+        rows.append(
+            torch.stack(
+                [
+                    (squares / (-2 * h * h)).logsumexp(1)
+                    - math.log(n)
+                    - d * math.log(h * math.sqrt(2 * math.pi))
+                    for h in bandwidths
+                ]
+            )
+        )
     return torch.cat(rows, dim=1)
+
+
+def _blocks(model: Any, x: Tensor, size: int) -> Sequence[Tensor]:
+    """x in blocks that cut no datum: whole where one may have several rows."""
+    rows_are_data = getattr(model, "datum", "row") == "row"
+    return _data(x).split(size) if rows_are_data else [_data(x)]
 
 
 def _data(x: Tensor) -> Tensor:

@@ -27,8 +27,12 @@ def page(found: Sequence[Group]) -> str:
     """The whole page for groups of comparable runs."""
     count = sum(len(group.runs) for group in found)
     numbers = {id(run): i for i, run in enumerate(run for group in found for run in group.runs)}
-    hiding = "".join(f"body:has(#show{n}:not(:checked)) .run{n}{{display:none}}" for n in numbers.values())
-    return Template(files("emgen.evaluation").joinpath("page.html").read_text(encoding="utf-8")).substitute(
+    hiding = "".join(
+        f"body:has(#show{n}:not(:checked)) .run{n}{{display:none}}" for n in numbers.values()
+    )
+    return Template(
+        files("emgen.evaluation").joinpath("page.html").read_text(encoding="utf-8")
+    ).substitute(
         title=f"{count} run{'s' * (count != 1)} compared",
         hiding=hiding,
         body="\n".join(_section(group, numbers) for group in found),
@@ -70,41 +74,97 @@ def _section(group: Group, numbers: dict[int, int]) -> str:
 
 def _table(named: Sequence[tuple[Run, str, int]]) -> str:
     scores = [run.score for run, _, _ in named]
-    shared = max({method(s) for s in scores if s}, key=[method(s) for s in scores].count, default="")
-    spans = [(s.value, 0.0 if math.isnan(s.error) else 2 * s.error) for s in scores if s and method(s) == shared]
-    low, high = (min(v - e for v, e in spans), max(v + e for v, e in spans)) if spans else (0.0, 1.0)
+    shared = max(
+        {method(s) for s in scores if s}, key=[method(s) for s in scores].count, default=""
+    )
+    spans = [
+        (s.value, 0.0 if math.isnan(s.error) else 2 * s.error)
+        for s in scores
+        if s and method(s) == shared
+    ]
+    low, high = (
+        (min(v - e for v, e in spans), max(v + e for v, e in spans)) if spans else (0.0, 1.0)
+    )
     rows = []
     for (run, label, number), score in zip(named, scores):
-        head = (f'<tr><th scope="row"><label><input type="checkbox" id="show{number}" checked><span class="chip" '
-                f'style="--c:var(--c{number % PALETTE})"></span>{escape(label)}</label></th><td>{escape(run.model)}</td>'
-                f'<td><span class="status {escape(run.status)}">{escape(run.status)}</span></td>')
+        head = (
+            f'<tr><th scope="row"><label><input type="checkbox" id="show{number}" checked><span class="chip" '
+            f'style="--c:var(--c{number % PALETTE})"></span>{escape(label)}</label></th><td>{escape(run.model)}</td>'
+            f'<td><span class="status {escape(run.status)}">{escape(run.status)}</span></td>'
+        )
         if score is None:
-            why = [run.message] if run.message else [] if run.status == "running" else list(run.problems)
-            rows.append(f'{head}<td class="note" colspan="6">{escape("; ".join(why) or "no log-likelihood yet")}</td></tr>')
+            why = (
+                [run.message]
+                if run.message
+                else []
+                if run.status == "running"
+                else list(run.problems)
+            )
+            rows.append(
+                f'{head}<td class="note" colspan="6">{escape("; ".join(why) or "no log-likelihood yet")}</td></tr>'
+            )
             continue
-        drawn = whisker(score.value, score.error, low, high, number) if method(score) == shared and len(spans) > 1 else ""
+        drawn = (
+            whisker(score.value, score.error, low, high, number)
+            if method(score) == shared and len(spans) > 1
+            else ""
+        )
         rows.append(
             f'{head}<td class="score"><b>{scored(score)}</b>{drawn}</td><td class="method">{escape(method(score))}</td>'
-            f'<td>{"" if score.ess is None else f"{score.ess:.1f}"}</td>'
-            + "".join(f"<td>{counted(run.number(key))}</td>" for key in ("seconds", "examples_per_second", "parameters"))
+            f"<td>{'' if score.ess is None else f'{score.ess:.1f}'}</td>"
+            + "".join(
+                f"<td>{counted(run.number(key))}</td>"
+                for key in ("seconds", "examples_per_second", "parameters")
+            )
             + "</tr>"
         )
-    heads = ("run", "model", "status", "log-likelihood, nats", "method", "ESS", "seconds", "examples/s", "parameters")
-    return ('<div class="scroll"><table><thead><tr>' + "".join(f'<th scope="col">{head}</th>' for head in heads) +
-            "</tr></thead><tbody>" + "".join(rows) + "</tbody></table></div>")
+    heads = (
+        "run",
+        "model",
+        "status",
+        "log-likelihood, nats",
+        "method",
+        "ESS",
+        "seconds",
+        "examples/s",
+        "parameters",
+    )
+    return (
+        '<div class="scroll"><table><thead><tr>'
+        + "".join(f'<th scope="col">{head}</th>' for head in heads)
+        + "</tr></thead><tbody>"
+        + "".join(rows)
+        + "</tbody></table></div>"
+    )
 
 
 def _curves(named: Sequence[tuple[Run, str, int]]) -> str:
     tags = {tag for run, _, _ in named for tag in run.curves}
-    ordered = sorted(tags, key=lambda tag: (FIRST.index(tag) if tag in FIRST else len(FIRST), not tag.startswith("val/"), tag))
+    ordered = sorted(
+        tags,
+        key=lambda tag: (
+            FIRST.index(tag) if tag in FIRST else len(FIRST),
+            not tag.startswith("val/"),
+            tag,
+        ),
+    )
     main, details = [], []
     for tag in ordered:
         charts = [
-            line_chart([Series(label, n, [(p[axis], p[2]) for p in run.curves.get(tag, [])]) for run, label, n in named],
-                       AXES[axis] + " seen" * (axis == 0), tag)
+            line_chart(
+                [
+                    Series(label, n, [(p[axis], p[2]) for p in run.curves.get(tag, [])])
+                    for run, label, n in named
+                ],
+                AXES[axis] + " seen" * (axis == 0),
+                tag,
+            )
             for axis in range(len(AXES))
         ]
-        drawn = "".join(f'<div class="by-{axis}">{chart or "no times recorded"}</div>' for axis, chart in zip(AXES, charts))
+        drawn = "".join(
+            f'<div class="by-{axis}">{chart or "no times recorded"}</div>'
+            for axis, chart in zip(AXES, charts)
+        )
         note = f'<span class="note">{escape(NOTES.get(tag, ""))}</span>'
         card = f'<figure class="card"><figcaption><code>{escape(tag)}</code>{note}</figcaption>{drawn}</figure>'
         (main if tag in FIRST or tag.startswith("val/") else details).append(card)
@@ -112,8 +172,10 @@ def _curves(named: Sequence[tuple[Run, str, int]]) -> str:
     if main:
         parts.append(f'<div class="charts">{"".join(main)}</div>')
     if details:
-        parts.append(f'<details{"" if main else " open"}><summary>{len(details)} curves of single objectives</summary>'
-                     f'<div class="charts">{"".join(details)}</div></details>')
+        parts.append(
+            f"<details{'' if main else ' open'}><summary>{len(details)} curves of single objectives</summary>"
+            f'<div class="charts">{"".join(details)}</div></details>'
+        )
     return "".join(parts)
 
 
@@ -127,7 +189,9 @@ def _pictures(kind: str, named: Sequence[tuple[Run, str, int]]) -> str:
             continue
         data = base64.b64encode(run.images[kind].read_bytes()).decode()
         chip = f'<span class="chip" style="--c:var(--c{number % PALETTE})"></span>'
-        cards.append(f'<figure class="card run{number}"><img alt="{kind} of {escape(label)}" src="data:image/png;base64,{data}">'
-                     f"<figcaption>{chip}{escape(label)}</figcaption></figure>")
+        cards.append(
+            f'<figure class="card run{number}"><img alt="{kind} of {escape(label)}" src="data:image/png;base64,{data}">'
+            f"<figcaption>{chip}{escape(label)}</figcaption></figure>"
+        )
     note = f'<p class="note">No picture yet of {escape(", ".join(without))}.</p>' if without else ""
     return f'<h3>{kind.capitalize()}</h3><div class="pictures">{"".join(cards)}</div>{note}'

@@ -70,7 +70,13 @@ class Run:
             return None
         error = _number(metrics.get(f"{tag}_error"))
         ess = _number(metrics.get(f"{tag.split('/')[0]}/ess"))
-        return Score(tag, float(metrics[tag]), math.nan if error is None else error, str(methods.get(tag, "?")), ess)
+        return Score(
+            tag,
+            float(metrics[tag]),
+            math.nan if error is None else error,
+            str(methods.get(tag, "?")),
+            ess,
+        )
 
     def number(self, key: str) -> float | None:
         """A finite number of the summary, None where it is missing."""
@@ -91,11 +97,17 @@ def find_runs(paths: Iterable[str | Path]) -> list[Path]:
     runs: dict[Path, None] = {}
     for path in map(Path, paths):
         if not path.is_dir():
-            raise FileNotFoundError(f"{path} is not a folder: give run folders, or a folder that holds some, such as runs.")
-        below = {file.parent for name in ("status.json", "summary.json") for file in path.rglob(name)}
+            raise FileNotFoundError(
+                f"{path} is not a folder: give run folders, or a folder that holds some, such as runs."
+            )
+        below = {
+            file.parent for name in ("status.json", "summary.json") for file in path.rglob(name)
+        }
         runs.update(dict.fromkeys(sorted(below)))
     if not runs:
-        raise FileNotFoundError(f"no run in {', '.join(map(str, paths))}: a run folder holds status.json or summary.json.")
+        raise FileNotFoundError(
+            f"no run in {', '.join(map(str, paths))}: a run folder holds status.json or summary.json."
+        )
     return list(runs)
 
 
@@ -108,7 +120,9 @@ def read_run(path: str | Path) -> Run:
     config = _read(path / "config.yaml", yaml.safe_load, problems)
     if (path / "evaluation.json").exists():  # a later, usually finer, score of the best checkpoint
         evaluation = _read(path / "evaluation.json", json.loads, problems)
-        if evaluation.get("epochs", summary.get("epochs")) == summary.get("epochs"):  # else the run has gone on since
+        if evaluation.get("epochs", summary.get("epochs")) == summary.get(
+            "epochs"
+        ):  # else the run has gone on since
             summary = _rescored(summary, evaluation)
     curves: dict[str, list[tuple[float, float, float]]] = {}
     try:
@@ -140,6 +154,7 @@ def strict_json(content: Any) -> str:
     >>> strict_json({"value": math.nan, "error": [1.5, math.inf]}).split()
     ['{', '"value":', 'null,', '"error":', '[', '1.5,', 'null', ']', '}']
     """
+
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
             return {str(key): plain(one) for key, one in value.items()}
@@ -155,7 +170,9 @@ def groups(runs: Iterable[Run]) -> list[Group]:
     sets: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         options = {k: v for k, v in _node(run.config, "data").items() if k not in IRRELEVANT}
-        sets.setdefault((run.data, run.binarisation, json.dumps(options, sort_keys=True, default=str)), []).append(run)
+        sets.setdefault(
+            (run.data, run.binarisation, json.dumps(options, sort_keys=True, default=str)), []
+        ).append(run)
     titles = [_title(data, binarisation) for data, binarisation, _ in sets]
     result = []
     for (_, _, options), title, members in zip(sets, titles, sets.values()):
@@ -180,12 +197,26 @@ def _labels(runs: Sequence[Run]) -> list[str]:
     labels = []
     for run, options in zip(runs, flat):
         twins = [other for twin, other in zip(runs, flat) if twin.trainer == run.trainer]
-        keys = sorted({key for twin in twins for key in {*twin, *options} if twin.get(key) != options.get(key)})
-        keys = [key for key in keys if key.split(".")[0] not in ("paths", "callbacks", "logger", "choices", "resume")]
+        keys = sorted(
+            {
+                key
+                for twin in twins
+                for key in {*twin, *options}
+                if twin.get(key) != options.get(key)
+            }
+        )
+        keys = [
+            key
+            for key in keys
+            if key.split(".")[0] not in ("paths", "callbacks", "logger", "choices", "resume")
+        ]
         differ = ", ".join(f"{key.removeprefix('trainer.')}={options.get(key)}" for key in keys[:3])
         labels.append(f"{run.trainer} {differ}".strip())
     again = {label for label in labels if labels.count(label) > 1}
-    return [f"{label} ({run.path.name})" if label in again else label for label, run in zip(labels, runs)]
+    return [
+        f"{label} ({run.path.name})" if label in again else label
+        for label, run in zip(labels, runs)
+    ]
 
 
 def _title(data: str, binarisation: str) -> str:
@@ -195,14 +226,22 @@ def _title(data: str, binarisation: str) -> str:
 def _names(config: dict[str, Any], path: Path) -> dict[str, Any]:
     """Names for a run without a summary: its configuration's choices, else what the folder is called."""
     parts = path.parent.name.split("-")
-    guess: dict[str, Any] = dict(zip(("trainer", "model", "data"), parts)) if len(parts) == 3 else {"trainer": path.name}
+    guess: dict[str, Any] = (
+        dict(zip(("trainer", "model", "data"), parts))
+        if len(parts) == 3
+        else {"trainer": path.name}
+    )
     return {**guess, **_node(config, "choices")}
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, str]:
     if not isinstance(node, dict):
         return {prefix: str(node)}
-    return {k: v for key, child in node.items() for k, v in _flat(child, f"{prefix}.{key}" if prefix else str(key)).items()}
+    return {
+        k: v
+        for key, child in node.items()
+        for k, v in _flat(child, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
 
 
 def _node(mapping: dict[str, Any], key: str) -> dict[str, Any]:
@@ -223,7 +262,11 @@ def _read(path: Path, parse: Any, problems: list[str]) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    return "missing" if isinstance(error, FileNotFoundError) else f"unreadable ({str(error).splitlines()[0]})"
+    return (
+        "missing"
+        if isinstance(error, FileNotFoundError)
+        else f"unreadable ({str(error).splitlines()[0]})"
+    )
 
 
 def _number(value: Any) -> float | None:

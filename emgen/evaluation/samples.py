@@ -37,7 +37,11 @@ class Modes:
 
 
 def sample_scores(
-    samples: Tensor, reference: Tensor, train: Tensor, density: Distribution | None = None, seed: int = 0
+    samples: Tensor,
+    reference: Tensor,
+    train: Tensor,
+    density: Distribution | None = None,
+    seed: int = 0,
 ) -> dict[str, Estimate]:
     """What can be said of samples of this shape: always `mmd`; of images `fid` and `kid`; of a known mixture its modes.
 
@@ -52,7 +56,9 @@ def sample_scores(
     if samples.dim() == 4:
         features = Features(train, seed=seed)
         value = fid(samples, reference, features)
-        found["fid"] = Estimate(value, math.nan, f"FID, our features, {len(samples)} and {len(reference)} images")
+        found["fid"] = Estimate(
+            value, math.nan, f"FID, our features, {len(samples)} and {len(reference)} images"
+        )
         found["kid"] = kid(samples, reference, features, seed=seed)
     if isinstance(density, MixtureSameFamily):
         m = modes(samples, density)
@@ -60,7 +66,9 @@ def sample_scores(
         error = math.sqrt(m.high_quality * (1 - m.high_quality) / len(samples))
         found["modes"] = Estimate(m.covered, math.nan, how)
         found["high_quality"] = Estimate(m.high_quality, error, f"share near one {how}")
-        found["mode_kl"] = Estimate(m.reverse_kl, math.nan, f"KL(samples ‖ truth) over the modes, {len(samples)} samples")
+        found["mode_kl"] = Estimate(
+            m.reverse_kl, math.nan, f"KL(samples ‖ truth) over the modes, {len(samples)} samples"
+        )
     return found
 
 
@@ -80,17 +88,29 @@ def modes(samples: Tensor, density: MixtureSameFamily, sds: float = 3.0) -> Mode
     """
     if len(samples) == 0:
         raise ValueError("there are no samples: expected at least one.")
-    component, weights = density.component_distribution, density.mixture_distribution.probs.to(samples)
+    component, weights = (
+        density.component_distribution,
+        density.mixture_distribution.probs.to(samples),
+    )
     centres, spread = component.mean.to(samples), component.stddev.to(samples)
     distances = ((samples[:, None] - centres) / spread).square().sum(-1).sqrt()
     nearest_distance, nearest = distances.min(1)
     good = nearest_distance <= sds
     counts = torch.bincount(nearest, minlength=len(centres)).double() / len(samples)
-    reverse_kl = (torch.special.xlogy(counts, counts) - torch.special.xlogy(counts, weights.double())).sum()
-    return Modes(len(nearest[good].unique()), len(centres), good.double().mean().item(), max(0.0, reverse_kl.item()))
+    reverse_kl = (
+        torch.special.xlogy(counts, counts) - torch.special.xlogy(counts, weights.double())
+    ).sum()
+    return Modes(
+        len(nearest[good].unique()),
+        len(centres),
+        good.double().mean().item(),
+        max(0.0, reverse_kl.item()),
+    )
 
 
-def mmd(x: Tensor, y: Tensor, scales: Sequence[float] = (0.5, 1.0, 2.0), *, at_most: int = 2_500) -> Estimate:
+def mmd(
+    x: Tensor, y: Tensor, scales: Sequence[float] = (0.5, 1.0, 2.0), *, at_most: int = 2_500
+) -> Estimate:
     """Squared maximum mean discrepancy with Gaussian kernels, unbiased, with its standard error.
 
         MMD² = 1/n(n−1) Σ_{i≠j} k(x_i, x_j) + k(y_i, y_j) − k(x_i, y_j) − k(x_j, y_i)
@@ -121,7 +141,11 @@ def mmd(x: Tensor, y: Tensor, scales: Sequence[float] = (0.5, 1.0, 2.0), *, at_m
     h = kernel(torch.cdist(x, x).square()) + kernel(torch.cdist(y, y).square()) - 2 * kernel(across)
     h = (h + h.T) / 2
     rows = (h.sum(1) - h.diagonal()) / (n - 1)
-    return Estimate(rows.mean().item(), 2 * rows.std().item() / math.sqrt(n), f"MMD², Gaussian kernels, {n} samples")
+    return Estimate(
+        rows.mean().item(),
+        2 * rows.std().item() / math.sqrt(n),
+        f"MMD², Gaussian kernels, {n} samples",
+    )
 
 
 def wasserstein(x: Tensor, y: Tensor, *, order: int = 1, at_most: int = 2_000) -> float:
@@ -137,7 +161,9 @@ def wasserstein(x: Tensor, y: Tensor, *, order: int = 1, at_most: int = 2_000) -
     try:
         import ot
     except ImportError as error:
-        raise ImportError("the Wasserstein distance needs POT: pip install 'emgen[transport]'.") from error
+        raise ImportError(
+            "the Wasserstein distance needs POT: pip install 'emgen[transport]'."
+        ) from error
     if order not in (1, 2):
         raise ValueError(f"order={order}: expected 1 or 2.")
     a, b = x[:at_most].flatten(1).double(), y[:at_most].flatten(1).double()
@@ -164,17 +190,25 @@ class Features(nn.Module):
     def __init__(self, images: Tensor, size: int = 32, steps: int = 300, seed: int = 0):
         super().__init__()
         if images.dim() != 4:
-            raise ValueError(f"images of shape {tuple(images.shape)}: expected (N, channels, height, width).")
+            raise ValueError(
+                f"images of shape {tuple(images.shape)}: expected (N, channels, height, width)."
+            )
         self.num_features = size  # torchmetrics asks for it by this name
         device = images.device
         with seeded(seed, device), torch.enable_grad():
             self.network = nn.Sequential(
-                nn.Conv2d(images.shape[1], 16, 3, stride=2, padding=1), nn.ReLU(),
-                nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.LazyLinear(size),
+                nn.Conv2d(images.shape[1], 16, 3, stride=2, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(16, 32, 3, stride=2, padding=1),
+                nn.ReLU(),
+                nn.Flatten(),
+                nn.LazyLinear(size),
             ).to(device)
             self.network(images[:1])  # the lazy layer learns its size
             answer = nn.Sequential(nn.ReLU(), nn.Linear(size, DISTORTIONS)).to(device)
-            optimizer = torch.optim.Adam([*self.network.parameters(), *answer.parameters()], lr=2e-3)
+            optimizer = torch.optim.Adam(
+                [*self.network.parameters(), *answer.parameters()], lr=2e-3
+            )
             kinds = torch.arange(128, device=device) % DISTORTIONS
             for _ in range(steps):
                 x = images[torch.randint(len(images), (128,)).to(device)]
@@ -211,7 +245,9 @@ def fid(samples: Tensor, data: Tensor, features: nn.Module, *, chunk: int = 1_00
     return float(metric.compute())
 
 
-def kid(samples: Tensor, data: Tensor, features: nn.Module, *, subset: int = 250, seed: int = 0) -> Estimate:
+def kid(
+    samples: Tensor, data: Tensor, features: nn.Module, *, subset: int = 250, seed: int = 0
+) -> Estimate:
     """Kernel distance between features: MMD² with the cubic kernel (⟨a, b⟩/D + 1)³, mean over 100 subsets.
 
     Unbiased at any number of samples. Its error is the spread over the subsets.
@@ -239,14 +275,17 @@ def _distorted(x: Tensor) -> Tensor:
     """Row i of a batch with the distortion number i mod 8."""
     height, width = x.shape[-2:]
     changed = x.clone()
-    for kind, change in enumerate([
-        lambda y: y.flip(-1),
-        lambda y: y.flip(-2),
-        lambda y: y.flip(-1, -2),
-        lambda y: y + 0.2 * torch.randn_like(y),
-        lambda y: functional.avg_pool2d(y, 3, stride=1, padding=1),
-        lambda y: y.roll((height // 3, width // 3), (-2, -1)),
-        lambda y: (y + y.roll(1, 0)) / 2,
-    ], start=1):
+    for kind, change in enumerate(
+        [
+            lambda y: y.flip(-1),
+            lambda y: y.flip(-2),
+            lambda y: y.flip(-1, -2),
+            lambda y: y + 0.2 * torch.randn_like(y),
+            lambda y: functional.avg_pool2d(y, 3, stride=1, padding=1),
+            lambda y: y.roll((height // 3, width // 3), (-2, -1)),
+            lambda y: (y + y.roll(1, 0)) / 2,
+        ],
+        start=1,
+    ):
         changed[kind::DISTORTIONS] = change(x[kind::DISTORTIONS])
     return changed

@@ -1,14 +1,16 @@
 """The figures that every trainer is judged by, under the same names, whatever it was trained with."""
 
-__all__ = ["scores"]
+__all__ = ["Scored", "scored", "scores"]
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
+from emgen.data.base import Data
 from emgen.distributions import Dirac
 from emgen.estimators.montecarlo import log_mean_exp
 from emgen.evaluation.inference import annealed, boltzmann, inference_gaps
@@ -16,8 +18,44 @@ from emgen.evaluation.likelihood import Estimate, evaluating, log_likelihood, lo
 from emgen.roles import Latent, Recognition, serves
 
 
-def scores(model: Any, x: Tensor, samples: int, seed: int = 0, temperatures: int | None = None,
-           chains: int = 100) -> dict[str, Estimate]:
+@dataclass(frozen=True)
+class Scored:
+    """The data that a model is scored on.
+
+    Attributes:
+        x: their rows as a likelihood sees them.
+        n: how many data they are.
+        datum: what one is, a `row` or a `document`.
+    """
+
+    x: Tensor
+    n: int
+    datum: str
+
+
+def scored(model: Any, data: Data, split: str, most: int | None = None) -> Scored:
+    """The first data of a split, counted in what the model gives one log p(x) of.
+
+    Args:
+        model: a topic model takes entries of a corpus as documents, whatever the data take them for.
+        data: where they come from.
+        split: train, validation or test.
+        most: how many data at the most; None takes all.
+    """
+    datum = getattr(model, "datum", None) or data.datum
+    count = data.count(split, datum)
+    n = count if most is None else min(most, count)
+    return Scored(data.first(split, n, datum), n, datum)
+
+
+def scores(
+    model: Any,
+    x: Tensor,
+    samples: int,
+    seed: int = 0,
+    temperatures: int | None = None,
+    chains: int = 100,
+) -> dict[str, Estimate]:
     """`log_likelihood`, and for a latent model with an encoder `elbo`, `gap` and `ess`, from the same draws.
 
     The gap is log p̂_K(x) − ELBO, an estimate of KL(q(z|x) ‖ p(z|x)) that grows towards it with K. An implicit model
@@ -36,23 +74,40 @@ def scores(model: Any, x: Tensor, samples: int, seed: int = 0, temperatures: int
     encoded = serves(model, Latent) and serves(model, Recognition)
     if hasattr(model, "log_prob") and not encoded:
         return {"log_likelihood": log_likelihood(model, x, samples, seed=seed)}
-    if hasattr(model, "log_partition"):  # a Boltzmann machine; where its energy is a bound, so is the score
-        return {"elbo" if hasattr(model, "mean_field") else "log_likelihood": boltzmann(model, x, temperatures or 1000, chains, seed=seed)}
+    if hasattr(
+        model, "log_partition"
+    ):  # a Boltzmann machine; where its energy is a bound, so is the score
+        return {
+            "elbo" if hasattr(model, "mean_field") else "log_likelihood": boltzmann(
+                model, x, temperatures or 1000, chains, seed=seed
+            )
+        }
     if not serves(model, Latent) or isinstance(_likelihood(model, seed), Dirac):
         return {}
     if temperatures and encoded and _has_best_normal(model, x, seed):
-        return inference_gaps(model, x, samples=samples, temperatures=temperatures, chains=chains, seed=seed)
+        return inference_gaps(
+            model, x, samples=samples, temperatures=temperatures, chains=chains, seed=seed
+        )
     ais = annealed(model, x, temperatures, chains, seed=seed) if temperatures else None
     if not encoded:
         ess = f"effective sample size of {chains} chains"
-        return {"log_likelihood": ais, "ess": Estimate(ais.ess or math.nan, math.nan, ess)} if ais else {}
+        return (
+            {"log_likelihood": ais, "ess": Estimate(ais.ess or math.nan, math.nan, ess)}
+            if ais
+            else {}
+        )
     log_w = log_weights(model, x, samples, seed=seed).double()
     mean, bound = log_mean_exp(log_w), log_w.mean(0)
-    if hasattr(model, "log_prob"):  # few enough states to sum over: the gap is exact but for the draws of the ELBO
+    if hasattr(
+        model, "log_prob"
+    ):  # few enough states to sum over: the gap is exact but for the draws of the ELBO
         with evaluating(model, seed):
             log_p = torch.cat([model.log_prob(block) for block in x.split(1024)])
-        return {"log_likelihood": Estimate.over(log_p, "exact"), "elbo": Estimate.over(bound, f"ELBO, K={samples}"),
-                "gap": Estimate.over(log_p - bound, f"exact, less the ELBO, K={samples}")}
+        return {
+            "log_likelihood": Estimate.over(log_p, "exact"),
+            "elbo": Estimate.over(bound, f"ELBO, K={samples}"),
+            "gap": Estimate.over(log_p - bound, f"exact, less the ELBO, K={samples}"),
+        }
     weighted = f"importance-weighted, K={samples}"
     shared = float(getattr(model, "log_z_error", 0.0))  # of the constant of a deep belief net's top
     return {

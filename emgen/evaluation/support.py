@@ -51,24 +51,49 @@ def check_support(
     support = _closure(support) if beside_means else support
     real = support in (None, constraints.boolean, constraints.unit_interval)
     if shape is not None and (shape != x.shape[1:] or (real and not x.is_floating_point())):
-        raise ValueError(f"the rows of {name} are {x.dtype} of shape {tuple(x.shape[1:])}, but the model is built for floats of shape "
-                         f"{tuple(shape)}: give it another event_shape, or reshape the rows and convert them by x.float().")
+        raise ValueError(
+            f"the rows of {name} are {x.dtype} of shape {tuple(x.shape[1:])}, but the model is built for floats of shape "
+            f"{tuple(shape)}: give it another event_shape, or reshape the rows and convert them by x.float()."
+        )
     for start in range(0, len(x), BLOCK):
         block = x[start : start + BLOCK]
         if block.is_floating_point():
             missing = ", or mark what is missing by NaN" if conjugate else ""
             bad = block.isinf() if conjugate else ~block.isfinite()
-            _refuse(bad, block, start, name, f"a model needs finite values: leave such rows out{missing}")
+            _refuse(
+                bad,
+                block,
+                start,
+                name,
+                f"a model needs finite values: leave such rows out{missing}",
+            )
         if support is not None:
             bad = ~support.check(block)
-            _refuse(bad & ~block.isnan() if conjugate and bad.shape == block.shape else bad, block, start, name,
-                    f"{kind} takes {_words(support)}: {_advice(support)}")
+            _refuse(
+                bad & ~block.isnan() if conjugate and bad.shape == block.shape else bad,
+                block,
+                start,
+                name,
+                f"{kind} takes {_words(support)}: {_advice(support)}",
+            )
         if total is not None:
-            _refuse((block < 0) | ((block != block.round()) & scored), block, start, name, "multinomial units take counts, whole numbers "
-                    "from 0 on: give one-hot vectors, or counts of one total")
+            _refuse(
+                (block < 0) | ((block != block.round()) & scored),
+                block,
+                start,
+                name,
+                "multinomial units take counts, whole numbers "
+                "from 0 on: give one-hot vectors, or counts of one total",
+            )
             sums = block.sum(-1)
-            _refuse((sums - total).abs() > 1e-3, sums, start, name, f"multinomial units have {total} as the total of a group: set their "
-                    "count to the total that every group has, or give one-hot vectors")
+            _refuse(
+                (sums - total).abs() > 1e-3,
+                sums,
+                start,
+                name,
+                f"multinomial units have {total} as the total of a group: set their "
+                "count to the total that every group has, or give one-hot vectors",
+            )
 
 
 def _support(model: Any, scored: bool) -> tuple[Any, str, torch.Size | None, int | None]:
@@ -85,9 +110,16 @@ def _support(model: Any, scored: bool) -> tuple[Any, str, torch.Size | None, int
             p = model.likelihood(model.prior().sample((1,)))
         shape = p.event_shape
     else:
-        visible, value = getattr(model, "units", None), constraints.boolean if scored else constraints.unit_interval
-        return (value if isinstance(visible, units.Binary) else None, "a binary unit", getattr(model, "event_shape", None),
-                visible.count if isinstance(visible, units.Multinomial) else None)
+        visible, value = (
+            getattr(model, "units", None),
+            constraints.boolean if scored else constraints.unit_interval,
+        )
+        return (
+            value if isinstance(visible, units.Binary) else None,
+            "a binary unit",
+            getattr(model, "event_shape", None),
+            visible.count if isinstance(visible, units.Multinomial) else None,
+        )
     p = p.base_dist if isinstance(p, Independent) else p
     support: Any = p.support
     if support is constraints.boolean and not scored:
@@ -96,7 +128,12 @@ def _support(model: Any, scored: bool) -> tuple[Any, str, torch.Size | None, int
         support = constraints.integer_interval(0, int(support.upper_bound.max()))
     counts = isinstance(p, (Multinomial, OneHotCategorical)) and shape is not None
     total = getattr(p, "total_count", 1) if counts else None
-    return (None if support is constraints.real or support.event_dim else support), type(p).__name__, shape, total
+    return (
+        (None if support is constraints.real or support.event_dim else support),
+        type(p).__name__,
+        shape,
+        total,
+    )
 
 
 def _closure(support: Any) -> Any:

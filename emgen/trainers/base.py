@@ -283,7 +283,7 @@ def _over_block(step: Callable[[Any, Any, int], None]) -> Callable[[Any, Any, in
         for one in batch if isinstance(batch, Block) else [batch]:
             number = one.number if isinstance(one, Batch) else index
             self.sweep_ends = one.last if isinstance(one, Batch) else True
-            rows = len(self.observe(one))
+            rows = len(one) if isinstance(one, Batch) else len(self.observe(one))
             total = getattr(one, "total", 0) or rows * _processes()
             self.share = rows / total
             with seeded(self._seed(number), self.device):

@@ -54,7 +54,7 @@ class EM(Trainer):
         self.precision = torch.float32 if batch.x.dtype == torch.float32 else torch.float64
         if not self.mass:
             self.start(batch)
-        for piece in batch.split(self.model.rows or len(batch)):  # rows that stay in cache
+        for piece in batch.split(self.model.rows):  # rows that stay in cache
             x = piece.x if piece.length is None else (piece.x, piece.length)
             s = self.model.statistics(x, self.latents(self.model.posterior(x)), piece.weight)
             self.assign("model", s, now=piece.last and (self.sweep_ends or self.every != "sweep"))
@@ -90,7 +90,7 @@ class EM(Trainer):
         if self.every == "memo" and isinstance(data, Data):
             data.refuse_shuffled("every=memo")
         whole, x = (data, data.observed("train")) if isinstance(data, Data) else (batch, batch.x)
-        self.mass = float(len(x) if whole.weight is None else whole.weight.sum())
+        self.mass = self.model.mass(x, whole.weight)
         x, weight = x if whole.length is None else (x, whole.length), {} if whole.weight is None else {"weight": whole.weight}
         if self.belief.needs_prior:
             self.model.make_proper(x, **weight)

@@ -37,6 +37,7 @@ class ConjugateModel(nn.Module, ABC):
     """
 
     rows: int | None = None  # rows an E-step takes at a time to stay in cache; None takes a batch whole
+    datum: str = "row"  # what `log_prob` has one value of, as `emgen.data.Data` names it
 
     priors: Any  # of each part of θ by name
     started: Tensor
@@ -103,6 +104,11 @@ class ConjugateModel(nn.Module, ABC):
         for name, prior in self.priors.items():
             if prior.is_flat:
                 self.priors[name] = prior.weak(x, weight)
+
+    def mass(self, x: Any, weight: Tensor | None = None) -> float:
+        """What the `n` of the statistics of x will be."""
+        x = x[0] if isinstance(x, tuple) else x
+        return float(len(x) if weight is None else weight.sum())
 
     def _total(self, per_component: Tensor) -> Tensor:
         return per_component.sum()

@@ -1,6 +1,6 @@
 """A corpus as a sparse matrix of counts, and its products with dense ones."""
 
-__all__ = ["Entries"]
+__all__ = ["Entries", "are_entries"]
 
 import warnings
 from collections.abc import Iterator
@@ -9,6 +9,11 @@ from functools import cached_property
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+
+def are_entries(x: Tensor) -> bool:
+    """Whether x has the form of entries (document, word, count): integers (E, 3)."""
+    return x.layout == torch.strided and not x.is_floating_point() and x.ndim == 2 and x.shape[1] == 3
 
 
 class Entries:
@@ -86,7 +91,7 @@ def _starts(sorted_rows: Tensor, rows: int) -> Tensor:
 
 
 def _triples(x: Tensor, documents: int, words: int) -> tuple[Tensor, Tensor, Tensor]:
-    if x.layout == torch.strided and not x.is_floating_point() and x.ndim == 2 and x.shape[1] == 3:
+    if are_entries(x):
         document, word, count = (column.contiguous() for column in x.unbind(1))
         if len(x) and not (0 <= int(document.min()) and int(document.max()) < documents and int(word.max()) < words):
             raise ValueError(f"entries (document, word, count) lie within {documents} documents and {words} words, not up "

@@ -15,7 +15,7 @@ from emgen.families import Categorical, Family, prefixed
 from emgen.models.conjugate.base import ConjugateModel, need_families
 from emgen.models.conjugate.building import at_least, dirichlet_prior
 from emgen.models.conjugate.folding_in import Documents
-from emgen.models.conjugate.sparse_counts import Entries
+from emgen.models.conjugate.sparse_counts import Entries, are_entries
 
 BLOCK = 2**13  # entries at a time where each needs its own K responsibilities
 CELLS = 2**19  # entries times topics that a block of documents may have, to stay in cache
@@ -25,7 +25,8 @@ class TopicModel(ConjugateModel):
     """Each word of document d draws a topic z ~ θ_d and then itself from that topic's words, w ~ φ_z.
 
     The data are a corpus of `documents` documents as counts: entries (document, word, count), integers (E, 3), which can
-    be cut into batches at will; or the matrix (documents, words), floating or sparse, whole. A datum is one word.
+    be cut into batches at will; or the matrix (documents, words), floating or sparse, whole. F is in nats per word,
+    `log_prob` in nats per document.
     Parameters as points are probabilistic latent semantic analysis; as a distribution, variational LDA; as a draw, Gibbs
     sampled LDA. No (documents, words, topics) array is ever formed.
 
@@ -38,6 +39,8 @@ class TopicModel(ConjugateModel):
         Hofmann (1999), "Probabilistic latent semantic indexing"; Blei, Ng and Jordan (2003), "Latent Dirichlet
         allocation"; Griffiths and Steyvers (2004), "Finding scientific topics".
     """
+
+    datum = "document"
 
     proportions: Any
     topics: Any
@@ -89,9 +92,18 @@ class TopicModel(ConjugateModel):
         self.started.fill_(True)
 
     def log_prob(self, x: Tensor) -> Float[Tensor, "documents"]:
-        """Σ_words log Σ_k θ_dk φ_kw of each document, at the centre of the belief."""
+        """Σ_words log Σ_k θ_dk φ_kw of each document of x by number, at the centre of the belief.
+
+        Of entries these are the documents that have one; of a matrix all.
+        """
         belief = TokenBelief(self.proportions.mean.log(), self.topics.mean.log(), self._entries(x))
-        return belief.log_evidence.new_zeros(len(self.proportions.mean)).index_add(0, belief.layout.document, belief.log_evidence)
+        document, log_evidence = belief.layout.document, belief.log_evidence
+        every = log_evidence.new_zeros(len(self.proportions.mean)).index_add(0, document, log_evidence)
+        return every[x[:, 0].unique()] if are_entries(x) else every
+
+    def mass(self, x: Tensor, weight: Tensor | None = None) -> float:
+        """The words of x."""
+        return float(self._entries(x).count.sum())
 
     def fold_in(
         self, x: Tensor, prior: Categorical, start: Categorical | None = None, sweeps: int = 100, tol: float = 0.0
