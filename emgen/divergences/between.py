@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import (
     Categorical,
+    ContinuousBernoulli,
     Distribution,
     Independent,
     LowRankMultivariateNormal,
@@ -25,13 +26,15 @@ from torch.distributions import (
     kl_divergence,
 )
 
-from emgen.divergences.densities import interval, is_discrete, log_density, log_mass, marks_of, support_of
+from emgen.divergences.densities import continuous_bernoulli_kl, interval, is_discrete, log_density, log_mass, marks_of, support_of
+from emgen.divergences.precision import dtype_of, in_double
 from emgen.divergences.quadrature import integrate
 
 if TYPE_CHECKING:
     from emgen.divergences.base import FDivergence
 
 _MOST = 2**20  # outcomes that are summed over
+LOST = 1e-6  # nats below zero that round-off of a closed form in float64 may reach
 
 
 class Estimate(NamedTuple):
@@ -65,16 +68,34 @@ def between(divergence: FDivergence, p: Distribution, q: Distribution, samples: 
     if {is_discrete(p), is_discrete(q)} == {True, False}:
         raise ValueError(f"of {type(p).__name__} and {type(q).__name__} one is discrete and one continuous, so they share "
                          "no density; give two of a kind.")  # fmt: skip
+    drawn = p, q  # draws and their densities in the precision that was given
+    dtype = dtype_of(p, q)
+    p, q = in_double(p), in_double(q)
     p, q = _alike(p, q), _alike(q, p)
     if isinstance(p, Categorical) and isinstance(q, Categorical):
         _need_same(p.probs.shape[-1], q.probs.shape[-1])
     if isinstance(p, TransformedDistribution) and isinstance(q, TransformedDistribution) and p.transforms == q.transforms:
         if all(transform.bijective for transform in p.transforms):  # which change no divergence
-            return between(divergence, p.base_dist, q.base_dist, samples)
+            return between(divergence, drawn[0].base_dist, drawn[1].base_dist, samples)  # type: ignore[attr-defined]
+    found = _found(divergence, p, q, drawn, samples)
+    if found.method == "closed form":
+        found = Estimate(found.value.to(dtype), found.error.to(dtype), found.method)
+    if bool(found.value.isnan().any()):
+        raise ValueError(
+            f"{divergence!r} of {type(p).__name__} and {type(q).__name__} came out as no number ({found.method}): their log "
+            "densities lose all digits somewhere; rescale them, or give samples=20000 to draw instead."
+        )
+    return found
+
+
+def _found(
+    divergence: FDivergence, p: Distribution, q: Distribution, drawn: tuple[Distribution, Distribution], samples: int | None
+) -> Estimate:
+    """The value by the best way there is, of distributions in double precision; `drawn` are the given ones."""
     if samples is not None:
-        return _monte_carlo(divergence, p, q, samples)
+        return _monte_carlo(divergence, _alike(*drawn), _alike(*drawn[::-1]), samples)
     closed = divergence.exact(p, q)
-    if closed is not None:
+    if closed is not None and bool((closed > -LOST).all()):  # one that is negative beyond round-off has lost its digits
         return Estimate(closed.clamp_min(0), torch.zeros_like(closed), "closed form")
     outcomes = _outcomes(p, q)
     if outcomes is not None:
@@ -84,7 +105,7 @@ def between(divergence: FDivergence, p: Distribution, q: Distribution, samples: 
     if p.event_shape.numel() == 1 and not is_discrete(p):
         with contextlib.suppress(NotImplementedError):  # what states no mean is drawn from
             return _quadrature(divergence, p, q)
-    return _monte_carlo(divergence, p, q, 20_000)
+    return _monte_carlo(divergence, _alike(*drawn), _alike(*drawn[::-1]), 20_000)
 
 
 def torch_kl(p: Distribution, q: Distribution) -> Tensor | None:
@@ -96,6 +117,9 @@ def torch_kl(p: Distribution, q: Distribution) -> Tensor | None:
     if outcomes is not None and not outcomes[1]:
         a, b = (log_mass(one, _letters(p, q, outcomes[0])) for one in (p, q))
         return _finite((a.exp() * (a - b)).sum(0))
+    if isinstance(p, ContinuousBernoulli) or isinstance(q, ContinuousBernoulli):  # torch's are of clamped probabilities
+        both = isinstance(p, ContinuousBernoulli) and isinstance(q, ContinuousBernoulli)
+        return continuous_bernoulli_kl(p, q) if both else None
     try:
         value = kl_divergence(p, q)
     except NotImplementedError:
@@ -188,7 +212,7 @@ def _count(divergence: FDivergence, p: Distribution, q: Distribution, n: int, mo
 def _quadrature(divergence: FDivergence, p: Distribution, q: Distribution) -> Estimate:
     def integrand(x: Tensor) -> Tensor:
         points = x.reshape(-1, *([1] * max(len(p.batch_shape), len(q.batch_shape))), *p.event_shape)
-        return divergence.perspective(log_density(p, points), log_density(q, points))
+        return divergence.perspective(_density(p, points), _density(q, points))
 
     ends, marks = sorted({*interval(p), *interval(q)}), torch.cat([marks_of(p), marks_of(q)])
     pieces = [integrate(integrand, marks, piece) for piece in pairwise(ends)]  # densities may be singular where supports end
@@ -204,11 +228,22 @@ def _monte_carlo(divergence: FDivergence, p: Distribution, q: Distribution, samp
     mean, variance = torch.zeros(()), torch.zeros(())
     for side in (p, q):
         x = side.sample((samples // 2,))
-        log_p, log_q = log_density(p, x), log_density(q, x)
+        log_p, log_q = _density(p, x), _density(q, x)
         log_m = torch.logaddexp(log_p, log_q) - math.log(2)
         terms = divergence.perspective((log_p - log_m).clamp_min(-1e300), (log_q - log_m).clamp_min(-1e300))
         mean, variance = mean.to(terms) + terms.mean(0) / 2, variance.to(terms) + terms.var(0) / len(terms) / 4
     return Estimate(_finite(mean), variance.sqrt().nan_to_num(torch.inf, torch.inf), "Monte Carlo")
+
+
+def _density(distribution: Distribution, x: Tensor) -> Tensor:
+    """log densities, none of which may be no number: as a zero it would be a wrong value with a small error."""
+    found = log_density(distribution, x)
+    if bool(found.isnan().any()):
+        raise ValueError(
+            f"log_prob of {type(distribution).__name__} is no number at some points of its support: mend it, or give it parameters "
+            "in its range."
+        )
+    return found
 
 
 def _finite(value: Tensor) -> Tensor:

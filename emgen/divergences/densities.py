@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["interval", "is_discrete", "log_density", "log_mass", "marks_of", "support_of"]
+__all__ = ["continuous_bernoulli_kl", "interval", "is_discrete", "log_density", "log_mass", "marks_of", "support_of"]
 
 import math
 from typing import Any, TypeGuard
@@ -13,6 +13,7 @@ from torch.distributions import (
     Bernoulli,
     Binomial,
     Categorical,
+    ContinuousBernoulli,
     Distribution,
     Independent,
     MixtureSameFamily,
@@ -32,6 +33,14 @@ def log_density(distribution: Distribution, x: Tensor) -> Tensor:
         parts = distribution.component_distribution
         each = log_density(parts, x.unsqueeze(x.dim() - len(distribution.event_shape)))
         return (each + distribution.mixture_distribution.logits.double().log_softmax(-1)).logsumexp(-1).clamp_min(-1e300)
+    if isinstance(distribution, Independent) and isinstance(distribution.base_dist, ContinuousBernoulli):
+        dims = distribution.reinterpreted_batch_ndims
+        each = log_density(distribution.base_dist, x)
+        return each.sum(list(range(-dims, 0))).clamp_min(-1e300) if dims else each
+    if isinstance(distribution, ContinuousBernoulli):
+        logits, x = _logits(distribution), x.double()
+        inside = (x >= 0) & (x <= 1)
+        return torch.where(inside, x * logits + _log_normaliser(logits), -1e300)
     support = support_of(distribution)
     if support is None:
         return distribution.log_prob(x).double()
@@ -63,6 +72,37 @@ def log_mass(distribution: Distribution, letters: Tensor) -> Tensor:
     mass = mass.reshape(len(mass), *[1] * (letters.dim() - mass.dim()), *mass.shape[1:])
     beyond = mass.new_full((len(letters) - len(mass), *mass.shape[1:]), -1e300)
     return torch.cat([mass, beyond]).clamp_min(-1e300)
+
+
+def continuous_bernoulli_kl(p: ContinuousBernoulli, q: ContinuousBernoulli) -> Tensor:
+    """KL(p‖q) = (a − b) E_p[x] + L(a) − L(b) of p(x) = exp(a x + L(a)) on [0, 1], from the logits a and b.
+
+    torch clamps the probabilities that it makes from logits, which is wrong from |a| = 15 on in float32 and 36 in float64.
+    """
+    a, b = _logits(p), _logits(q)
+    return (a - b) * _mean(a) + _log_normaliser(a) - _log_normaliser(b)
+
+
+def _logits(distribution: ContinuousBernoulli) -> Tensor:
+    given, logits = _given(distribution)
+    return given if logits else given.log() - torch.log1p(-given)
+
+
+def _log_normaliser(a: Tensor) -> Tensor:
+    """L(a) = log a/(eᵃ − 1) = log |a| − log(1 − e^−|a|) − max(a, 0); −a/2 − a²/24 about zero."""
+    near = a.abs() < 1e-3
+    far = torch.where(near, 1.0, a)
+    size = far.abs()
+    return torch.where(near, -a / 2 - a.square() / 24, size.log() - (-torch.expm1(-size)).log() - far.clamp_min(0))
+
+
+def _mean(a: Tensor) -> Tensor:
+    """E[x] = 1/(1 − e^−a) − 1/a; ½ + a/12 − a³/720 about zero."""
+    near = a.abs() < 1e-2
+    far = torch.where(near, 1.0, a)
+    size = far.abs()
+    above = -1 / torch.expm1(-size) - 1 / size  # of |a|; of −|a| it is one less this
+    return torch.where(near, 0.5 + a / 12 - a**3 / 720, torch.where(far > 0, above, 1 - above))
 
 
 def _given(distribution: Any) -> tuple[Tensor, bool]:
@@ -138,7 +178,11 @@ def marks_of(distribution: Distribution, spread: tuple[float, ...] = _SPREAD) ->
         marks = _transformed(distribution, marks_of(distribution.base_dist, _SPREAD[:4]))  # exp would carry others too far
         return marks[marks.isfinite()]
     part = getattr(distribution, "component_distribution", distribution)
-    mean, sd = part.mean, part.variance.sqrt()
+    if isinstance(part, ContinuousBernoulli):  # an exponential that is cut off at the other end
+        logits = _logits(part)
+        mean, sd = _mean(logits), 1 / (logits.abs() + 3)
+    else:
+        mean, sd = part.mean, part.variance.sqrt()
     if not (mean.isfinite().all() and sd.isfinite().all()):  # Cauchy and the like
         mean, sd = (getattr(part, name, torch.full_like(mean, default)) for name, default in (("loc", 0.0), ("scale", 1.0)))
     away = torch.tensor(spread, dtype=mean.dtype, device=mean.device)
