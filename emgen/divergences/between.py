@@ -78,7 +78,7 @@ def between(divergence: FDivergence, p: Distribution, q: Distribution, samples: 
         if all(transform.bijective for transform in p.transforms):  # which change no divergence
             return between(divergence, drawn[0].base_dist, drawn[1].base_dist, samples)  # type: ignore[attr-defined]
     found = _found(divergence, p, q, drawn, samples)
-    if found.method == "closed form":
+    if found.method == "closed form" and not is_discrete(p):  # sums over outcomes stay in double precision
         found = Estimate(found.value.to(dtype), found.error.to(dtype), found.method)
     if bool(found.value.isnan().any()):
         raise ValueError(
