@@ -43,11 +43,22 @@ def train(
     Raises:
         UserError: the folder is another run's, or a part refuses its arguments.
     """
+    if isinstance(run_dir, RunFolder):  # whoever made it gives it back
+        return _run(cfg, run_dir, choices or {}, hydra)
+    folder = RunFolder(run_dir)
+    try:
+        return _run(cfg, folder, choices or {}, hydra)
+    finally:
+        folder.release()
+
+
+def _run(
+    cfg: DictConfig, folder: RunFolder, choices: dict[str, str], hydra: dict[str, Any] | None
+) -> dict[str, float]:
+    """The one way of a run, in a folder that is this process's own from the claim on."""
     check_ranges(cfg)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    names = _names(config, choices or {})
-
-    folder = run_dir if isinstance(run_dir, RunFolder) else RunFolder(run_dir)
+    names = _names(config, choices)
     folder.claim(resume=bool(cfg.resume))
     checkpoint = folder.checkpoint("last") if cfg.resume else None
 
