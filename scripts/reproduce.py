@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from emgen.commands import load_run
+from emgen.cli.commands import load_run
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR, LinearLR
