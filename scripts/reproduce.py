@@ -25,7 +25,6 @@ from torch.optim.lr_scheduler import LambdaLR, LinearLR
 
 import emgen
 from emgen import data, divergences, models
-from emgen.callbacks.figures import draw
 from emgen.commands import load_run
 from emgen.divergences import f_projection, fenchel_bound, tight_bound
 from emgen.estimators.chains import walk
@@ -33,6 +32,7 @@ from emgen.estimators.normalising import reverse_annealed_importance_sampling
 from emgen.evaluation.inference import boltzmann
 from emgen.evaluation.likelihood import log_likelihood
 from emgen.evaluation.samples import modes as mode_scores
+from emgen.figures.samples import draw
 from emgen.objectives import Adversarial, RothPenalty
 
 

@@ -21,6 +21,7 @@ BELOW = {
     "optim": ("roles",),
     "models": ("roles", "distributions", "families", "divergences.bregman"),
     "data": ("distributions",),
+    "figures": ("roles", "distributions", "families", "divergences", "estimators", "models"),
     "trainers": ("roles", "optim", "distributions", "families", "divergences", "estimators", "objectives", "data.base"),
 }
 # the top floor: evaluation, callbacks, sklearn and the command line may import everything below and one another
