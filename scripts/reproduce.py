@@ -19,20 +19,20 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from emgen.commands import load_run
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR, LinearLR
 
 import emgen
 from emgen import data, divergences, models
-from emgen.callbacks.figures import draw
+from emgen.cli.commands import load_run
 from emgen.divergences import f_projection, fenchel_bound, tight_bound
 from emgen.estimators.chains import walk
 from emgen.estimators.normalising import reverse_annealed_importance_sampling
 from emgen.evaluation.inference import boltzmann
 from emgen.evaluation.likelihood import log_likelihood
 from emgen.evaluation.samples import modes as mode_scores
+from emgen.figures.samples import draw
 from emgen.objectives import Adversarial, RothPenalty
 
 

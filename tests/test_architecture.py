@@ -22,6 +22,7 @@ BELOW = {
     "optim": ("roles",),
     "models": ("roles", "distributions", "families", "divergences.bregman"),
     "data": ("randomness", "distributions"),
+    "figures": ("roles", "randomness", "distributions", "families", "divergences", "estimators", "models"),
     "trainers": ("roles", "randomness", "optim", "distributions", "families", "divergences", "estimators", "objectives", "data.base"),
 }
 # the top floor: evaluation, callbacks, sklearn and the command line may import everything below and one another

@@ -19,13 +19,13 @@ from emgen.data.toy import grid_density, ring_density
 from emgen.distributions import Dirac
 from emgen.estimators.beliefs import Point
 from emgen.evaluation import likelihood, samples
-from emgen.evaluation.charts import Series, line_chart
 from emgen.evaluation.compare import compare, tables
 from emgen.evaluation.likelihood import Estimate, elbo, log_likelihood, log_weights, parzen
 from emgen.evaluation.page import page
 from emgen.evaluation.runs import find_runs, groups, read_run
 from emgen.evaluation.samples import Features, fid, kid, mmd, modes, wasserstein
 from emgen.evaluation.scores import scored, scores
+from emgen.figures.line_chart import Series, line_chart
 from emgen.models import hidden_markov_model, topic_model
 
 

@@ -12,7 +12,6 @@ from torch.distributions import Normal
 
 import emgen
 from emgen import cli, data, models
-from emgen.callbacks import divergences as pictures
 from emgen.divergences import (
     GAN,
     KL,
@@ -29,6 +28,7 @@ from emgen.divergences import (
     TotalVariation,
     f_projection,
 )
+from emgen.figures import preferred_gaussians as pictures
 from emgen.models.deep.networks import ConvolutionalEncoder
 from emgen.objectives import Adversarial, GradientPenalty, RothPenalty
 

@@ -10,8 +10,8 @@ from torch import nn
 from torch.distributions import Categorical, Independent
 
 from emgen.callbacks import Figures
-from emgen.callbacks.figures import draw, picture
 from emgen.data import Data
+from emgen.figures.samples import _seen_of, draw, picture, samples_of
 from emgen.models.deep.latent_variable import dense
 from emgen.trainers import VAE
 
@@ -106,10 +106,8 @@ def test_shapes_beyond_pictures_are_named_once(tmp_path, caplog):
 
 
 def test_a_likelihood_without_a_mean_is_drawn_by_its_samples():
-    from emgen.callbacks.figures import _mean
-
     p = Independent(Categorical(logits=torch.zeros(2, 1, 4, 4, 3)), 3)
-    assert not p.mean.isfinite().all() and _mean(p).shape == (2, 1, 4, 4)
+    assert not p.mean.isfinite().all() and _seen_of(p).shape == (2, 1, 4, 4)
 
 
 @pytest.mark.parametrize("options", [{"every_n_epochs": 0}, {"n": 0}])
@@ -119,8 +117,6 @@ def test_impossible_options_are_refused(options):
 
 
 def test_a_model_that_only_samples_is_drawn():
-    from emgen.callbacks.figures import samples_of
-
     class Sampler(nn.Module):
         def sample(self, n):
             return torch.zeros(n, 2)

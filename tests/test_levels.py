@@ -158,7 +158,7 @@ def test_gibbs_in_a_factorial_mixture_agrees_with_enumeration(tmp_path):
 
 @pytest.mark.parametrize("name", ["level4_generalised_em", "level7_gibbs"])
 def test_a_resumed_run_draws_the_same_picture(name, tmp_path, monkeypatch):
-    monkeypatch.setattr("emgen.callbacks.clusters.MOST", 0)  # the exact matrix takes its time
+    monkeypatch.setattr("emgen.figures.co_clustering.MOST", 0)  # the exact matrix takes its time
     fixed = ["trainer.tol=null", "callbacks.checkpoint.every_n_epochs=1", *(["callbacks.gibbs.burn_in=2"] if "gibbs" in name else [])]
     whole = climb(name, tmp_path / "whole", "lightning.max_epochs=6", *fixed)
     climb(name, tmp_path / "parts", "lightning.max_epochs=3", *fixed)
@@ -169,7 +169,7 @@ def test_a_resumed_run_draws_the_same_picture(name, tmp_path, monkeypatch):
 
 
 def test_a_run_is_the_same_bit_for_bit_with_and_without_its_picture(tmp_path, monkeypatch):
-    monkeypatch.setattr("emgen.callbacks.clusters.MOST", 0)
+    monkeypatch.setattr("emgen.figures.co_clustering.MOST", 0)
 
     def weights(folder, *overrides):
         climb("level7_gibbs", folder, "lightning.max_epochs=4", *overrides)

@@ -19,6 +19,7 @@ from emgen.estimators.normalising import (
     path_sampling,
     reverse_annealed_importance_sampling,
 )
+from emgen.figures import normalising_constants as figure
 from emgen.models import BoltzmannMachine, DeepBoltzmannMachine
 from emgen.models.energy.boltzmann_machine import binary_states
 from emgen.testing import geweke
@@ -507,11 +508,11 @@ def test_exchange_of_replicas_leaves_every_temperature_invariant(biased):
 
 @torch.no_grad()
 def test_the_picture_of_the_constants_draws_exactly_and_refuses_at_the_start_what_it_cannot():
-    machine, picture = sine_machine(4, 14), NormalisingConstants(chains=20_000)
+    machine, picture = sine_machine(4, 14), NormalisingConstants()
     v = binary_states(4, machine.visible_bias)
     p = (-machine.energy(v)).softmax(0)
     torch.manual_seed(0)
-    drawn = picture._exact_draws(machine)
+    drawn = figure.exact_draws(machine, 20_000)
     share = (drawn.unsqueeze(1) == v).all(-1).double().mean(0)
     assert ((share - p).abs() < 4 * (p * (1 - p) / 20_000).sqrt()).all()
     picture.on_train_start(None, SimpleNamespace(model=machine))

@@ -67,7 +67,7 @@ def load_run(run: str | Path, checkpoint: str = "best", trust: Any = ()) -> tupl
 
 def evaluate(cfg: Any) -> None:
     """Print the scores of a run and of its samples, and write them to `evaluation.json` in its folder."""
-    from emgen.callbacks.figures import samples_of
+    from emgen.figures.samples import samples_of
 
     model, data, config = load_run(cfg.run, cfg.checkpoint, cfg.trust)
     if cfg.split not in data.rows:
@@ -97,7 +97,7 @@ def evaluate(cfg: Any) -> None:
 
 def sample(cfg: Any) -> None:
     """Write `n` draws of a run's model as samples.npy, and as a picture where they are images or points."""
-    from emgen.callbacks.figures import draw, samples_of
+    from emgen.figures.samples import draw, samples_of
 
     model, data, _ = load_run(cfg.run, cfg.checkpoint, cfg.trust)
     torch.manual_seed(cfg.seed)

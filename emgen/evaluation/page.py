@@ -9,8 +9,9 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
-from emgen.evaluation.charts import PALETTE, Series, line_chart, whisker
 from emgen.evaluation.runs import AXES, IMAGES, Group, Run, Score
+from emgen.figures.line_chart import PALETTE, Series, line_chart
+from emgen.figures.whisker import whisker
 
 NOTES = {
     "val/log_likelihood": "mean log p(x) on held-out rows, nats",

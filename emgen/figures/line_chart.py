@@ -1,6 +1,6 @@
-"""Line charts and error whiskers as inline SVG: no script, no font, no colour of their own but the page's variables."""
+"""A line chart as inline SVG: no script, no font, no colour of their own but the page's variables."""
 
-__all__ = ["PALETTE", "Series", "compact", "line_chart", "whisker"]
+__all__ = ["PALETTE", "Series", "compact", "line_chart"]
 
 import math
 from collections.abc import Sequence
@@ -87,20 +87,6 @@ def line_chart(series: Sequence[Series], x_label: str, title: str) -> str:
             )
         parts.append("</g>")
     return "".join(parts) + "</svg>"
-
-
-def whisker(value: float, error: float, low: float, high: float, number: int) -> str:
-    """A dot at `value` with a line over ± two standard errors, on an axis from `low` to `high`."""
-    width, height, margin = 120, 14, 6
-    scale = (width - 2 * margin) / ((high - low) or 1.0)
-    at = margin + (value - low) * scale
-    reach = 0.0 if math.isnan(error) else 2 * error * scale
-    return (
-        f'<svg class="whisker" viewBox="0 0 {width} {height}" width="{width}" height="{height}" aria-hidden="true" '
-        f'style="--c:var(--c{number % PALETTE})"><line class="grid" x1="0" x2="{width}" y1="7" y2="7"/>'
-        f'<line x1="{max(0, at - reach):.1f}" x2="{min(width, at + reach):.1f}" y1="7" y2="7"/>'
-        f'<circle cx="{at:.1f}" cy="7" r="4"/></svg>'
-    )
 
 
 def compact(value: float) -> str:
