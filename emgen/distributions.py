@@ -1,7 +1,17 @@
 """What torch.distributions lacks: a point mass, a joint over layers, relaxed draws, a KL that names its two sides."""
 
-__all__ = ["Dirac", "IndependentBernoulli", "Joint", "OneHot", "UnitNormal", "bernoulli", "full_precision", "kl", "relaxed",
-           "softplus"]
+__all__ = [
+    "Dirac",
+    "IndependentBernoulli",
+    "Joint",
+    "OneHot",
+    "UnitNormal",
+    "bernoulli",
+    "full_precision",
+    "kl",
+    "relaxed",
+    "softplus",
+]
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -34,7 +44,9 @@ def softplus(x: Tensor) -> Tensor:
     >>> softplus(torch.tensor([-20.0, 0.0, 20.0]))
     tensor([2.0612e-09, 6.9315e-01, 2.0000e+01])
     """
-    if x.dtype != torch.float32 or x.device.type != "cpu" or x.numel() < 2**14:  # so few that the detour costs more
+    if (
+        x.dtype != torch.float32 or x.device.type != "cpu" or x.numel() < 2**14
+    ):  # so few that the detour costs more
         return nn.functional.softplus(x, threshold=50.0)
     return _Softplus.apply(x)
 
@@ -82,7 +94,9 @@ def kl(*, q: Distribution, p: Distribution, samples: int | None = None) -> Tenso
         except NotImplementedError:
             samples = 64
     if samples < 1:
-        raise ValueError(f"samples={samples}: KL needs at least one draw; give samples >= 1, or None for the exact value.")
+        raise ValueError(
+            f"samples={samples}: KL needs at least one draw; give samples >= 1, or None for the exact value."
+        )
     z = q.rsample((samples,)) if q.has_rsample else q.sample((samples,))
     log_r = p.log_prob(z) - q.log_prob(z)
     return (log_r.expm1() - log_r).mean(0)
@@ -95,13 +109,22 @@ def bernoulli(p: Tensor) -> Tensor:
     row. Every probability is met to the last digit; two units of a row, independent given these digits, have a covariance of
     2⁻³⁴ at most.
     """
-    dtype = torch.promote_types(p.dtype, torch.float32)  # eight bits of bfloat16 would never draw a rare unit
+    dtype = torch.promote_types(
+        p.dtype, torch.float32
+    )  # eight bits of bfloat16 would never draw a rare unit
     if p.device.type != "cpu" or p.numel() < 2**15:
         return torch.rand(p.shape, dtype=dtype, device=p.device).lt_(p).to(p.dtype)
     digits = int(2**-15 / torch.finfo(dtype).eps)  # how many finer ones there are
-    bits = torch.empty(p.numel() // 4 + 1, dtype=torch.int64, device=p.device).random_(-(2**63), None)
+    bits = torch.empty(p.numel() // 4 + 1, dtype=torch.int64, device=p.device).random_(
+        -(2**63), None
+    )
     coarse = bits.view(torch.int16)[: p.numel()].view(p.shape)
-    fine = torch.randint(digits, (*p.shape[:-1], 1), device=p.device).to(dtype).mul_(2**-16 / digits).add_(0.5)
+    fine = (
+        torch.randint(digits, (*p.shape[:-1], 1), device=p.device)
+        .to(dtype)
+        .mul_(2**-16 / digits)
+        .add_(0.5)
+    )
     return torch.add(fine, coarse.to(dtype), alpha=2**-16).lt_(p).to(p.dtype)
 
 
@@ -140,15 +163,20 @@ class Dirac(Distribution):
         return self.point.expand(torch.Size(sample_shape) + self.point.shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        equal = (value == self.point).flatten(value.dim() - len(self.event_shape)).all(-1) if self.event_shape else (
-            value == self.point)
+        equal = (
+            (value == self.point).flatten(value.dim() - len(self.event_shape)).all(-1)
+            if self.event_shape
+            else (value == self.point)
+        )
         return torch.where(equal, 0.0, -torch.inf).to(self.point.dtype)
 
     def entropy(self) -> Tensor:
         return self.point.new_zeros(self.batch_shape)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Dirac":
-        return Dirac(self.point.expand(torch.Size(batch_shape) + self.event_shape), len(self.event_shape))
+        return Dirac(
+            self.point.expand(torch.Size(batch_shape) + self.event_shape), len(self.event_shape)
+        )
 
 
 class IndependentBernoulli(Independent):
@@ -161,11 +189,15 @@ class IndependentBernoulli(Independent):
     """
 
     def __init__(self, logits: Tensor, event_dims: int):
-        super().__init__(Bernoulli(logits=logits, validate_args=False), event_dims, validate_args=False)
+        super().__init__(
+            Bernoulli(logits=logits, validate_args=False), event_dims, validate_args=False
+        )
 
     def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
         with torch.no_grad():
-            return bernoulli(self.base_dist.probs.expand(self._extended_shape(torch.Size(sample_shape))))
+            return bernoulli(
+                self.base_dist.probs.expand(self._extended_shape(torch.Size(sample_shape)))
+            )
 
     def log_prob(self, value: Tensor) -> Tensor:
         logits, events = self.base_dist.logits, self.reinterpreted_batch_ndims
@@ -173,11 +205,16 @@ class IndependentBernoulli(Independent):
             logits, value = logits.flatten(-events), value.flatten(-events)
         crossed = value.dim() > 1 and logits.dim() > 1 and value.shape[-2] == 1 != logits.shape[-2]
         if crossed:  # every event against every row of logits is a product of matrices: vecdot would write all the pairs out
-            return torch.einsum("...d,...d->...", value.to(logits), logits) - softplus(logits).sum(-1)
+            return torch.einsum("...d,...d->...", value.to(logits), logits) - softplus(logits).sum(
+                -1
+            )
         return torch.linalg.vecdot(value.to(logits), logits) - softplus(logits).sum(-1)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "IndependentBernoulli":
-        return IndependentBernoulli(self.base_dist.logits.expand(torch.Size(batch_shape) + self.event_shape), len(self.event_shape))
+        return IndependentBernoulli(
+            self.base_dist.logits.expand(torch.Size(batch_shape) + self.event_shape),
+            len(self.event_shape),
+        )
 
 
 class Joint(Distribution):
@@ -197,7 +234,12 @@ class Joint(Distribution):
 
     arg_constraints: dict[str, Any] = {}
 
-    def __init__(self, first: Distribution, conditionals: Sequence[Callable[[Tensor], Distribution]], top_down: bool = False):
+    def __init__(
+        self,
+        first: Distribution,
+        conditionals: Sequence[Callable[[Tensor], Distribution]],
+        top_down: bool = False,
+    ):
         self.first, self.conditionals, self.top_down = first, tuple(conditionals), top_down
         super().__init__(first.batch_shape, validate_args=False)
 
@@ -220,7 +262,9 @@ class Joint(Distribution):
         return self.draw(lambda d, shape: d.rsample(shape), sample_shape)
 
     def draw(
-        self, how: Callable[[Distribution, torch.Size], Tensor], sample_shape: torch.Size | Sequence[int] = ()
+        self,
+        how: Callable[[Distribution, torch.Size], Tensor],
+        sample_shape: torch.Size | Sequence[int] = (),
     ) -> tuple[Tensor, ...]:
         """The layers drawn one after the other, each by `how(its distribution, shape)`."""
         layers = [how(self.first, torch.Size(sample_shape))]
@@ -242,7 +286,7 @@ class Joint(Distribution):
 class OneHot(OneHotCategorical):
     """A categorical draw as a one-hot vector whose log-probability is linear in it, so a relaxed draw has gradients.
 
-        log p(z) = Σ_c z_c log π_c
+    log p(z) = Σ_c z_c log π_c
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -255,7 +299,9 @@ class UnitNormal(Normal):
     arg_constraints = Normal.arg_constraints
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "UnitNormal":
-        return UnitNormal(self.loc.expand(batch_shape), self.scale.expand(batch_shape), validate_args=False)
+        return UnitNormal(
+            self.loc.expand(batch_shape), self.scale.expand(batch_shape), validate_args=False
+        )
 
 
 @register_kl(Normal, UnitNormal)
@@ -264,7 +310,11 @@ def _kl_normal_unit(q: Normal, p: UnitNormal) -> Tensor:
 
 
 def relaxed(
-    distribution: Distribution, sample_shape: Sequence[int] = (), *, temperature: float = 1.0, hard: bool = True
+    distribution: Distribution,
+    sample_shape: Sequence[int] = (),
+    *,
+    temperature: float = 1.0,
+    hard: bool = True,
 ) -> Any:
     """Draws that carry a gradient to the distribution's parameters even where the event is discrete.
 
@@ -281,6 +331,7 @@ def relaxed(
     reparameterization with Gumbel-softmax"; Bengio, Léonard and Courville (2013), "Estimating or propagating gradients
     through stochastic neurons".
     """
+
     def draw(d: Distribution, shape: torch.Size) -> Tensor:
         if d.has_rsample:
             return d.rsample(shape)
@@ -289,8 +340,12 @@ def relaxed(
         if isinstance(d, OneHotCategorical):
             return gumbel_softmax(d.logits.expand(d._extended_shape(shape)), temperature, hard)
         if not isinstance(d, Bernoulli):
-            raise TypeError(f"{type(d).__name__} has no relaxation: use trainer=vimco, rws or wake_sleep, which only draw.")
-        uniform = torch.rand(d._extended_shape(shape), dtype=d.logits.dtype, device=d.logits.device).clamp_min(1e-12)
+            raise TypeError(
+                f"{type(d).__name__} has no relaxation: use trainer=vimco, rws or wake_sleep, which only draw."
+            )
+        uniform = torch.rand(
+            d._extended_shape(shape), dtype=d.logits.dtype, device=d.logits.device
+        ).clamp_min(1e-12)
         soft = torch.sigmoid((d.logits + uniform.log() - torch.log1p(-uniform)) / temperature)
         return (soft > 0.5).to(soft) + soft - soft.detach() if hard else soft
 

@@ -74,7 +74,9 @@ def fit(
     kind, number = _checked(model, max_epochs, seed, str(device))
     check_device("device", kind)
     with seeded(int(seed)):
-        return _trained(model, data, trainer, trainer_arguments, int(max_epochs), int(seed), kind, number)
+        return _trained(
+            model, data, trainer, trainer_arguments, int(max_epochs), int(seed), kind, number
+        )
 
 
 def _trained(
@@ -103,13 +105,22 @@ def _trained(
     elif not isinstance(data, (Data, Stream)):
         data = Stream(data)
     if isinstance(data, Data):
-        judged = module.critic is not None  # a critic is shown the decoder's means beside the rows as they are stored
+        judged = (
+            module.critic is not None
+        )  # a critic is shown the decoder's means beside the rows as they are stored
         rows = data.split("train") if judged else data.observed("train")
         check_support(model, rows, "the train data", beside_means=judged)
     runner = lightning.Trainer(
-        max_epochs=max_epochs, accelerator=kind, devices=[int(number)] if number else 1,
-        logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, limit_val_batches=0, num_sanity_val_steps=0, use_distributed_sampler=False,
+        max_epochs=max_epochs,
+        accelerator=kind,
+        devices=[int(number)] if number else 1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
     )
     runner.fit(module, datamodule=data)
     return FitResult(model, module.history, module.converged)
@@ -121,13 +132,17 @@ def _trainer(name: str, model: Any, arguments: dict[str, Any]) -> Any:
     accepted = list(inspect.signature(locate(node["_target_"])).parameters)
     unknown = [argument for argument in arguments if argument not in accepted]
     if unknown:
-        raise UserError(f"trainer {name!r} takes no argument {unknown[0]!r}; it takes {', '.join(accepted)}.")
+        raise UserError(
+            f"trainer {name!r} takes no argument {unknown[0]!r}; it takes {', '.join(accepted)}."
+        )
     if "critic" in accepted and arguments.get("critic") is None:
         raise UserError(
             f"trainer {name!r} needs critic=..., a network whose output is a log density ratio, such as "
             "emgen.models.dense_critic(event_shape)."
         )
-    plain = {key: value for key, value in arguments.items() if isinstance(value, (bool, int, float, str))}
+    plain = {
+        key: value for key, value in arguments.items() if isinstance(value, (bool, int, float, str))
+    }
     return build({**node, **plain}, "trainer", **{"model": model, **arguments})
 
 
@@ -136,18 +151,28 @@ def _is_rows(data: Any) -> bool:
     one = data
     while isinstance(one, (list, tuple)) and one:
         one = one[0]
-    return hasattr(data, "shape") or data is None or isinstance(one, (Number, str, bytes, Path, list, tuple, dict))
+    return (
+        hasattr(data, "shape")
+        or data is None
+        or isinstance(one, (Number, str, bytes, Path, list, tuple, dict))
+    )
 
 
 def _checked(model: Any, max_epochs: Any, seed: Any, device: str) -> tuple[str, str]:
     """The kind of the device and its number, if the plain arguments are what they should be."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is {type(model).__name__}: give a torch module that is built, such as emgen.models.GaussianMixture(2).")
+        raise TypeError(
+            f"model is {type(model).__name__}: give a torch module that is built, such as emgen.models.GaussianMixture(2)."
+        )
     if not isinstance(max_epochs, Integral) or int(max_epochs) < 1:
-        raise ValueError(f"max_epochs={max_epochs!r}: training takes at least one epoch; give an integer >= 1.")
+        raise ValueError(
+            f"max_epochs={max_epochs!r}: training takes at least one epoch; give an integer >= 1."
+        )
     if not isinstance(seed, Integral) or not 0 <= int(seed) < 2**63:
         raise ValueError(f"seed={seed!r}: a seed is an integer >= 0.")
     kind, colon, number = device.partition(":")
     if kind not in DEVICES or (colon and not number.isdecimal()):
-        raise ValueError(f"device={device!r} is none of {', '.join(DEVICES)}, or one with a number such as cuda:1.")
+        raise ValueError(
+            f"device={device!r} is none of {', '.join(DEVICES)}, or one with a number such as cuda:1."
+        )
     return kind, number

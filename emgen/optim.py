@@ -30,13 +30,24 @@ class ClosedForm(torch.optim.Optimizer):
         Cappé and Moulines (2009), On-line expectation-maximization algorithm for latent data models.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], m_step: Callable[[Statistics], Statistics], lr: float = 1.0,
-                 decay: float = 0.0):
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        m_step: Callable[[Statistics], Statistics],
+        lr: float = 1.0,
+        decay: float = 0.0,
+    ):
         if not 0 < lr <= 1:
-            raise ValueError(f"lr={lr}: the step size of an M-step lies in (0, 1]; 1 forgets the past")
+            raise ValueError(
+                f"lr={lr}: the step size of an M-step lies in (0, 1]; 1 forgets the past"
+            )
         if not 0 <= decay <= 1:
-            raise ValueError(f"decay={decay}: step sizes fall as t^−decay with decay in [0, 1]; online EM converges above 0.5")
-        held = list(parameters) or [nn.Parameter(torch.empty(0))]  # an optimiser must hold something
+            raise ValueError(
+                f"decay={decay}: step sizes fall as t^−decay with decay in [0, 1]; online EM converges above 0.5"
+            )
+        held = list(parameters) or [
+            nn.Parameter(torch.empty(0))
+        ]  # an optimiser must hold something
         super().__init__(held, {"lr": lr, "decay": decay})
         self.m_step = m_step
 
@@ -55,7 +66,11 @@ class ClosedForm(torch.optim.Optimizer):
         rho = group["lr"] * t ** -group["decay"]
         fresh = closure()
         kept = memory.get("statistics")
-        s = fresh if kept is None or rho == 1 else {key: torch.lerp(kept[key], fresh[key], rho) for key in fresh}
+        s = (
+            fresh
+            if kept is None or rho == 1
+            else {key: torch.lerp(kept[key], fresh[key], rho) for key in fresh}
+        )
         s = self.m_step(s)
         if group["lr"] < 1 or group["decay"] > 0:
             memory["statistics"] = s

@@ -4,8 +4,18 @@ Shapes throughout the package: samples first, batch second, event last — `z` o
 (B, *event). Layered latents are tuples of such tensors.
 """
 
-__all__ = ["Conjugate", "Critic", "Energy", "Generator", "Latent", "Recognition", "Stacked", "Statistics",
-           "missing_roles", "serves"]
+__all__ = [
+    "Conjugate",
+    "Critic",
+    "Energy",
+    "Generator",
+    "Latent",
+    "Recognition",
+    "Stacked",
+    "Statistics",
+    "missing_roles",
+    "serves",
+]
 
 from collections.abc import Iterable
 from typing import Any, Protocol

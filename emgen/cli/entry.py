@@ -40,7 +40,9 @@ _claimed: dict[Path, RunFolder] = {}  # by this command, before Hydra is asked t
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 1 failed, 2 badly asked, 130 and 143 interrupted by Ctrl-C and SIGTERM."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    sys.path.append(os.getcwd())  # `_target_: mymod.Net` finds a user's module there, but never in place of an installed one
+    sys.path.append(
+        os.getcwd()
+    )  # `_target_: mymod.Net` finds a user's module there, but never in place of an installed one
     quiet()
     keep_freed_memory()
     command = arguments.pop(0) if arguments and arguments[0] in overrides.COMMANDS else "train"
@@ -73,11 +75,15 @@ def _train_command(arguments: list[str]) -> None:
         several = bool({"-m", "--multirun"} & set(arguments))
         run = None
         if not question and not several:
-            run, named = resumable(arguments, lambda: Path(str(checked(arguments, compose).paths.run_dir)))
+            run, named = resumable(
+                arguments, lambda: Path(str(checked(arguments, compose).paths.run_dir))
+            )
             if run is not None:
                 arguments = continued(run, named, arguments, config_dirs, compose)
         cfg = checked(arguments, compose, complete=not question)
-        several = several or HydraConfig.get().mode == RunMode.MULTIRUN  # by an experiment's own wish
+        several = (
+            several or HydraConfig.get().mode == RunMode.MULTIRUN
+        )  # by an experiment's own wish
     if question:
         return _hydra(arguments)
     _check_paths(cfg)
@@ -163,7 +169,10 @@ def _refuse_further_processes(strategy: str) -> None:
 
 def _score(metrics: dict[str, float]) -> str:
     """The test score with its error, or nothing where the model has none."""
-    names = {"test/log_likelihood": "log-likelihood", "test/elbo": "lower bound on the log-likelihood"}
+    names = {
+        "test/log_likelihood": "log-likelihood",
+        "test/elbo": "lower bound on the log-likelihood",
+    }
     for tag, what in names.items():  # a deep Boltzmann machine has the bound alone
         if tag in metrics:
             error = metrics.get(f"{tag}_error", math.nan)

@@ -38,7 +38,11 @@ OURS = (
     "summary.json",
 )
 LOCK = ".emgen.lock"  # empty; what counts is who holds it
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # said by a file system without advisory locks
+NO_LOCKS = (
+    errno.ENOLCK,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+)  # said by a file system without advisory locks
 
 
 class RunFolder:
@@ -113,7 +117,9 @@ class RunFolder:
             self._make_and_lock()
         except OSError as error:
             self.release()
-            reason = "it is a file" if error.errno in (errno.EEXIST, errno.ENOTDIR) else error.strerror
+            reason = (
+                "it is a file" if error.errno in (errno.EEXIST, errno.ENOTDIR) else error.strerror
+            )
             raise UserError(_unwritable(self.path, reason)) from error
         except UserError:
             self.release()
@@ -169,20 +175,24 @@ class RunFolder:
 
     def _refusal(self, resume: bool) -> str:
         """Why the folder cannot be used, in a sentence; empty if it can."""
-        if _says_running(self.path):  # by its own account; where locks are no help, or written by an older version
+        if _says_running(
+            self.path
+        ):  # by its own account; where locks are no help, or written by an older version
             return _busy(self.path)
         if resume:
             return ""
-        theirs = [] if _holds_a_run(self.path) else [name for name in OURS if os.path.lexists(self.path / name)]
+        theirs = (
+            []
+            if _holds_a_run(self.path)
+            else [name for name in OURS if os.path.lexists(self.path / name)]
+        )
         if theirs:
             return (
                 f"paths.run_dir={self.path} holds {', '.join(theirs)}, which no run of emgen has left there and which a run "
                 "would write over: name another folder."
             )
         if self.used:
-            return (
-                f"{self.path} already holds a run: add resume=auto to continue it, or choose another paths.run_dir."
-            )
+            return f"{self.path} already holds a run: add resume=auto to continue it, or choose another paths.run_dir."
         return ""
 
     # ---- what is written -----------------------------------------------------------------------------------------
@@ -347,7 +357,11 @@ def _says_running(run: Path) -> bool:
     if content is None or content["status"] != "running":
         return False
     pid = content.get("pid")
-    if not isinstance(pid, int) or pid in (0, os.getpid()) or content.get("host") != platform.node():
+    if (
+        not isinstance(pid, int)
+        or pid in (0, os.getpid())
+        or content.get("host") != platform.node()
+    ):
         return False
     try:
         os.kill(pid, 0)
@@ -355,14 +369,18 @@ def _says_running(run: Path) -> bool:
         pass  # somebody else's
     except (OSError, OverflowError):
         return False
-    return _born(pid) <= (run / "status.json").stat().st_mtime + 2.0  # else the number went to another process since
+    return (
+        _born(pid) <= (run / "status.json").stat().st_mtime + 2.0
+    )  # else the number went to another process since
 
 
 def _born(pid: int) -> float:
     """When a process started, in seconds since the epoch, to a second or so; -inf where the system does not tell."""
     try:
         ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-        booted = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
+        booted = next(
+            line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime")
+        )
         return float(booted.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, StopIteration):
         return -float("inf")

@@ -22,7 +22,14 @@ from emgen.errors import UserError, typed
 from emgen.options import targets_in
 
 # Of a run's data these may change, for they choose neither rows nor their values.
-ROWS_STAY = {"data.batch_size", "data.shuffle", "data.drop_last", "data.download", "data.root", "data.dtype"}
+ROWS_STAY = {
+    "data.batch_size",
+    "data.shuffle",
+    "data.drop_last",
+    "data.download",
+    "data.root",
+    "data.dtype",
+}
 
 # The parts of a configuration that say what a run computes; the rest says where it is kept.
 PARTS = ("model", "critic", "trainer", "data", "lightning", "callbacks", "evaluation", "seed")
@@ -60,7 +67,9 @@ def resumable(arguments: Sequence[str], run_dir: Callable[[], Path]) -> tuple[Pa
     if asked in ("null", "", "false"):
         return None, False
     if asked == "auto":
-        return _newest_unfinished(run_dir(), any(a.startswith("paths.run_dir=") for a in arguments)), False
+        return _newest_unfinished(
+            run_dir(), any(a.startswith("paths.run_dir=") for a in arguments)
+        ), False
     run = Path(asked)
     if run.name == "last.ckpt" and run.parent.name == "checkpoints":
         run = run.parent.parent
@@ -95,7 +104,11 @@ def continued(
     known = shipped_targets() | KNOWN | _named_now(arguments, config_dirs)
     for part, node in now.items():
         check_trust(node, f"{run}: {part}", now["trust"] or (), known)
-    unasked: Any = OmegaConf.to_container(checked([*before, place], compose, complete=False), resolve=True) if named else None
+    unasked: Any = (
+        OmegaConf.to_container(checked([*before, place], compose, complete=False), resolve=True)
+        if named
+        else None
+    )
     changes = check_same(run, record.config or now, now, unasked)
     RunFolder(run).refuse_if_beyond(cfg.lightning.max_epochs)
     print(f"emgen: continuing {run}{' with ' * bool(changes)}{', '.join(changes)}", file=sys.stderr)
@@ -115,7 +128,9 @@ def read_record(run: Path) -> Record:
         try:
             (override,) = OverridesParser.create().parse_overrides([line])
         except (HydraException, TypeError, ValueError) as error:
-            raise UserError(f"{run}/.hydra/overrides.yaml holds {line!r}, which is no override: train the run again.") from error
+            raise UserError(
+                f"{run}/.hydra/overrides.yaml holds {line!r}, which is no override: train the run again."
+            ) from error
         places = {str(override.key_or_group), str(override.package or "")}
         roots = {place.lstrip("_").replace("/", ".").split(".")[0] for place in places}
         if "hydra" in roots:
@@ -148,7 +163,9 @@ def check_same(run: Path, was: dict[str, Any], now: Any, before: Any = None) -> 
         if old.get(key) == new.get(key):
             continue
         part = key.partition(".")[0]
-        state = part in ("model", "critic") or (key == f"{part}._target_" and part in ("trainer", "data"))
+        state = part in ("model", "critic") or (
+            key == f"{part}._target_" and part in ("trainer", "data")
+        )
         rows = part == "data" and key not in ROWS_STAY
         if state or STATEFUL.match(key):
             raise UserError(
@@ -160,7 +177,9 @@ def check_same(run: Path, was: dict[str, Any], now: Any, before: Any = None) -> 
                 f"{key}={typed(new.get(key))}: {run} was trained with {typed(old.get(key))}, and other rows would be scored "
                 "that were trained on; leave that as it was, or start another run."
             )
-        if before is not None and key in old and recorded.get(key) == new.get(key):  # nobody asked for it
+        if (
+            before is not None and key in old and recorded.get(key) == new.get(key)
+        ):  # nobody asked for it
             raise UserError(
                 f"{run}/.hydra/overrides.yaml gives {key}={typed(new.get(key))} where config.yaml beside it says "
                 f"{typed(old.get(key))}: the record is damaged, or emgen's defaults have changed since; give {key}=... to say "
@@ -172,7 +191,11 @@ def check_same(run: Path, was: dict[str, Any], now: Any, before: Any = None) -> 
 
 def _named_now(arguments: Sequence[str], config_dirs: Sequence[str]) -> set[str]:
     """The imports that this command line itself names: by `..._target_=`, or in a file of its `--config-dir`."""
-    named = {a.partition("=")[2].strip("'\"") for a in arguments if a.partition("=")[0].endswith("_target_")}
+    named = {
+        a.partition("=")[2].strip("'\"")
+        for a in arguments
+        if a.partition("=")[0].endswith("_target_")
+    }
     for folder in config_dirs:
         for file in Path(folder).rglob("*.yaml"):
             named |= targets_in(file.read_text(encoding="utf-8"))
@@ -195,8 +218,12 @@ def _load(path: Path, kind: type) -> Any:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({' '.join(str(error).split())}): train the run again.") from error
-    if not isinstance(content, kind) or (kind is list and not all(isinstance(line, str) for line in content)):
+        raise UserError(
+            f"{path} is damaged ({' '.join(str(error).split())}): train the run again."
+        ) from error
+    if not isinstance(content, kind) or (
+        kind is list and not all(isinstance(line, str) for line in content)
+    ):
         what = "a list of overrides" if kind is list else "a configuration"
         raise UserError(f"{path} is damaged (it holds no {what}): train the run again.")
     return content

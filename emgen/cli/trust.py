@@ -9,9 +9,22 @@ from emgen.errors import UserError
 from emgen.options import locate
 
 # a configuration that is read back from a file may build what is defined in these and nothing else
-TRUSTED = ("emgen.models", "emgen.data", "emgen.divergences", "emgen.families", "torch.nn", "torch.distributions")
+TRUSTED = (
+    "emgen.models",
+    "emgen.data",
+    "emgen.divergences",
+    "emgen.families",
+    "torch.nn",
+    "torch.distributions",
+)
 # and of these the classes
-TRUSTED_CLASSES = ("emgen.callbacks", "emgen.estimators", "emgen.objectives", "emgen.trainers", "torch.optim")
+TRUSTED_CLASSES = (
+    "emgen.callbacks",
+    "emgen.estimators",
+    "emgen.objectives",
+    "emgen.trainers",
+    "torch.optim",
+)
 
 # What a resumed run may build beyond our own options: Lightning's callbacks that neither write nor execute what they are told.
 KNOWN = frozenset(
@@ -46,7 +59,12 @@ def check_trust(node: Any, where: str, trust: Any, known: Collection[str] = ()) 
     elif isinstance(node, dict):
         target = str(node.get("_target_", ""))
         prefixes = [trust] if isinstance(trust, str) else list(trust)
-        if "_target_" in node and target not in known and not _within(target, prefixes) and not _is_ours(target):
+        if (
+            "_target_" in node
+            and target not in known
+            and not _within(target, prefixes)
+            and not _is_ours(target)
+        ):
             raise UserError(
                 f"{where}._target_ is {target}, outside {', '.join(TRUSTED)}: if you trust it, add "
                 f"trust=[{target.split('.')[0]}]."
@@ -64,7 +82,9 @@ def _is_ours(target: str) -> bool:
         found = locate(target)
     except UserError:  # no such name, or a module
         return False
-    return _within(str(getattr(found, "__module__", "")), packages) and (packages is TRUSTED or isinstance(found, type))
+    return _within(str(getattr(found, "__module__", "")), packages) and (
+        packages is TRUSTED or isinstance(found, type)
+    )
 
 
 def _within(name: str, packages: Sequence[str]) -> bool:

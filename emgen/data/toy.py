@@ -272,7 +272,9 @@ def _drawn(
     name: str,
 ) -> Data:
     if min(train, validation, test) < 1:
-        raise ValueError(f"train={train}, validation={validation}, test={test}: expected at least one row of each to draw.")
+        raise ValueError(
+            f"train={train}, validation={validation}, test={test}: expected at least one row of each to draw."
+        )
     with seeded(seed):
         rows = [density.sample(torch.Size((size,))) for size in (train, validation, test)]
     return Data(*rows, batch_size=batch_size, seed=seed, density=density, name=name)

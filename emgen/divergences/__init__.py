@@ -15,7 +15,13 @@ from emgen.divergences.bregman import (
 )
 from emgen.divergences.f import GAN, KL, Jeffreys, JensenShannon, ReverseKL, TotalVariation
 from emgen.divergences.powers import Alpha, Neyman, Pearson, SquaredHellinger
-from emgen.divergences.projections import GaussianFamily, MixtureFamily, f_projection, i_projection, m_projection
+from emgen.divergences.projections import (
+    GaussianFamily,
+    MixtureFamily,
+    f_projection,
+    i_projection,
+    m_projection,
+)
 from emgen.divergences.surrogate import (
     ExponentialLoss,
     HingeLoss,

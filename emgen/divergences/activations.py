@@ -14,7 +14,18 @@ from emgen.divergences.base import FDivergence, curvature_of_pair
 from emgen.divergences.f import GAN, KL, Jeffreys, JensenShannon, ReverseKL, TotalVariation
 from emgen.divergences.powers import Alpha, Neyman, Pearson, SquaredHellinger, power
 
-_PRINTED = (KL, ReverseKL, Jeffreys, JensenShannon, GAN, TotalVariation, Pearson, Neyman, SquaredHellinger, Alpha)
+_PRINTED = (
+    KL,
+    ReverseKL,
+    Jeffreys,
+    JensenShannon,
+    GAN,
+    TotalVariation,
+    Pearson,
+    Neyman,
+    SquaredHellinger,
+    Alpha,
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,9 @@ class PaperActivation(FDivergence):
             case Alpha(alpha):  # log r at which f′(r) is the printed activation
                 if alpha >= 1:
                     return self.divergence.conjugate(v)
-                return self.divergence.conjugate_of_activation(((1 - alpha) * softplus(-v)).log() / (alpha - 1))
+                return self.divergence.conjugate_of_activation(
+                    ((1 - alpha) * softplus(-v)).log() / (alpha - 1)
+                )
         return self.divergence.conjugate_of_activation(v)
 
     def conjugate_curvature(self, v: Tensor) -> Tensor:

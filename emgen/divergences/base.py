@@ -47,7 +47,9 @@ class FDivergence:
 
     def generator(self, u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """f(u) for a density ratio u ≥ 0: convex, f(1) = 0."""
-        raise NotImplementedError(f"{type(self).__name__} must define generator(u), a convex f with f(1) = 0")
+        raise NotImplementedError(
+            f"{type(self).__name__} must define generator(u), a convex f with f(1) = 0"
+        )
 
     def derivative(self, u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """f′(u)."""
@@ -86,7 +88,10 @@ class FDivergence:
                 low, high = torch.where(below, middle, low), torch.where(below, high, middle)
             u = ((low + high) / 2).exp()
             start, curvature = self.derivative(u), elementwise(self.derivative, u)
-            at_zero, beyond = low < 1 - _REACH, self.derivative(torch.full_like(u, _REACH).exp()) < goal
+            at_zero, beyond = (
+                low < 1 - _REACH,
+                self.derivative(torch.full_like(u, _REACH).exp()) < goal,
+            )
             value = self._dual_value((low + high) / 2)
             inverse = torch.where(curvature > 0, 1 / curvature, 0.0)  # a kink of f has no curvature
         step = torch.where(at_zero | beyond, 0.0, goal - start)
@@ -100,7 +105,9 @@ class FDivergence:
         settled = abs(far - near) <= 1e-9 * (1 + abs(far))
         return (-torch.inf, far if settled else torch.inf)
 
-    def perspective(self, log_p: Float[Tensor, "*shape"], log_q: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    def perspective(
+        self, log_p: Float[Tensor, "*shape"], log_q: Float[Tensor, "*shape"]
+    ) -> Float[Tensor, "*shape"]:
         """q f(p/q) − f′(1) (p − q), the integrand of D_f made non-negative point by point, of finite log densities.
 
         A generator cannot be asked for u beyond e^±100; there this default continues it as the power or the logarithm
@@ -113,7 +120,11 @@ class FDivergence:
             return (self.generator(u) - tangent).clamp_max(1e300) / u.clamp_min(1)
 
         v = log_p - log_q
-        inside = torch.where(v > 0, _continued(excess, v.clamp_min(0), _FAR), _continued(excess, v.clamp_max(0), -_FAR))
+        inside = torch.where(
+            v > 0,
+            _continued(excess, v.clamp_min(0), _FAR),
+            _continued(excess, v.clamp_max(0), -_FAR),
+        )
         return (torch.where(v > 0, log_p, log_q).exp() * inside).nan_to_num(0.0).clamp_min(0)
 
     def exact(self, p: Distribution, q: Distribution) -> Tensor | None:
@@ -143,7 +154,9 @@ class FDivergence:
 
     def _dual_value(self, v: Tensor) -> Tensor:
         """eᵛ f′(eᵛ) − f(eᵛ), continued beyond v = 18."""
-        return _continued(lambda x: x.exp() * self.derivative(x.exp()) - self.generator(x.exp()), v, _SURE)
+        return _continued(
+            lambda x: x.exp() * self.derivative(x.exp()) - self.generator(x.exp()), v, _SURE
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -153,7 +166,9 @@ def _continued(function: _Function, v: Tensor, edge: float) -> Tensor:
     """function(v), from the edge outwards as g + g′ (e^{κ(v−edge)} − 1)/κ with κ = g″/g′: exact for powers and logs of eᵛ."""
     at = v.new_tensor(edge)
     value, slope = function(at), elementwise(function, at)
-    slope = torch.where(slope.abs() > 1e-12 * value.abs(), slope, 0.0)  # a bounded function has come to rest
+    slope = torch.where(
+        slope.abs() > 1e-12 * value.abs(), slope, 0.0
+    )  # a bounded function has come to rest
     bend = elementwise(lambda x: elementwise(function, x), at)
     power = torch.where(slope == 0, 0.0, bend / slope).nan_to_num(0.0).clamp(-5, 5)
     outside = v > edge if edge > 0 else v < edge

@@ -26,7 +26,15 @@ from torch.distributions import (
     kl_divergence,
 )
 
-from emgen.divergences.densities import continuous_bernoulli_kl, interval, is_discrete, log_density, log_mass, marks_of, support_of
+from emgen.divergences.densities import (
+    continuous_bernoulli_kl,
+    interval,
+    is_discrete,
+    log_density,
+    log_mass,
+    marks_of,
+    support_of,
+)
 from emgen.divergences.precision import dtype_of, in_double
 from emgen.divergences.quadrature import integrate
 
@@ -52,11 +60,15 @@ class Estimate(NamedTuple):
         return float(self.value.detach())
 
 
-def between(divergence: FDivergence, p: Distribution, q: Distribution, samples: int | None) -> Estimate:
+def between(
+    divergence: FDivergence, p: Distribution, q: Distribution, samples: int | None
+) -> Estimate:
     """D_f(p‖q): see `FDivergence.of`."""
     for name, one in (("p", p), ("q", q)):
         if not isinstance(one, Distribution):
-            raise TypeError(f"{name} is a {type(one).__name__}: give a torch.distributions.Distribution, such as Normal(0.0, 1.0).")
+            raise TypeError(
+                f"{name} is a {type(one).__name__}: give a torch.distributions.Distribution, such as Normal(0.0, 1.0)."
+            )
     if p.event_shape != q.event_shape:
         raise ValueError(f"p has events of shape {tuple(p.event_shape)} and q of {tuple(q.event_shape)}: a divergence "
                          "compares distributions over one space; give both the same event shape.")  # fmt: skip
@@ -74,11 +86,17 @@ def between(divergence: FDivergence, p: Distribution, q: Distribution, samples: 
     p, q = _alike(p, q), _alike(q, p)
     if isinstance(p, Categorical) and isinstance(q, Categorical):
         _need_same(p.probs.shape[-1], q.probs.shape[-1])
-    if isinstance(p, TransformedDistribution) and isinstance(q, TransformedDistribution) and p.transforms == q.transforms:
+    if (
+        isinstance(p, TransformedDistribution)
+        and isinstance(q, TransformedDistribution)
+        and p.transforms == q.transforms
+    ):
         if all(transform.bijective for transform in p.transforms):  # which change no divergence
             return between(divergence, drawn[0].base_dist, drawn[1].base_dist, samples)  # type: ignore[attr-defined]
     found = _found(divergence, p, q, drawn, samples)
-    if found.method == "closed form" and not is_discrete(p):  # sums over outcomes stay in double precision
+    if found.method == "closed form" and not is_discrete(
+        p
+    ):  # sums over outcomes stay in double precision
         found = Estimate(found.value.to(dtype), found.error.to(dtype), found.method)
     if bool(found.value.isnan().any()):
         raise ValueError(
@@ -89,13 +107,19 @@ def between(divergence: FDivergence, p: Distribution, q: Distribution, samples: 
 
 
 def _found(
-    divergence: FDivergence, p: Distribution, q: Distribution, drawn: tuple[Distribution, Distribution], samples: int | None
+    divergence: FDivergence,
+    p: Distribution,
+    q: Distribution,
+    drawn: tuple[Distribution, Distribution],
+    samples: int | None,
 ) -> Estimate:
     """The value by the best way there is, of distributions in double precision; `drawn` are the given ones."""
     if samples is not None:
         return _monte_carlo(divergence, _alike(*drawn), _alike(*drawn[::-1]), samples)
     closed = divergence.exact(p, q)
-    if closed is not None and bool((closed > -LOST).all()):  # one that is negative beyond round-off has lost its digits
+    if closed is not None and bool(
+        (closed > -LOST).all()
+    ):  # one that is negative beyond round-off has lost its digits
         return Estimate(closed.clamp_min(0), torch.zeros_like(closed), "closed form")
     outcomes = _outcomes(p, q)
     if outcomes is not None:
@@ -117,7 +141,9 @@ def torch_kl(p: Distribution, q: Distribution) -> Tensor | None:
     if outcomes is not None and not outcomes[1]:
         a, b = (log_mass(one, _letters(p, q, outcomes[0])) for one in (p, q))
         return _finite((a.exp() * (a - b)).sum(0))
-    if isinstance(p, ContinuousBernoulli) or isinstance(q, ContinuousBernoulli):  # torch's are of clamped probabilities
+    if isinstance(p, ContinuousBernoulli) or isinstance(
+        q, ContinuousBernoulli
+    ):  # torch's are of clamped probabilities
         both = isinstance(p, ContinuousBernoulli) and isinstance(q, ContinuousBernoulli)
         return continuous_bernoulli_kl(p, q) if both else None
     try:
@@ -148,10 +174,16 @@ def log_affinity(p: Distribution, q: Distribution, alpha: float) -> Tensor | Non
         a, b = p.precision_matrix, q.precision_matrix
         factor, info = torch.linalg.cholesky_ex(alpha * a + (1 - alpha) * b)
         exists = info == 0
-        factor = torch.where(exists[..., None, None], factor, torch.eye(d.shape[-1], dtype=d.dtype, device=d.device))
+        factor = torch.where(
+            exists[..., None, None], factor, torch.eye(d.shape[-1], dtype=d.dtype, device=d.device)
+        )
         left, right = (m @ d[..., None] for m in (a, b))
         quadratic = (left * torch.cholesky_solve(right, factor)).sum((-2, -1))
-        logs = alpha * a.logdet() + (1 - alpha) * b.logdet() - 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        logs = (
+            alpha * a.logdet()
+            + (1 - alpha) * b.logdet()
+            - 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        )
     else:
         return None
     return torch.where(exists, (logs - alpha * (1 - alpha) * quadratic) / 2, torch.inf)
@@ -162,8 +194,14 @@ def _outcomes(p: Distribution, q: Distribution) -> tuple[int, bool] | None:
     n, more = 1, False
     for one in (p, q):
         support = support_of(one)
-        last = torch.as_tensor(1 if support is constraints.boolean else getattr(support, "upper_bound", math.inf)).max()
-        if one.event_shape or not getattr(support, "is_discrete", False) or getattr(support, "lower_bound", 0) != 0:
+        last = torch.as_tensor(
+            1 if support is constraints.boolean else getattr(support, "upper_bound", math.inf)
+        ).max()
+        if (
+            one.event_shape
+            or not getattr(support, "is_discrete", False)
+            or getattr(support, "lower_bound", 0) != 0
+        ):
             return None
         if last == math.inf:  # Poisson, geometric, ...
             more, last = True, 64 + (one.mean + 40 * one.variance.sqrt()).max()
@@ -173,14 +211,18 @@ def _outcomes(p: Distribution, q: Distribution) -> tuple[int, bool] | None:
 
 def _letters(p: Distribution, q: Distribution, n: int) -> Tensor:
     """0, …, n − 1 along the first dimension, before those of the batch."""
-    return torch.arange(n, dtype=torch.float64, device=p.mean.device).reshape(-1, *[1] * max(len(p.batch_shape), len(q.batch_shape)))
+    return torch.arange(n, dtype=torch.float64, device=p.mean.device).reshape(
+        -1, *[1] * max(len(p.batch_shape), len(q.batch_shape))
+    )
 
 
 def _summed(p: Independent, q: Independent, inner: Tensor | None) -> Tensor | None:
     """What adds over independent parts, of their batch `inner`."""
     dims = p.reinterpreted_batch_ndims
     same = dims == q.reinterpreted_batch_ndims
-    return None if inner is None or not same else inner.sum(list(range(-dims, 0))) if dims else inner
+    return (
+        None if inner is None or not same else inner.sum(list(range(-dims, 0))) if dims else inner
+    )
 
 
 def _need_same(n: int, m: int) -> None:
@@ -192,15 +234,23 @@ def _enumerate(divergence: FDivergence, p: Distribution, q: Distribution) -> Est
     """The sum over an alphabet of the distributions' own."""
     letters, others = p.enumerate_support(expand=False), q.enumerate_support(expand=False)
     _need_same(len(letters), len(others))
-    value = _finite(divergence.perspective(*torch.broadcast_tensors(log_density(p, letters), log_density(q, letters))).sum(0))
+    value = _finite(
+        divergence.perspective(
+            *torch.broadcast_tensors(log_density(p, letters), log_density(q, letters))
+        ).sum(0)
+    )
     return Estimate(value, torch.zeros_like(value), "enumeration")
 
 
-def _count(divergence: FDivergence, p: Distribution, q: Distribution, n: int, more: bool) -> Estimate:
+def _count(
+    divergence: FDivergence, p: Distribution, q: Distribution, n: int, more: bool
+) -> Estimate:
     """The sum over n outcomes, or over twice as many until the second half adds nothing: +∞ if it goes on adding."""
     while True:
         letters = _letters(p, q, n)
-        terms = divergence.perspective(*torch.broadcast_tensors(log_mass(p, letters), log_mass(q, letters)))
+        terms = divergence.perspective(
+            *torch.broadcast_tensors(log_mass(p, letters), log_mass(q, letters))
+        )
         value, rest = terms.sum(0), terms[n // 2 if more else n :].sum(0).abs()
         if bool((rest <= 1e-14 * value).all()) or n > _MOST:
             break
@@ -215,23 +265,34 @@ def _quadrature(divergence: FDivergence, p: Distribution, q: Distribution) -> Es
         return divergence.perspective(_density(p, points), _density(q, points))
 
     ends, marks = sorted({*interval(p), *interval(q)}), torch.cat([marks_of(p), marks_of(q)])
-    pieces = [integrate(integrand, marks, piece) for piece in pairwise(ends)]  # densities may be singular where supports end
+    pieces = [
+        integrate(integrand, marks, piece) for piece in pairwise(ends)
+    ]  # densities may be singular where supports end
     value, error = (torch.stack(part).sum(0) for part in zip(*pieces, strict=True))
     value = _finite(value)
     return Estimate(value, torch.where(value.isfinite(), error, 0.0), "quadrature")
 
 
-def _monte_carlo(divergence: FDivergence, p: Distribution, q: Distribution, samples: int) -> Estimate:
+def _monte_carlo(
+    divergence: FDivergence, p: Distribution, q: Distribution, samples: int
+) -> Estimate:
     """Stratified draws from m = (p+q)/2: E_m of the perspective of p/m and q/m, each term non-negative and tame."""
     if not isinstance(samples, Integral) or samples < 4:
-        raise ValueError(f"samples={samples}: the Monte Carlo estimate needs two draws from each side; give an integer, 4 or more.")
+        raise ValueError(
+            f"samples={samples}: the Monte Carlo estimate needs two draws from each side; give an integer, 4 or more."
+        )
     mean, variance = torch.zeros(()), torch.zeros(())
     for side in (p, q):
         x = side.sample((samples // 2,))
         log_p, log_q = _density(p, x), _density(q, x)
         log_m = torch.logaddexp(log_p, log_q) - math.log(2)
-        terms = divergence.perspective((log_p - log_m).clamp_min(-1e300), (log_q - log_m).clamp_min(-1e300))
-        mean, variance = mean.to(terms) + terms.mean(0) / 2, variance.to(terms) + terms.var(0) / len(terms) / 4
+        terms = divergence.perspective(
+            (log_p - log_m).clamp_min(-1e300), (log_q - log_m).clamp_min(-1e300)
+        )
+        mean, variance = (
+            mean.to(terms) + terms.mean(0) / 2,
+            variance.to(terms) + terms.var(0) / len(terms) / 4,
+        )
     return Estimate(_finite(mean), variance.sqrt().nan_to_num(torch.inf, torch.inf), "Monte Carlo")
 
 
@@ -257,7 +318,11 @@ def _alike(p: Distribution, q: Distribution) -> Distribution:
         return p._categorical
 
     def gaussian(d: Distribution) -> bool:
-        diagonal = isinstance(d, Independent) and isinstance(d.base_dist, Normal) and d.reinterpreted_batch_ndims == 1
+        diagonal = (
+            isinstance(d, Independent)
+            and isinstance(d.base_dist, Normal)
+            and d.reinterpreted_batch_ndims == 1
+        )
         return diagonal or isinstance(d, (MultivariateNormal, LowRankMultivariateNormal))
 
     low_rank = isinstance(p, LowRankMultivariateNormal)

@@ -50,7 +50,10 @@ def tight_bound(
     t_data, t_model = divergence.activation(data).double(), divergence.activation(model).double()
     with torch.no_grad():
         at_one = divergence.derivative(torch.ones_like(t_model[:1])).squeeze(0)
-        low, high = at_one - t_model.max(), at_one - t_model.min()  # every ratio ≤ 1 at the one, ≥ 1 at the other
+        low, high = (
+            at_one - t_model.max(),
+            at_one - t_model.min(),
+        )  # every ratio ≤ 1 at the one, ≥ 1 at the other
         c = (low + high) / 2
         for _ in range(100):
             mass = _ratio(divergence, t_model + c).mean()
@@ -58,7 +61,9 @@ def tight_bound(
                 break
             low, high = (low, c) if mass > 1 else (c, high)
             slope = elementwise(lambda t: _ratio(divergence, t), t_model + c).mean()
-            newton = c - mass.log() * mass / slope  # the log of the mass is near a line, as KL's is one
+            newton = (
+                c - mass.log() * mass / slope
+            )  # the log of the mass is near a line, as KL's is one
             c = newton if bool((low < newton) & (newton < high)) else (low + high) / 2
         c = torch.where(_ratio(divergence, t_model + c).mean().isfinite(), c, low)
     value = (t_data + c).mean() - divergence.conjugate(t_model + c).mean()

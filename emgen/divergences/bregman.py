@@ -18,7 +18,14 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Beta, ContinuousBernoulli, Dirichlet, Distribution, ExponentialFamily, Wishart
+from torch.distributions import (
+    Beta,
+    ContinuousBernoulli,
+    Dirichlet,
+    Distribution,
+    ExponentialFamily,
+    Wishart,
+)
 from torch.func import grad, hessian, vmap
 
 
@@ -40,7 +47,9 @@ class Bregman:
 
     def potential(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
         """φ(x), strictly convex, differentiable; (…, D) → (…)."""
-        raise NotImplementedError(f"{type(self).__name__} must define potential(x), convex, from (..., D) to (...)")
+        raise NotImplementedError(
+            f"{type(self).__name__} must define potential(x), convex, from (..., D) to (...)"
+        )
 
     def link(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         """∇φ(x), from points to dual points."""
@@ -78,7 +87,9 @@ class Bregman:
 
         for _ in range(200):
             slope, curvature = self.link(x) - goal, vmap(hessian(self.potential))(x)
-            step = torch.linalg.solve_ex(curvature, slope).result  # not finite where φ is flat, which ends below
+            step = torch.linalg.solve_ex(
+                curvature, slope
+            ).result  # not finite where φ is flat, which ends below
             size = torch.ones_like(x[:, :1])
             for _ in range(60):
                 worse = height(x - size * step) > height(x) + 4000 * eps * height(x).abs()
@@ -90,7 +101,9 @@ class Bregman:
             raise ValueError(f"{self!r}: no point has the dual coordinates asked for; give θ in the range of the link, and "
                              "an origin(like) at which φ is curved if 0 is none.")  # fmt: skip
         moved = theta.reshape(goal.shape) - goal  # zero, and it carries dx/dθ
-        return (x + torch.linalg.solve(vmap(hessian(self.potential))(x), moved)).reshape(theta.shape)
+        return (x + torch.linalg.solve(vmap(hessian(self.potential))(x), moved)).reshape(
+            theta.shape
+        )
 
     def conjugate(self, theta: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
         """φ*(θ) = sup over x of ⟨θ, x⟩ − φ(x)."""
@@ -157,7 +170,11 @@ class Mahalanobis(Bregman):
 
     def __post_init__(self) -> None:
         square = self.precision.dim() == 2 and self.precision.shape[0] == self.precision.shape[1]
-        if not square or not torch.allclose(self.precision, self.precision.mT) or torch.linalg.cholesky_ex(self.precision).info.any():
+        if (
+            not square
+            or not torch.allclose(self.precision, self.precision.mT)
+            or torch.linalg.cholesky_ex(self.precision).info.any()
+        ):
             raise ValueError(f"precision={self.precision.tolist()} must be symmetric and positive definite; give the "
                              "inverse of a covariance matrix.")  # fmt: skip
 
@@ -189,14 +206,18 @@ class GeneralisedKL(Bregman):
 
     def of(self, x: Tensor, y: Tensor) -> Tensor:
         held = x > 0
-        logs = torch.where(held, torch.where(held, x, 1.0).log() - torch.where(held, y, 1.0).log(), 0.0)
+        logs = torch.where(
+            held, torch.where(held, x, 1.0).log() - torch.where(held, y, 1.0).log(), 0.0
+        )
         return torch.where((x < 0) | (y < 0), torch.inf, x * logs - x + y).sum(-1).clamp_min(0)
 
     def pairwise(self, x: Tensor, y: Tensor) -> Tensor:
         """As for every Bregman divergence; a centre with a zero is infinitely far from rows that are positive there."""
         slope = y.log().clamp_min(-torch.finfo(y.dtype).max / 2)
         impossible = (x > 0).to(y.dtype) @ (y == 0).to(y.dtype).T > 0
-        finite = (self.potential(x)[:, None] + y.sum(-1) - x @ slope.masked_fill(y == 0, 0.0).T).clamp_min(0)
+        finite = (
+            self.potential(x)[:, None] + y.sum(-1) - x @ slope.masked_fill(y == 0, 0.0).T
+        ).clamp_min(0)
         outside = (x < 0).any(1)[:, None] | (y < 0).any(1)
         return finite.masked_fill(impossible | outside, torch.inf)
 
@@ -222,7 +243,9 @@ class ItakuraSaito(Bregman):
     def pairwise(self, x: Tensor, y: Tensor) -> Tensor:
         """As for every Bregman divergence; infinite for what is not positive."""
         held, centres = (x > 0).all(1), (y > 0).all(1)
-        finite = super().pairwise(torch.where(held[:, None], x, 1.0), torch.where(centres[:, None], y, 1.0))
+        finite = super().pairwise(
+            torch.where(held[:, None], x, 1.0), torch.where(centres[:, None], y, 1.0)
+        )
         return finite.masked_fill(~(held[:, None] & centres), torch.inf)
 
 
@@ -251,7 +274,10 @@ class LogPartition(Bregman):
 
     def __post_init__(self) -> None:
         known = isinstance(self.family, type) and issubclass(self.family, ExponentialFamily)
-        if not known or self.family in (ContinuousBernoulli, Wishart):  # torch leaves their log partition to instances, or out
+        if not known or self.family in (
+            ContinuousBernoulli,
+            Wishart,
+        ):  # torch leaves their log partition to instances, or out
             raise TypeError(f"{self.family!r} is not an exponential family known to torch; give a class such as "
                             "torch.distributions.Normal, or a Bregman with your own potential.")  # fmt: skip
 
@@ -269,8 +295,12 @@ class LogPartition(Bregman):
         return self.link(self.natural(p))
 
     def potential(self, x: Tensor) -> Tensor:
-        log_normaliser: Any = self.family._log_normalizer  # in torch's families a function of its arguments alone
-        return log_normaliser(self.family, *((x,) if issubclass(self.family, Dirichlet) else x.unbind(-1)))
+        log_normaliser: Any = (
+            self.family._log_normalizer
+        )  # in torch's families a function of its arguments alone
+        return log_normaliser(
+            self.family, *((x,) if issubclass(self.family, Dirichlet) else x.unbind(-1))
+        )
 
     def origin(self, like: Tensor) -> Tensor:
         """Natural parameters inside the domain: concentrations are positive, minus a rate or a precision negative."""

@@ -185,7 +185,9 @@ class TotalVariation(FDivergence):
 
     def __post_init__(self) -> None:
         if not self.sharpness > 0:
-            raise ValueError(f"sharpness={self.sharpness}: tanh(sharpness v) must rise; give a positive number.")
+            raise ValueError(
+                f"sharpness={self.sharpness}: tanh(sharpness v) must rise; give a positive number."
+            )
 
     def generator(self, u: Tensor) -> Tensor:
         return (u - 1).abs() / 2

@@ -37,7 +37,9 @@ class Pearson(FDivergence):
 
     def perspective(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         v = log_p - log_q
-        return (torch.where(v > 0, log_p - log_q / 2, log_q / 2).exp() * (-v.abs()).expm1()).square()
+        return (
+            torch.where(v > 0, log_p - log_q / 2, log_q / 2).exp() * (-v.abs()).expm1()
+        ).square()
 
     def exact(self, p: Distribution, q: Distribution) -> Tensor | None:
         affinity = log_affinity(p, q, 2.0)
@@ -157,14 +159,28 @@ class Alpha(FDivergence):
         if self.alpha in (0.0, 1.0):
             return (KL() if self.alpha else ReverseKL()).perspective(log_p, log_q)
         a, b, v = self.alpha, 1 - self.alpha, log_p - log_q
-        mixed, near = (a * log_p + b * log_q).exp(), (torch.minimum((a * v).abs(), (b * v).abs()) < 0.5)
+        mixed, near = (
+            (a * log_p + b * log_q).exp(),
+            (torch.minimum((a * v).abs(), (b * v).abs()) < 0.5),
+        )
 
-        def part(density: Tensor, exponent: float) -> Tensor:  # (mixed − density) / exponent, which cancels where they are near
+        def part(
+            density: Tensor, exponent: float
+        ) -> Tensor:  # (mixed − density) / exponent, which cancels where they are near
             small = (exponent * v).abs() < 0.5
-            return torch.where(small, density * power(torch.where(small, v, 0.0), exponent), (mixed - density) / exponent)
+            return torch.where(
+                small,
+                density * power(torch.where(small, v, 0.0), exponent),
+                (mixed - density) / exponent,
+            )
 
-        p, q = log_p.exp(), log_q.exp()  # far off, where `mixed` may be infinite, the parts would take ∞ from ∞
-        return torch.where(near, part(p, -b) - part(q, a), (a * p + b * q - mixed) / (a * b)).clamp_min(0)
+        p, q = (
+            log_p.exp(),
+            log_q.exp(),
+        )  # far off, where `mixed` may be infinite, the parts would take ∞ from ∞
+        return torch.where(
+            near, part(p, -b) - part(q, a), (a * p + b * q - mixed) / (a * b)
+        ).clamp_min(0)
 
     def exact(self, p: Distribution, q: Distribution) -> Tensor | None:
         if self.alpha in (0.0, 1.0):

@@ -44,7 +44,9 @@ def _doubled(value: Any, seen: dict[int, Any]) -> Any:
     if isinstance(value, Tensor):
         narrow = value.is_floating_point() and value.device.type != "mps"
         made = value.double() if narrow else value
-    elif isinstance(value, (Distribution, Transform)) and type(value).__module__.startswith(("torch.", "emgen.")):
+    elif isinstance(value, (Distribution, Transform)) and type(value).__module__.startswith(
+        ("torch.", "emgen.")
+    ):
         made = copy.copy(value)
         seen[id(value)] = (value, made)  # a transform and its inverse hold each other
         for name, part in vars(value).items():

@@ -63,7 +63,10 @@ def integrate(
         coarse = panels_sum(pending)
         for depth in range(_DEPTH):
             middle = pending.mean(1)
-            left, right = torch.stack([pending[:, 0], middle], 1), torch.stack([middle, pending[:, 1]], 1)
+            left, right = (
+                torch.stack([pending[:, 0], middle], 1),
+                torch.stack([middle, pending[:, 1]], 1),
+            )
             fine = torch.stack([panels_sum(left), panels_sum(right)], 1)
             difference = (fine.sum(1) - coarse).abs()
             total = fine.sum((0, 1)) if total is None else torch.maximum(total, fine.sum((0, 1)))
@@ -77,17 +80,29 @@ def integrate(
             if not len(pending):
                 break
             if len(pending) > _PANELS:
-                raise ValueError(f"after {depth + 1} halvings {len(pending)} panels of the quadrature are still not settled: one of "
-                                 "the densities has no integral on its declared support, or far too many peaks.")
+                raise ValueError(
+                    f"after {depth + 1} halvings {len(pending)} panels of the quadrature are still not settled: one of "
+                    "the densities has no integral on its declared support, or far too many peaks."
+                )
         panels = torch.cat(accepted)
     sums = panels_sum(panels)
     value = sums.sum(0)
     with torch.no_grad():
         diverges, missing = torch.zeros_like(value, dtype=torch.bool), torch.zeros_like(value)
-        for away in (panels - first, last - panels):  # what the two outermost stretches of either end hold
-            outer, inner = (_over(sums, (away.amin(1) >= near) & (away.amax(1) <= near + 4)).abs() for near in (0, 4))
-            diverges |= (outer > 1e-3 * value.abs()) & (outer > 0.95 * inner)  # no integrable tail leaves so much so far out
-            missing += torch.where(outer < inner, outer.square() / (inner - outer), 0.0)  # the rest of a geometric series
+        for away in (
+            panels - first,
+            last - panels,
+        ):  # what the two outermost stretches of either end hold
+            outer, inner = (
+                _over(sums, (away.amin(1) >= near) & (away.amax(1) <= near + 4)).abs()
+                for near in (0, 4)
+            )
+            diverges |= (outer > 1e-3 * value.abs()) & (
+                outer > 0.95 * inner
+            )  # no integrable tail leaves so much so far out
+            missing += torch.where(
+                outer < inner, outer.square() / (inner - outer), 0.0
+            )  # the rest of a geometric series
     infinite = diverges | sums.isinf().any(0)
     return torch.where(infinite, torch.inf, value), torch.where(infinite, 0.0, error + missing)
 

@@ -49,13 +49,17 @@ class MarginLoss(FDivergence):
 
     def loss(self, margin: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """φ(m), convex, decreasing at zero."""
-        raise NotImplementedError(f"{type(self).__name__} must define loss(margin), convex and decreasing at zero")
+        raise NotImplementedError(
+            f"{type(self).__name__} must define loss(margin), convex and decreasing at zero"
+        )
 
     def induces(self) -> tuple[FDivergence, float]:
         """A divergence D and a factor c in closed form with D_f = c D; by default D_f itself."""
         return self, 1.0
 
-    def perspective(self, log_p: Float[Tensor, "*shape"], log_q: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    def perspective(
+        self, log_p: Float[Tensor, "*shape"], log_q: Float[Tensor, "*shape"]
+    ) -> Float[Tensor, "*shape"]:
         named, factor = self.induces()
         whole = super() if named is self else named
         return factor * whole.perspective(log_p, log_q)
@@ -75,7 +79,9 @@ class MarginLoss(FDivergence):
         return self.loss(-v) - self.loss(torch.zeros_like(v))
 
     def conjugate_curvature(self, v: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return curvature_of_pair(self.activation, self.conjugate_of_activation, v).clamp_min(0)  # < 0 where φ rises
+        return curvature_of_pair(self.activation, self.conjugate_of_activation, v).clamp_min(
+            0
+        )  # < 0 where φ rises
 
     def conjugate(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """f*(t) = inf of φ(−m) − φ(0) over the margins m with φ(0) − φ(m) ≥ t, twice differentiable."""
@@ -84,15 +90,23 @@ class MarginLoss(FDivergence):
             return factor * named.conjugate(t / factor)
         goal = t.double()
         with torch.no_grad():
-            best = _bisect(lambda m: _known(elementwise(self.loss, m), m) >= 0, goal)  # where φ is least, or as far as it goes
-            m = _bisect(lambda m: (self.activation(m) >= goal) | (m > best), goal).clamp(-best, best)
+            best = _bisect(
+                lambda m: _known(elementwise(self.loss, m), m) >= 0, goal
+            )  # where φ is least, or as far as it goes
+            m = _bisect(lambda m: (self.activation(m) >= goal) | (m > best), goal).clamp(
+                -best, best
+            )
             start, value = self.activation(m), self.conjugate_of_activation(m)
             slope = elementwise(self.activation, m)
             u = elementwise(self.conjugate_of_activation, m) / slope
-            bend = curvature_of_pair(self.activation, self.conjugate_of_activation, m) / slope.square()
+            bend = (
+                curvature_of_pair(self.activation, self.conjugate_of_activation, m) / slope.square()
+            )
             flat, beyond = (m <= -best) | (slope == 0), self.activation(best) < goal
         step = torch.where(flat | beyond, 0.0, goal - start)
-        expanded = value + step * (torch.where(flat, 0.0, u) + 0.5 * step * torch.where(flat, 0.0, bend))
+        expanded = value + step * (
+            torch.where(flat, 0.0, u) + 0.5 * step * torch.where(flat, 0.0, bend)
+        )
         return torch.where(beyond, torch.inf, expanded).to(t.dtype)
 
     def _best_margin(self, u: Tensor) -> Tensor:
@@ -114,7 +128,10 @@ def _bisect(above: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
 
     The search is over arsinh m: a loss with a slow tail, as √(1+m²) − m has, is best at margins that are powers of u.
     """
-    low, high = torch.full_like(like, -_REACH), torch.full_like(like, _REACH + 1)  # never asks at 0, where losses kink
+    low, high = (
+        torch.full_like(like, -_REACH),
+        torch.full_like(like, _REACH + 1),
+    )  # never asks at 0, where losses kink
     for _ in range(64):
         middle = (low + high) / 2
         holds = above(middle.sinh())
@@ -204,15 +221,24 @@ class LossOfDivergence(MarginLoss):
             raise TypeError(f"LossOfDivergence({self.divergence!r}, {self.link!r}): it needs an f-divergence, such as "
                             "SquaredHellinger(), and a function of a tensor, such as torch.expm1.")  # fmt: skip
         u = torch.tensor([0.25, 0.5, 3.0, 9.0], dtype=torch.float64)
-        there, back = (self.divergence.generator(u) - self._tilt * (u - 1)), u * self.divergence.generator(1 / u)
+        there, back = (
+            (self.divergence.generator(u) - self._tilt * (u - 1)),
+            u * self.divergence.generator(1 / u),
+        )
         if not torch.allclose(there, back - self._tilt * (1 - u), atol=1e-9):
             raise ValueError(f"{self.divergence!r} is not symmetric: f(u) = u f(1/u) fails, so no margin loss induces "
                              "it; use Jensen-Shannon, squared Hellinger or another symmetric one.")  # fmt: skip
         if not self.divergence.generator(u.new_zeros(1)).isfinite():
             raise ValueError(f"{self.divergence!r} has f(0) = infinity, so every loss that induces it is infinite at "
                              "zero; use one that is bounded, such as Jensen-Shannon.")  # fmt: skip
-        at_zero, *rising = self.link(torch.tensor([0.0, 0.25, 0.5, 1.0, 2.0], dtype=torch.float64)).tolist()
-        if abs(at_zero) > 1e-12 or [at_zero, *rising] != sorted([at_zero, *rising]) or rising[-1] <= 0:
+        at_zero, *rising = self.link(
+            torch.tensor([0.0, 0.25, 0.5, 1.0, 2.0], dtype=torch.float64)
+        ).tolist()
+        if (
+            abs(at_zero) > 1e-12
+            or [at_zero, *rising] != sorted([at_zero, *rising])
+            or rising[-1] <= 0
+        ):
             raise ValueError(f"link={self.link!r} must be 0 at 0 and rise from there, and is {[at_zero, *rising]} at "
                              "0, .25, .5, 1 and 2; give one such as torch.clone or torch.expm1.")  # fmt: skip
 

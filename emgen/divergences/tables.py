@@ -51,9 +51,13 @@ def linear_projection(
     if not len(features):
         return q / q.sum()
     held, log_q = q.flatten() > 0, q.flatten().double().log()
-    t = torch.where(held, features.flatten(1).double() - moments.double()[:, None], 0.0)  # where q is 0, so is p
+    t = torch.where(
+        held, features.flatten(1).double() - moments.double()[:, None], 0.0
+    )  # where q is 0, so is p
     if not t.isfinite().all():
-        raise ValueError("features and moments must be finite where q is positive; give finite numbers.")
+        raise ValueError(
+            "features and moments must be finite where q is positive; give finite numbers."
+        )
     scale = t.abs().amax(1, keepdim=True)
     t = t / torch.where(scale > 0, scale, 1.0)  # no constraint weighs less for its unit
     weights = torch.zeros_like(t[:, 0])
@@ -160,8 +164,13 @@ def factorised_i_projection(
     _check_table("p", p)
     _check_table("start", start)
     if start.shape != p.shape:
-        raise ValueError(f"start of shape {tuple(start.shape)}: it must be a table like p, of shape {tuple(p.shape)}.")
-    log_p, start = p.log().clamp_min(-1e30), start / start.sum()  # the least mass there is goes where p is 0
+        raise ValueError(
+            f"start of shape {tuple(start.shape)}: it must be a table like p, of shape {tuple(p.shape)}."
+        )
+    log_p, start = (
+        p.log().clamp_min(-1e30),
+        start / start.sum(),
+    )  # the least mass there is goes where p is 0
     dims = range(p.dim())
     factors = [start.sum([d for d in dims if d != dim]) for dim in dims]
     for _ in range(sweeps):

@@ -1,6 +1,15 @@
 """Beliefs: what is kept of a posterior, over latents and over parameters alike."""
 
-__all__ = ["Belief", "Distribution", "Draw", "Gradient", "MeanField", "Point", "Structured", "Tempered"]
+__all__ = [
+    "Belief",
+    "Distribution",
+    "Draw",
+    "Gradient",
+    "MeanField",
+    "Point",
+    "Structured",
+    "Tempered",
+]
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -124,7 +133,9 @@ class Gradient(Belief):
 
     def __post_init__(self):
         if self.steps < 1 or not 0 < self.lr <= 1:
-            raise ValueError(f"steps={self.steps}, lr={self.lr}: take one step or more, each of size in (0, 1]")
+            raise ValueError(
+                f"steps={self.steps}, lr={self.lr}: take one step or more, each of size in (0, 1]"
+            )
 
     def __call__(self, posterior: Any, current: Any = None) -> Any:
         return current.ascend(posterior, self.steps, self.lr)

@@ -75,7 +75,12 @@ def swap(path: Path, replicas: Tensor, betas: Float[Tensor, "R"], odd: bool) -> 
     first = int(odd)
     low = torch.arange(first, len(betas) - 1, 2, device=replicas.device)
     high = low + 1
-    a, b, cold, hot = replicas[low], replicas[high], betas[high].unsqueeze(1), betas[low].unsqueeze(1)
+    a, b, cold, hot = (
+        replicas[low],
+        replicas[high],
+        betas[high].unsqueeze(1),
+        betas[low].unsqueeze(1),
+    )
     gain = path.energy(a, hot) + path.energy(b, cold) - path.energy(b, hot) - path.energy(a, cold)
     accept = (torch.rand_like(gain).log() < gain).view(*gain.shape, *[1] * (replicas.dim() - 2))
     exchanged = replicas.clone()
@@ -84,7 +89,11 @@ def swap(path: Path, replicas: Tensor, betas: Float[Tensor, "R"], odd: bool) -> 
 
 
 def hamiltonian(
-    energy: Callable[[Any], Tensor], z: Tensor, step_size: Tensor | float, leapfrogs: int = 10, event_dims: int = 1
+    energy: Callable[[Any], Tensor],
+    z: Tensor,
+    step_size: Tensor | float,
+    leapfrogs: int = 10,
+    event_dims: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """One step of Hamiltonian Monte Carlo with momenta drawn afresh: reversible with respect to exp(−energy(z)).
 
@@ -103,7 +112,11 @@ def hamiltonian(
 
     References: Neal (2011), "MCMC using Hamiltonian dynamics".
     """
-    step = step_size.view(*step_size.shape, *[1] * event_dims) if isinstance(step_size, Tensor) else step_size
+    step = (
+        step_size.view(*step_size.shape, *[1] * event_dims)
+        if isinstance(step_size, Tensor)
+        else step_size
+    )
     r = torch.randn_like(z)
     value, gradient = _with_gradient(energy, z)
     before = value + _kinetic(r, value)
@@ -136,14 +149,16 @@ def _with_gradient(energy: Callable[[Any], Tensor], z: Tensor) -> tuple[Tensor, 
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         value = energy(z)
-        gradient, = torch.autograd.grad(value.sum(), z)
+        (gradient,) = torch.autograd.grad(value.sum(), z)
     return value.detach(), gradient
 
 
 def _split(draws: Tensor) -> Tensor:
     """Each chain cut into its two halves: (S, M, …) → (S/2, 2M, …), in float64."""
     if draws.dim() < 2 or len(draws) < 4 or draws.shape[1] == 0:
-        raise ValueError(f"draws of shape {tuple(draws.shape)}: expected (draws, chains, …) with at least four draws a chain.")
+        raise ValueError(
+            f"draws of shape {tuple(draws.shape)}: expected (draws, chains, …) with at least four draws a chain."
+        )
     half = len(draws) // 2
     return torch.cat([draws[:half], draws[-half:]], dim=1).double()
 

@@ -5,8 +5,16 @@ decoders, where the target p(z) p(x|z) has the evidence p(x) for its constant. A
 at once and answer with `LogMean`: the value in nats, its standard error by the delta rule, its effective sample size.
 """
 
-__all__ = ["Path", "annealed_importance_sampling", "bridge", "bridge_sampling", "importance_sampling", "log_partition",
-           "path_sampling", "reverse_annealed_importance_sampling"]
+__all__ = [
+    "Path",
+    "annealed_importance_sampling",
+    "bridge",
+    "bridge_sampling",
+    "importance_sampling",
+    "log_partition",
+    "path_sampling",
+    "reverse_annealed_importance_sampling",
+]
 
 import math
 from itertools import pairwise
@@ -90,7 +98,9 @@ def annealed_importance_sampling(path: Path, betas: Float[Tensor, "T"], chains: 
 
 
 @torch.no_grad()
-def reverse_annealed_importance_sampling(path: Path, state: Any, betas: Float[Tensor, "T"]) -> LogMean:
+def reverse_annealed_importance_sampling(
+    path: Path, state: Any, betas: Float[Tensor, "T"]
+) -> LogMean:
     """AIS down the ladder from exact draws of the target: the other half of the stochastic sandwich.
 
         x_{T−1} ~ f_1 / Z
@@ -143,7 +153,9 @@ def bridge(at_base: Float[Tensor, "n *batch"], at_target: Float[Tensor, "m *batc
 
 
 @torch.no_grad()
-def bridge_sampling(path: Path, betas: Float[Tensor, "T"], chains: int, sweeps: int = 20) -> LogMean:
+def bridge_sampling(
+    path: Path, betas: Float[Tensor, "T"], chains: int, sweeps: int = 20
+) -> LogMean:
     """A bridge between each two neighbours of the ladder, log Z = log Z_0 + Σ_t log Z_{β_{t+1}} / Z_{β_t}.
 
     Every chain climbs the ladder and contributes to all bridges; the error is taken over whole chains, which are
@@ -158,7 +170,12 @@ def bridge_sampling(path: Path, betas: Float[Tensor, "T"], chains: int, sweeps: 
         ValueError: as in `annealed_importance_sampling` and `bridge`, or no sweeps.
     """
     betas = _checked(betas, chains, sweeps)
-    state, log_z, influence, unseen = path.start(chains), path.log_z0().double(), betas.new_zeros(()), betas.new_zeros(())
+    state, log_z, influence, unseen = (
+        path.start(chains),
+        path.log_z0().double(),
+        betas.new_zeros(()),
+        betas.new_zeros(()),
+    )
     for low, high in pairwise(betas):
         below = _rise(path, state, low, high)
         for _ in range(sweeps):
@@ -214,7 +231,9 @@ def log_partition(machine: Any, temperatures: int = 1000, chains: int = 100) -> 
         try:
             exact = machine.log_partition()
         except ValueError:
-            return annealed_importance_sampling(machine, torch.linspace(0, 1, temperatures + 1, device=device), chains)
+            return annealed_importance_sampling(
+                machine, torch.linspace(0, 1, temperatures + 1, device=device), chains
+            )
     return LogMean(exact, torch.zeros_like(exact), torch.full_like(exact, chains))
 
 
@@ -231,17 +250,23 @@ def _bridged(at_base: Tensor, at_target: Tensor) -> tuple[Tensor, Tensor, Tensor
     that these shares do not show where few draws overlap."""
     n, m = len(at_base), len(at_target)
     if n == 0 or m == 0 or at_base.isnan().any() or at_target.isnan().any():
-        raise ValueError(f"a bridge from {n} draws to {m}: expected at least one on each side, whose log-ratios are numbers.")
+        raise ValueError(
+            f"a bridge from {n} draws to {m}: expected at least one on each side, whose log-ratios are numbers."
+        )
     if not bool(((at_base > -torch.inf).any(0) & (at_target < torch.inf).any(0)).all()):
-        raise ValueError("no draw of one density lies where the other has mass: a bridge needs densities that overlap; put "
-                         "temperatures between them.")
+        raise ValueError(
+            "no draw of one density lies where the other has mass: a bridge needs densities that overlap; put "
+            "temperatures between them."
+        )
     offset = math.log(m / n)
     everything = torch.cat([at_base, at_target]) + offset
     low = everything.masked_fill(everything == -torch.inf, torch.inf).amin(0) - 40
     high = everything.masked_fill(everything == torch.inf, -torch.inf).amax(0) + 40
     for _ in range(60):
         middle = (low + high) / 2
-        rising = (at_base + offset - middle).sigmoid().sum(0) > (middle - at_target - offset).sigmoid().sum(0)
+        rising = (at_base + offset - middle).sigmoid().sum(0) > (
+            middle - at_target - offset
+        ).sigmoid().sum(0)
         low, high = torch.where(rising, middle, low), torch.where(rising, high, middle)
     up, down = logsigmoid(at_base + offset - low), logsigmoid(low - at_target - offset)
     overlap = up.logsumexp(0).exp()  # draws' worth of it; nm/(n+m) for equal densities
@@ -254,10 +279,10 @@ def _derivatives(path: Path, state: Any, beta: Tensor) -> tuple[Tensor, Tensor]:
     """First and second derivative of log f_β in β, chain by chain."""
     with torch.enable_grad():
         each = beta.expand(path.energy(state, beta).shape).clone().requires_grad_()
-        slope, = torch.autograd.grad(-path.energy(state, each).sum(), each, create_graph=True)
+        (slope,) = torch.autograd.grad(-path.energy(state, each).sum(), each, create_graph=True)
         if not slope.requires_grad:  # a geometric path: log f_β is linear in β
             return slope.double(), torch.zeros_like(slope).double()
-        bend, = torch.autograd.grad(slope.sum(), each, allow_unused=True, materialize_grads=True)
+        (bend,) = torch.autograd.grad(slope.sum(), each, allow_unused=True, materialize_grads=True)
     return slope.detach().double(), bend.double()
 
 
@@ -268,16 +293,26 @@ def _variance(draws: Tensor) -> Tensor:
 
 def _over_chains(log_z: Tensor, influence: Tensor, unseen: Tensor | float = 0.0) -> LogMean:
     if not bool(log_z.isfinite().all()):
-        raise ValueError(f"log Z is {log_z.tolist()}: the energy is infinite or not a number at a state that a chain has reached; "
-                         "look for parameters that are not numbers.")
+        raise ValueError(
+            f"log Z is {log_z.tolist()}: the energy is infinite or not a number at a state that a chain has reached; "
+            "look for parameters that are not numbers."
+        )
     chains = len(influence)
     variance = _variance(influence) / chains + unseen
     return LogMean(log_z, variance.sqrt(), chains / (1 + (chains - 1) * variance))
 
 
 def _checked(betas: Tensor, chains: int, sweeps: int = 1) -> Tensor:
-    if betas.dim() != 1 or len(betas) < 2 or betas[0] != 0 or betas[-1] != 1 or not bool((betas.diff() > 0).all()):
-        raise ValueError(f"betas={str(betas.tolist())[:80]}: the ladder must rise from 0 to 1; torch.linspace(0, 1, 1001) does.")
+    if (
+        betas.dim() != 1
+        or len(betas) < 2
+        or betas[0] != 0
+        or betas[-1] != 1
+        or not bool((betas.diff() > 0).all())
+    ):
+        raise ValueError(
+            f"betas={str(betas.tolist())[:80]}: the ladder must rise from 0 to 1; torch.linspace(0, 1, 1001) does."
+        )
     if chains < 1 or sweeps < 1:
         raise ValueError(f"chains={chains}, sweeps={sweeps}: both must be at least 1.")
     return betas

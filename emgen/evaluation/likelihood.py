@@ -40,7 +40,9 @@ class Estimate:
 
     def __post_init__(self) -> None:
         if self.error < 0:
-            raise ValueError(f"a standard error is 0 or more, or NaN where it is not known, not {self.error:g} ({self.method}).")
+            raise ValueError(
+                f"a standard error is 0 or more, or NaN where it is not known, not {self.error:g} ({self.method})."
+            )
         if not math.isfinite(self.value):
             object.__setattr__(self, "error", math.nan)
 

@@ -47,7 +47,8 @@ def remembered(method: Callable) -> Callable:
         key.append((self.reg_covar, None))
         known = memory.get(method.__name__)
         if known is None or any(
-            (a is not b if isinstance(a, Tensor) else a != b) or v != w for (a, v), (b, w) in zip(known[0], key, strict=True)
+            (a is not b if isinstance(a, Tensor) else a != b) or v != w
+            for (a, v), (b, w) in zip(known[0], key, strict=True)
         ):
             memory[method.__name__] = known = key, method(self)
         return known[1]
@@ -104,7 +105,9 @@ class Family(nn.Module, ABC):
 
     def ascend(self, posterior: Any, steps: int, lr: float) -> Self:
         """The point reached from this one by natural-gradient steps on log posterior(θ)."""
-        raise TypeError(f"{type(self).__name__} has no gradient M-step; use parameters=Point(), its closed form")
+        raise TypeError(
+            f"{type(self).__name__} has no gradient M-step; use parameters=Point(), its closed form"
+        )
 
     @abstractmethod
     def kl(self, prior: Any) -> Tensor:
@@ -142,17 +145,25 @@ class Family(nn.Module, ABC):
         """
         for name, value in values.items():
             if name not in self._buffers:
-                raise ValueError(f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(self._buffers)}")
+                raise ValueError(
+                    f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(self._buffers)}"
+                )
             old: Tensor = getattr(self, name)
             value = torch.as_tensor(value, dtype=old.dtype, device=old.device)
             try:
                 values[name] = value.broadcast_to(old.shape).clone()
             except RuntimeError:
-                raise ValueError(f"{name} of shape {tuple(value.shape)} does not fit {tuple(old.shape)}") from None
+                raise ValueError(
+                    f"{name} of shape {tuple(value.shape)} does not fit {tuple(old.shape)}"
+                ) from None
             if name in ("kappa", "nu", "concentration") and not bool((value >= 0).all()):
-                raise ValueError(f"{name} counts the data that a belief is worth: 0 (flat) or more, not {value.min():g}")
+                raise ValueError(
+                    f"{name} counts the data that a belief is worth: 0 (flat) or more, not {value.min():g}"
+                )
             if name == "variance" and not bool((value >= 0).all()):
-                raise ValueError(f"a variance is 0 or more, in squared units of the data, not {value.min():g}")
+                raise ValueError(
+                    f"a variance is 0 or more, in squared units of the data, not {value.min():g}"
+                )
         return self.replace(**values)
 
     def distance(self, x: Tensor, seeds: Tensor) -> Tensor:
@@ -175,8 +186,12 @@ def observed(x: Tensor, features: int) -> tuple[Tensor, Tensor | None]:
     """Rows with features flattened, missing ones (NaN) at zero, and the mask of what was seen, None if all was."""
     x = x.reshape(len(x), -1)
     if x.shape[1] != features:
-        raise ValueError(f"rows have {x.shape[1]} features and the model {features}: give event_shape={x.shape[1]}")
-    if not x.is_floating_point() or math.isfinite(x.detach().sum()):  # one pass finds that nothing is missing
+        raise ValueError(
+            f"rows have {x.shape[1]} features and the model {features}: give event_shape={x.shape[1]}"
+        )
+    if not x.is_floating_point() or math.isfinite(
+        x.detach().sum()
+    ):  # one pass finds that nothing is missing
         return x, None
     seen = ~x.isnan()
     return (x, None) if seen.all() else (x.masked_fill(~seen, 0.0), seen)
@@ -195,8 +210,10 @@ def complete(x: Tensor, features: int) -> Tensor:
 
 def overflow() -> ValueError:
     """The refusal of numbers whose squares are none."""
-    return ValueError("a variance is not finite: squares of the largest values, or of distances of rows, exceed the range of numbers; "
-                      "rescale the data, or leave the outliers out")
+    return ValueError(
+        "a variance is not finite: squares of the largest values, or of distances of rows, exceed the range of numbers; "
+        "rescale the data, or leave the outliers out"
+    )
 
 
 def spread(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -205,9 +222,13 @@ def spread(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     share = (seen if weight is None else seen * weight[:, None]).to(x.dtype)
     count = share.sum(0)
     if not bool((count > 0).all()):
-        raise ValueError(f"feature {int(count.argmin())} has no value in any row that counts: leave it out, or give every part a prior")
+        raise ValueError(
+            f"feature {int(count.argmin())} has no value in any row that counts: leave it out, or give every part a prior"
+        )
     mean = torch.zeros_like(count)
-    for _ in range(2):  # the second time takes away round-off, of which a constant column would get a variance
+    for _ in range(
+        2
+    ):  # the second time takes away round-off, of which a constant column would get a variance
         mean = mean + ((x - mean).masked_fill(~seen, 0.0) * share).sum(0) / count
     variance = ((x - mean).masked_fill(~seen, 0.0).square() * share).sum(0) / count
     return mean, torch.where(variance > resolution(mean), variance, 0.0)

@@ -20,7 +20,9 @@ class Bernoulli(ExponentialFamily):
     """
 
     @classmethod
-    def flat(cls, components: int, features: int, dtype: torch.dtype = torch.float64) -> "Bernoulli":
+    def flat(
+        cls, components: int, features: int, dtype: torch.dtype = torch.float64
+    ) -> "Bernoulli":
         """The flat prior over K × D success rates."""
         return cls(torch.full((components, features), 0.5, dtype=dtype), 0.0)
 
@@ -65,7 +67,9 @@ class Binomial(ExponentialFamily):
         self.trials = trials
 
     @classmethod
-    def flat(cls, components: int, features: int, trials: int = 1, dtype: torch.dtype = torch.float64) -> "Binomial":
+    def flat(
+        cls, components: int, features: int, trials: int = 1, dtype: torch.dtype = torch.float64
+    ) -> "Binomial":
         """The flat prior over K × D mean counts."""
         return cls(torch.full((components, features), trials / 2, dtype=dtype), 0.0, trials)
 
@@ -74,7 +78,11 @@ class Binomial(ExponentialFamily):
 
     def log_base(self, x: Tensor) -> Tensor:
         x = x.to(self.mean.dtype)
-        ways = torch.lgamma(x.new_tensor(self.trials + 1.0)) - (x + 1).lgamma() - (self.trials - x + 1).lgamma()
+        ways = (
+            torch.lgamma(x.new_tensor(self.trials + 1.0))
+            - (x + 1).lgamma()
+            - (self.trials - x + 1).lgamma()
+        )
         return _within(ways, x, self.trials)
 
     def natural(self, mean: Tensor) -> Tensor:
@@ -163,7 +171,9 @@ class Categorical(ExponentialFamily):
         """(E log π, 0): digamma differences, the logarithms themselves at a point."""
         c = torch.where(self._proper, self.concentration, 1.0)[..., None]
         belief = torch.where(self.mean > 0, (c * self.mean).digamma() - c.digamma(), -torch.inf)
-        return torch.where(self._proper[..., None], belief, self.mean.log()), torch.zeros_like(self.concentration)
+        return torch.where(self._proper[..., None], belief, self.mean.log()), torch.zeros_like(
+            self.concentration
+        )
 
     def expected_log_prob(self, x: Tensor) -> Tensor:
         """E_θ log p(x|θ_k), (N, K): rows looked up, not multiplied."""
@@ -192,21 +202,33 @@ class Categorical(ExponentialFamily):
         return torch.where(total > 0, total.lgamma(), 0.0).sum(-1) - concentration.lgamma()
 
     def draw(self, total: Tensor, concentration: Tensor) -> Tensor:
-        gamma = torch.where(total > 0, torch._standard_gamma(total.clamp(min=torch.finfo(total.dtype).tiny)), 0.0)
+        gamma = torch.where(
+            total > 0, torch._standard_gamma(total.clamp(min=torch.finfo(total.dtype).tiny)), 0.0
+        )
         return gamma / gamma.sum(-1, keepdim=True)
 
     def weak(self, x: Tensor, weight: Tensor | None = None) -> Self:
         """Where flat, the uniform prior worth one datum, Dirichlet(1/V, …, 1/V)."""
-        return self.replace(concentration=torch.where(self.concentration == 0, 1.0, self.concentration))
+        return self.replace(
+            concentration=torch.where(self.concentration == 0, 1.0, self.concentration)
+        )
 
     def likelihood(self) -> Distribution:
-        return Independent(distributions.Categorical(probs=self.mean), self.mean.ndim - 2 if self.mean.ndim > 2 else 0)
+        return Independent(
+            distributions.Categorical(probs=self.mean),
+            self.mean.ndim - 2 if self.mean.ndim > 2 else 0,
+        )
 
     def _symbols(self, x: Tensor) -> Tensor:
         symbols, most = x.long(), self.mean.shape[-1] - 1
-        if len(x) and (not 0 <= int(symbols.min()) <= int(symbols.max()) <= most or (x.is_floating_point() and bool((x != symbols).any()))):
-            raise ValueError(f"symbols are whole numbers from 0 to {most}, not from {x.min():g} to {x.max():g}: encode them so, or give "
-                             "the model more symbols")
+        if len(x) and (
+            not 0 <= int(symbols.min()) <= int(symbols.max()) <= most
+            or (x.is_floating_point() and bool((x != symbols).any()))
+        ):
+            raise ValueError(
+                f"symbols are whole numbers from 0 to {most}, not from {x.min():g} to {x.max():g}: encode them so, or give "
+                "the model more symbols"
+            )
         return symbols
 
 
@@ -225,9 +247,15 @@ class StickBreaking(Family):
         self.sticks = sticks
 
     @classmethod
-    def process(cls, components: int, concentration: float, dtype: torch.dtype = torch.float64) -> "StickBreaking":
+    def process(
+        cls, components: int, concentration: float, dtype: torch.dtype = torch.float64
+    ) -> "StickBreaking":
         """The prior v_k ~ Beta(1, γ)."""
-        return cls(Categorical.dirichlet(torch.tensor([1.0, concentration], dtype=dtype).expand(components, 2)))
+        return cls(
+            Categorical.dirichlet(
+                torch.tensor([1.0, concentration], dtype=dtype).expand(components, 2)
+            )
+        )
 
     @property
     def mean(self) -> Tensor:

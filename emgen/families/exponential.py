@@ -40,9 +40,15 @@ class ExponentialFamily(Family):
     def __init__(self, mean: Tensor, concentration: Tensor | float = torch.inf):
         super().__init__()
         batch = mean.shape[: mean.ndim - self.statistic_dim]
-        concentration = torch.as_tensor(concentration, dtype=mean.dtype, device=mean.device).broadcast_to(batch).clone()
+        concentration = (
+            torch.as_tensor(concentration, dtype=mean.dtype, device=mean.device)
+            .broadcast_to(batch)
+            .clone()
+        )
         if (concentration < 0).any():
-            raise ValueError(f"a concentration counts data and must be 0 or more, not {concentration.min():g}")
+            raise ValueError(
+                f"a concentration counts data and must be 0 or more, not {concentration.min():g}"
+            )
         self.register_buffer("mean", mean)
         self.register_buffer("concentration", concentration)
 
@@ -77,7 +83,11 @@ class ExponentialFamily(Family):
     def expected_log_prob(self, x: Tensor) -> Tensor:
         """E_θ log p(x|θ_k), (N, K): one product of matrices; missing features are left out."""
         x, seen = observed(x, self.mean.shape[1])
-        dtype = x.dtype if x.is_floating_point() and self._cancels() * torch.finfo(x.dtype).eps < CANCELLED else self.mean.dtype
+        dtype = (
+            x.dtype
+            if x.is_floating_point() and self._cancels() * torch.finfo(x.dtype).eps < CANCELLED
+            else self.mean.dtype
+        )
         natural, partition = (e.to(dtype) for e in self.expected())
         t, base = self.sufficient(x).to(dtype), self.log_base(x).to(dtype)
         if seen is None:
@@ -97,12 +107,18 @@ class ExponentialFamily(Family):
         else:
             t, base = masked(t, seen), masked(base, seen)
             count = r.T @ seen.to(r.dtype)
-        return {"count": count, "sum": (r.T @ t.flatten(1)).view(self.mean.shape), "base": r.T @ base.sum(1)}
+        return {
+            "count": count,
+            "sum": (r.T @ t.flatten(1)).view(self.mean.shape),
+            "base": r.T @ base.sum(1),
+        }
 
     def expected_fit(self, s: dict[str, Tensor]) -> Tensor:
         """Σ_i r_ik E_θ log p(x_i|θ_k), one value a component, linear in the statistics."""
         natural, partition = self.expected()
-        fit = self._inner(s["sum"], natural) - torch.where(s["count"] > 0, s["count"] * partition, 0.0)
+        fit = self._inner(s["sum"], natural) - torch.where(
+            s["count"] > 0, s["count"] * partition, 0.0
+        )
         return per_component(fit) + s.get("base", 0.0)
 
     def divergence(self, x: Tensor) -> Tensor:
@@ -128,13 +144,19 @@ class ExponentialFamily(Family):
             c = torch.where(proper, self.concentration, 1.0).detach().requires_grad_()
             total = (self._wide(c) * self.mean).detach().requires_grad_()
             d_total, d_count = torch.autograd.grad(self.log_normaliser(total, c).sum(), (total, c))
-        return torch.where(self._wide(proper), d_total, natural), torch.where(proper, -d_count, partition)
+        return torch.where(self._wide(proper), d_total, natural), torch.where(
+            proper, -d_count, partition
+        )
 
     def update(self, s: dict[str, Tensor], about: "ExponentialFamily | None" = None) -> Self:
         """The conjugate posterior: the mean moves by the data's share of the total count."""
         count, total = s["count"], self.concentration + s["count"]
         data = share(s["sum"], self._wide(count))
-        prior = self.mean if about is None else torch.where(self._wide(self.concentration > 0), self.mean, about.mean)
+        prior = (
+            self.mean
+            if about is None
+            else torch.where(self._wide(self.concentration > 0), self.mean, about.mean)
+        )
         moved = self._wide(share(count, total)).expand_as(data)
         return self.replace(mean=torch.lerp(prior, data, moved), concentration=total)
 
@@ -149,13 +171,17 @@ class ExponentialFamily(Family):
             ValueError: if the belief is flat.
         """
         if self.is_flat:
-            raise ValueError("cannot draw parameters from a flat belief: give the model a prior, or use a point")
+            raise ValueError(
+                "cannot draw parameters from a flat belief: give the model a prior, or use a point"
+            )
         c = torch.where(self._proper, self.concentration, 1.0)
         drawn = self.draw(self._wide(c) * self.mean, c)
         return self.replace(mean=torch.where(self._wide(self._proper), drawn, self.mean)).mode()
 
     def ascend(self, posterior: "ExponentialFamily", steps: int, lr: float) -> Self:
-        return self.replace(mean=torch.lerp(self.mean, posterior.mean, 1 - (1 - lr) ** steps)).mode()
+        return self.replace(
+            mean=torch.lerp(self.mean, posterior.mean, 1 - (1 - lr) ** steps)
+        ).mode()
 
     def kl(self, prior: "ExponentialFamily") -> Tensor:
         """KL(q(θ_k) ‖ p(θ_k)), one value a component; of a point −log p(θ_k); a flat prior counts as p = 1."""
@@ -166,7 +192,9 @@ class ExponentialFamily(Family):
         c = torch.where(self._proper, self.concentration, 1.0)
         natural, partition = belief.expected()
         exponent = self._inner(self._wide(c) * self.mean, natural) - c * partition
-        return torch.where(self._proper, self.log_normaliser(self._wide(c) * self.mean, c) - exponent, 0.0)
+        return torch.where(
+            self._proper, self.log_normaliser(self._wide(c) * self.mean, c) - exponent, 0.0
+        )
 
     def entropy(self) -> Tensor:
         """H(q(θ)), 0 where the belief is a point or flat."""
@@ -188,10 +216,14 @@ class ExponentialFamily(Family):
         own = self.update(s := self.statistics(x, ones), self)
         one = torch.ones_like(self.concentration)
         proper = self.log_normaliser(own.mean, one).isfinite()
-        inside = torch.lerp(own.mean, self.mean, self._wide(1 / (1 + s["count"])).expand_as(self.mean))
+        inside = torch.lerp(
+            own.mean, self.mean, self._wide(1 / (1 + s["count"])).expand_as(self.mean)
+        )
         mean = torch.where(self._wide(proper), own.mean, inside)
-        return self.replace(mean=torch.where(self._wide(flat), mean, self.mean),
-                            concentration=torch.where(flat, 1.0, self.concentration))
+        return self.replace(
+            mean=torch.where(self._wide(flat), mean, self.mean),
+            concentration=torch.where(flat, 1.0, self.concentration),
+        )
 
     @remembered
     def _cancels(self) -> float:

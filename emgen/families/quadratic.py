@@ -1,13 +1,27 @@
 """Quadratic forms over rows, two ways: expanded products (fast) and explicit differences (safe)."""
 
-__all__ = ["ACCURACY", "ROWS", "definite", "expand", "moments", "not_positive", "outer", "packed", "trace", "unpacked"]
+__all__ = [
+    "ACCURACY",
+    "ROWS",
+    "definite",
+    "expand",
+    "moments",
+    "not_positive",
+    "outer",
+    "packed",
+    "trace",
+    "unpacked",
+]
 
 import torch
 from torch import Tensor
 
 from emgen.families.base import ROUND, overflow
 
-ACCURACY = {torch.float64: 1e-10, torch.float32: 1e-3}  # nats that expanding a quadratic form may cost
+ACCURACY = {
+    torch.float64: 1e-10,
+    torch.float32: 1e-3,
+}  # nats that expanding a quadratic form may cost
 ROWS = 2048  # rows a block, so that what is computed from a block stays in cache
 
 
@@ -26,7 +40,14 @@ def expand(x: Tensor, centre: Tensor) -> Tensor:
 def packed(constant: Tensor, linear: Tensor, symmetric: Tensor) -> Tensor:
     """Coefficients (K, F) of the quadratics constant + ⟨linear, y⟩ + yᵀ symmetric y on `expand`'s features."""
     i, j = torch.triu_indices(*symmetric.shape[1:], device=symmetric.device)
-    return torch.cat([constant[:, None], linear, symmetric[:, i, j] * torch.where(i == j, 1.0, 2.0).to(symmetric)], 1)
+    return torch.cat(
+        [
+            constant[:, None],
+            linear,
+            symmetric[:, i, j] * torch.where(i == j, 1.0, 2.0).to(symmetric),
+        ],
+        1,
+    )
 
 
 def unpacked(sums: Tensor, features: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,6 +99,8 @@ def not_positive(covariance: Tensor, g: int, mass: float | None = None) -> Value
         return overflow()
     which = "the shared covariance" if len(covariance) == 1 else f"the covariance of component {g}"
     held = "" if mass is None else f"mass {mass:.4g}, "
-    return ValueError(f"{which} is not positive definite ({held}smallest eigenvalue "
-                      f"{torch.linalg.eigvalsh(covariance[g])[0]:.3g}): too few or identical rows fell to it; try "
-                      "reg_covar=1e-6 or more, fewer components, a prior, or covariance='diagonal'")
+    return ValueError(
+        f"{which} is not positive definite ({held}smallest eigenvalue "
+        f"{torch.linalg.eigvalsh(covariance[g])[0]:.3g}): too few or identical rows fell to it; try "
+        "reg_covar=1e-6 or more, fewer components, a prior, or covariance='diagonal'"
+    )

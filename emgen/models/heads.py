@@ -28,7 +28,9 @@ class Bernoulli(nn.Module):
         self.logits = nn.Linear(features, self.event_shape.numel())
 
     def forward(self, features: Tensor) -> distributions.Distribution:
-        return IndependentBernoulli(shaped(self.logits(features), self.event_shape), len(self.event_shape))
+        return IndependentBernoulli(
+            shaped(self.logits(features), self.event_shape), len(self.event_shape)
+        )
 
 
 class Gaussian(nn.Module):
@@ -41,12 +43,22 @@ class Gaussian(nn.Module):
         min_scale: the smallest learnt σ, which keeps a density from running off to infinity on a single point.
     """
 
-    def __init__(self, features: int, event_shape: Sequence[int], scale: float | None = None, min_scale: float = 1e-3):
+    def __init__(
+        self,
+        features: int,
+        event_shape: Sequence[int],
+        scale: float | None = None,
+        min_scale: float = 1e-3,
+    ):
         super().__init__()
         if scale is not None and not scale > 0:
-            raise ValueError(f"scale={scale}: a standard deviation is positive; give one, or null to learn it.")
+            raise ValueError(
+                f"scale={scale}: a standard deviation is positive; give one, or null to learn it."
+            )
         if not min_scale >= 0:
-            raise ValueError(f"min_scale={min_scale}: the smallest standard deviation cannot be negative.")
+            raise ValueError(
+                f"min_scale={min_scale}: the smallest standard deviation cannot be negative."
+            )
         self.event_shape = torch.Size(event_shape)
         self.scale: Any = scale
         self.min_scale = min_scale
@@ -61,7 +73,9 @@ class Gaussian(nn.Module):
             scale = torch.full_like(mean, self.scale)
         else:
             scale = softplus(shaped(self.raw_scale(features), self.event_shape)) + self.min_scale
-        return distributions.Independent(distributions.Normal(mean, scale, validate_args=False), len(self.event_shape))
+        return distributions.Independent(
+            distributions.Normal(mean, scale, validate_args=False), len(self.event_shape)
+        )
 
 
 class Categorical(nn.Module):
@@ -82,7 +96,9 @@ class Categorical(nn.Module):
 
     def forward(self, features: Tensor) -> distributions.Distribution:
         logits = shaped(self.logits(features), torch.Size((*self.event_shape, self.classes)))
-        return distributions.Independent(distributions.Categorical(logits=logits, validate_args=False), len(self.event_shape))
+        return distributions.Independent(
+            distributions.Categorical(logits=logits, validate_args=False), len(self.event_shape)
+        )
 
 
 class Dirac(nn.Module):
@@ -101,7 +117,9 @@ class Dirac(nn.Module):
 
     def forward(self, features: Tensor) -> distributions.Distribution:
         point = shaped(self.point(features), self.event_shape)
-        return PointMass(point.sigmoid() if self.squash else point, len(self.event_shape), validate_args=False)
+        return PointMass(
+            point.sigmoid() if self.squash else point, len(self.event_shape), validate_args=False
+        )
 
 
 class OneHot(nn.Module):
@@ -119,7 +137,9 @@ class OneHot(nn.Module):
 
     def forward(self, features: Tensor) -> distributions.Distribution:
         logits = shaped(self.logits(features), self.event_shape)
-        return distributions.Independent(OneHotDistribution(logits=logits, validate_args=False), len(self.event_shape) - 1)
+        return distributions.Independent(
+            OneHotDistribution(logits=logits, validate_args=False), len(self.event_shape) - 1
+        )
 
 
 def shaped(flat: Tensor, shape: torch.Size) -> Tensor:

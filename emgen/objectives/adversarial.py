@@ -59,8 +59,15 @@ class Adversarial:
         taught = self.divergence if self.surrogate is None else self.surrogate
         v_data, v_samples = critic(data), critic(samples.detach())
         bound = taught.activation(v_data).mean() - taught.conjugate_of_activation(v_samples).mean()
-        terms = Terms(-bound, {"bound": bound, "log_ratio_data": v_data.mean(), "log_ratio_model": v_samples.mean()})
-        return terms if self.penalty is None else terms + self.penalty(critic, data, samples, taught, progress)
+        terms = Terms(
+            -bound,
+            {"bound": bound, "log_ratio_data": v_data.mean(), "log_ratio_model": v_samples.mean()},
+        )
+        return (
+            terms
+            if self.penalty is None
+            else terms + self.penalty(critic, data, samples, taught, progress)
+        )
 
     def model(self, critic: Any, samples: Tensor) -> Terms:
         """The model's side, over reparameterised `samples` (B, *event): part `game` is its loss."""

@@ -24,12 +24,16 @@ class Terms:
     parts: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "parts", {name: value.detach() for name, value in self.parts.items()})
+        object.__setattr__(
+            self, "parts", {name: value.detach() for name, value in self.parts.items()}
+        )
 
     def __add__(self, other: "Terms") -> "Terms":
         both = self.parts.keys() & other.parts.keys()
         if both:
-            raise ValueError(f"two objectives both report {sorted(both)}: rename a part before adding, each name has one value.")
+            raise ValueError(
+                f"two objectives both report {sorted(both)}: rename a part before adding, each name has one value."
+            )
         return Terms(self.loss + other.loss, {**self.parts, **other.parts})
 
     def __mul__(self, weight: float | Tensor) -> "Terms":
@@ -39,5 +43,6 @@ class Terms:
 
     def renamed(self, **names: str) -> "Terms":
         """The same terms with some parts called otherwise: `terms.renamed(bound="bound_critic")`."""
-        return Terms(self.loss, {names.get(name, name): value for name, value in self.parts.items()})
-
+        return Terms(
+            self.loss, {names.get(name, name): value for name, value in self.parts.items()}
+        )

@@ -42,8 +42,10 @@ class ContrastiveDivergence:
 
     def __post_init__(self) -> None:
         if not (self.weight_decay >= 0 and self.sparsity >= 0 and 0 < self.activity < 1):
-            raise ValueError(f"weight_decay={self.weight_decay}, sparsity={self.sparsity}, activity={self.activity}: weights "
-                             "cannot be negative and the activity lies between 0 and 1.")
+            raise ValueError(
+                f"weight_decay={self.weight_decay}, sparsity={self.sparsity}, activity={self.activity}: weights "
+                "cannot be negative and the activity lies between 0 and 1."
+            )
 
     def __call__(self, model: Any, x: Tensor, chain: Any) -> Terms:
         """Part `contrast`, the difference of the two mean energies (the hidden units' entropy aside, given `statistics`).
@@ -61,9 +63,14 @@ class ContrastiveDivergence:
                 loss = model.energy(x).mean() - model.energy(chain).mean()
         parts = {"contrast": loss}
         if self.weight_decay:
-            loss = loss + self.weight_decay / 2 * sum(w.square().sum() for w in model.parameters() if w.dim() > 1)
+            loss = loss + self.weight_decay / 2 * sum(
+                w.square().sum() for w in model.parameters() if w.dim() > 1
+            )
         if self.sparsity:
-            loss = loss + self.sparsity / 2 * (model.hidden_mean(x).mean(0) - self.activity).square().sum()
+            loss = (
+                loss
+                + self.sparsity / 2 * (model.hidden_mean(x).mean(0) - self.activity).square().sum()
+            )
         return Terms(loss, parts)
 
 
@@ -85,8 +92,13 @@ class ModelPhase:
 
 def _exact(model: Any, x: Tensor, chain: Tensor) -> Tensor:
     """The contrast of an exponential family, −⟨θ, E_x[s] − E_chain[s]⟩: linear in θ, so its gradient needs no graph."""
-    sign = torch.cat([x.new_full((len(x),), 1 / len(x)), x.new_full((len(chain),), -1 / len(chain))])
+    sign = torch.cat(
+        [x.new_full((len(x),), 1 / len(x)), x.new_full((len(chain),), -1 / len(chain))]
+    )
     statistics = model.statistics(torch.cat([x, chain]), sign)
     parameters = dict(model.named_parameters())
-    products = [torch.dot(parameters[name].flatten(), value.to(parameters[name]).flatten()) for name, value in statistics.items()]
+    products = [
+        torch.dot(parameters[name].flatten(), value.to(parameters[name]).flatten())
+        for name, value in statistics.items()
+    ]
     return -torch.stack(products).sum()

@@ -31,9 +31,13 @@ class GradientPenalty:
     def __post_init__(self) -> None:
         _check_weight(self.weight)
         if self.where not in ("data", "samples", "both"):
-            raise ValueError(f"where={self.where!r}: the gradient is penalised on data, samples or both.")
+            raise ValueError(
+                f"where={self.where!r}: the gradient is penalised on data, samples or both."
+            )
 
-    def __call__(self, critic: Any, data: Tensor, samples: Tensor, divergence: Any, progress: float) -> Terms:
+    def __call__(
+        self, critic: Any, data: Tensor, samples: Tensor, divergence: Any, progress: float
+    ) -> Terms:
         """Part `penalty`, the mean squared gradient norm before it is weighed; `data`, `samples` are (B, *event)."""
         places = {"data": [data], "samples": [samples], "both": [data, samples]}[self.where]
         square = torch.stack([_squared_gradient(critic, x)[1].mean() for x in places]).sum()
@@ -63,16 +67,22 @@ class RothPenalty:
     def __post_init__(self) -> None:
         _check_weight(self.weight)
         if not 0 < self.annealing <= 1:
-            raise ValueError(f"annealing={self.annealing}: the factor left at the end lies in (0, 1]; 1 keeps the weight constant.")
+            raise ValueError(
+                f"annealing={self.annealing}: the factor left at the end lies in (0, 1]; 1 keeps the weight constant."
+            )
 
-    def __call__(self, critic: Any, data: Tensor, samples: Tensor, divergence: Any, progress: float) -> Terms:
+    def __call__(
+        self, critic: Any, data: Tensor, samples: Tensor, divergence: Any, progress: float
+    ) -> Terms:
         """Part `penalty`, Ω_f before it is weighed; `progress` in [0, 1] is the share of training that is done."""
         v, square = _squared_gradient(critic, samples)
         omega = (divergence.conjugate_curvature(v) * square).mean()
         return Terms(self.weight * self.annealing**progress / 2 * omega, {"penalty": omega})
 
 
-def _squared_gradient(critic: Any, x: Float[Tensor, "b *event"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+def _squared_gradient(
+    critic: Any, x: Float[Tensor, "b *event"]
+) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
     """v(x) and ‖∇_x v(x)‖², differentiable in the critic's parameters."""
     x = x.detach().requires_grad_()
     v = critic(x)
@@ -82,4 +92,6 @@ def _squared_gradient(critic: Any, x: Float[Tensor, "b *event"]) -> tuple[Float[
 
 def _check_weight(weight: float) -> None:
     if not weight >= 0:
-        raise ValueError(f"weight={weight}: a penalty's weight is not negative; penalty=null turns it off.")
+        raise ValueError(
+            f"weight={weight}: a penalty's weight is not negative; penalty=null turns it off."
+        )

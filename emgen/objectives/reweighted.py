@@ -38,19 +38,32 @@ class ReweightedWake:
 
     def __post_init__(self) -> None:
         if not self.samples >= 1:
-            raise ValueError(f"samples={self.samples}: waking needs at least one draw of z; give an integer >= 1.")
+            raise ValueError(
+                f"samples={self.samples}: waking needs at least one draw of z; give an integer >= 1."
+            )
         if not 0 <= self.phi < math.inf:
-            raise ValueError(f"phi={self.phi}: the weight of wake-φ must be finite and not negative.")
+            raise ValueError(
+                f"phi={self.phi}: the weight of wake-φ must be finite and not negative."
+            )
 
     def __call__(self, model: Any, recognition: Any, x: Float[Tensor, "batch *event"]) -> Terms:
         """Parts `wake`, `wake_phi`, `bound` = E log 1/K Σ_k w_k, `elbo` and `ess` (effective share of the K draws)."""
         q = recognition(x)
         z = q.sample((self.samples,))
-        log_joint, log_q = model.prior().log_prob(z) + model.likelihood(z).log_prob(x), q.log_prob(z)
+        log_joint, log_q = (
+            model.prior().log_prob(z) + model.likelihood(z).log_prob(x),
+            q.log_prob(z),
+        )
         log_w = (log_joint - log_q).detach()
         share = log_w.softmax(0)
         wake, wake_phi = -(share * log_joint).sum(0).mean(), -(share * log_q).sum(0).mean()
         bound = (log_w.logsumexp(0) - math.log(self.samples)).mean()
         ess = (1 / share.square().sum(0)).mean() / self.samples
-        parts = {"wake": wake, "wake_phi": wake_phi, "bound": bound, "elbo": log_w.mean(), "ess": ess}
+        parts = {
+            "wake": wake,
+            "wake_phi": wake_phi,
+            "bound": bound,
+            "elbo": log_w.mean(),
+            "ess": ess,
+        }
         return Terms(wake + self.phi * wake_phi if self.phi else wake, parts)

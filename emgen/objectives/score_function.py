@@ -96,4 +96,6 @@ def _parts(log_w: Tensor) -> dict[str, Tensor]:
 
 def _check_samples(samples: int) -> None:
     if not samples >= 2:
-        raise ValueError(f"samples={samples}: a leave-one-out baseline needs another draw; give an integer >= 2.")
+        raise ValueError(
+            f"samples={samples}: a leave-one-out baseline needs another draw; give an integer >= 2."
+        )

@@ -27,7 +27,9 @@ class Wake:
 
     def __post_init__(self) -> None:
         if not self.samples >= 1:
-            raise ValueError(f"samples={self.samples}: waking needs at least one draw of z; give an integer >= 1.")
+            raise ValueError(
+                f"samples={self.samples}: waking needs at least one draw of z; give an integer >= 1."
+            )
 
     def __call__(self, model: Any, recognition: Any, x: Tensor) -> Terms:
         """Parts `wake` (the loss) and `elbo` = E_q[log p(x, z) − log q(z|x)]; x has shape (B, *event)."""

@@ -50,10 +50,28 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     (4, 2)
     """
 
-    def __init__(self, n_components: int = 256, *, learning_rate: float = 0.1, batch_size: int = 10, n_iter: int = 10,
-                 verbose: int = 0, random_state: Any = None, precision: str = "32-true"):
-        self.n_components, self.learning_rate, self.batch_size = n_components, learning_rate, batch_size
-        self.n_iter, self.verbose, self.random_state, self.precision = n_iter, verbose, random_state, precision
+    def __init__(
+        self,
+        n_components: int = 256,
+        *,
+        learning_rate: float = 0.1,
+        batch_size: int = 10,
+        n_iter: int = 10,
+        verbose: int = 0,
+        random_state: Any = None,
+        precision: str = "32-true",
+    ):
+        self.n_components, self.learning_rate, self.batch_size = (
+            n_components,
+            learning_rate,
+            batch_size,
+        )
+        self.n_iter, self.verbose, self.random_state, self.precision = (
+            n_iter,
+            verbose,
+            random_state,
+            precision,
+        )
 
     def fit(self, X: Any, y: Any = None) -> "BernoulliRBM":
         """Fit the machine to X (n_samples, n_features), values in [0, 1]; y is ignored."""
@@ -63,7 +81,9 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             self._sweep(rows, self.batch_size)
             if self.verbose:
                 seconds, score = time.perf_counter() - start, self._pseudo_likelihood(rows).mean()
-                print(f"[BernoulliRBM] Iteration {sweep + 1}, pseudo-likelihood = {score:.2f}, time = {seconds:.2f}s")
+                print(
+                    f"[BernoulliRBM] Iteration {sweep + 1}, pseudo-likelihood = {score:.2f}, time = {seconds:.2f}s"
+                )
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> "BernoulliRBM":
@@ -119,18 +139,25 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     def _sweep(self, rows: Tensor, batch_size: int) -> None:
         """Persistent contrastive divergence by its definition: what `emgen.trainers.CD` does for any energy and optimiser."""
         W, b, c = self.machine_.weight, self.machine_.visible_bias, self.machine_.hidden_bias
-        mixed = torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16-mixed", cache_enabled=False)
+        mixed = torch.autocast(
+            "cpu", torch.bfloat16, enabled=self.precision == "bf16-mixed", cache_enabled=False
+        )
         with seeded(_seed(self._random)), mixed:
             for data in rows.split(batch_size):
                 dream = bernoulli(torch.addmm(b, self._chain, W.T).float().sigmoid_())
                 h_data, h_dream = (torch.addmm(c, v, W).float().sigmoid_() for v in (data, dream))
                 self._chain = bernoulli(h_dream)
-                for v, h, step in ((data, h_data, self.learning_rate / len(data)), (dream, h_dream, -self.learning_rate / len(dream))):
+                for v, h, step in (
+                    (data, h_data, self.learning_rate / len(data)),
+                    (dream, h_dream, -self.learning_rate / len(dream)),
+                ):
                     W.addmm_(v.T, h, alpha=step)
                     b.add_(v.sum(0), alpha=step)
                     c.add_(h.sum(0), alpha=step)
         if not all(bool(p.isfinite().all()) for p in (W, b, c)):
-            raise FloatingPointError(f"learning_rate={self.learning_rate}: the parameters became infinite; give a smaller one.")
+            raise FloatingPointError(
+                f"learning_rate={self.learning_rate}: the parameters became infinite; give a smaller one."
+            )
 
     def _start(self, X: Any) -> Tensor:
         """A fresh machine and chain for rows like these."""
@@ -145,7 +172,9 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         return rows
 
     def _rows(self, X: Any, reset: bool = False) -> Tensor:
-        rows: Any = validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=reset)
+        rows: Any = validate_data(
+            self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=reset
+        )
         if reset:
             self._dtype = rows.dtype
         rows = rows.toarray() if issparse(rows) else rows
@@ -153,7 +182,9 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     def _pseudo_likelihood(self, v: Tensor) -> Tensor:
         rows = torch.arange(len(v))
-        bits = torch.from_numpy(check_random_state(self.random_state).randint(0, v.shape[1], len(v)))
+        bits = torch.from_numpy(
+            check_random_state(self.random_state).randint(0, v.shape[1], len(v))
+        )
         flipped = v.clone()
         flipped[rows, bits] = 1 - flipped[rows, bits]
         with torch.no_grad():

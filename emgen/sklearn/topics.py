@@ -46,21 +46,55 @@ class LatentDirichletAllocation(ClassNamePrefixFeaturesOutMixin, TransformerMixi
     (1, 1, True)
     """
 
-    def __init__(self, n_components: int = 10, *, doc_topic_prior: float | None = None, topic_word_prior: float | None = None,
-                 learning_method: str = "batch", learning_decay: float = 0.7, learning_offset: float = 10.0, max_iter: int = 10,
-                 batch_size: int = 128, evaluate_every: int = -1, total_samples: float = 1e6, perp_tol: float = 1e-1,
-                 mean_change_tol: float = 1e-3, max_doc_update_iter: int = 100, n_jobs: int | None = None, verbose: int = 0,
-                 random_state: Any = None):
-        self.n_components, self.doc_topic_prior, self.topic_word_prior = n_components, doc_topic_prior, topic_word_prior
-        self.learning_method, self.learning_decay, self.learning_offset = learning_method, learning_decay, learning_offset
+    def __init__(
+        self,
+        n_components: int = 10,
+        *,
+        doc_topic_prior: float | None = None,
+        topic_word_prior: float | None = None,
+        learning_method: str = "batch",
+        learning_decay: float = 0.7,
+        learning_offset: float = 10.0,
+        max_iter: int = 10,
+        batch_size: int = 128,
+        evaluate_every: int = -1,
+        total_samples: float = 1e6,
+        perp_tol: float = 1e-1,
+        mean_change_tol: float = 1e-3,
+        max_doc_update_iter: int = 100,
+        n_jobs: int | None = None,
+        verbose: int = 0,
+        random_state: Any = None,
+    ):
+        self.n_components, self.doc_topic_prior, self.topic_word_prior = (
+            n_components,
+            doc_topic_prior,
+            topic_word_prior,
+        )
+        self.learning_method, self.learning_decay, self.learning_offset = (
+            learning_method,
+            learning_decay,
+            learning_offset,
+        )
         self.max_iter, self.batch_size, self.evaluate_every = max_iter, batch_size, evaluate_every
-        self.total_samples, self.perp_tol, self.mean_change_tol = total_samples, perp_tol, mean_change_tol
-        self.max_doc_update_iter, self.n_jobs, self.verbose, self.random_state = max_doc_update_iter, n_jobs, verbose, random_state
+        self.total_samples, self.perp_tol, self.mean_change_tol = (
+            total_samples,
+            perp_tol,
+            mean_change_tol,
+        )
+        self.max_doc_update_iter, self.n_jobs, self.verbose, self.random_state = (
+            max_doc_update_iter,
+            n_jobs,
+            verbose,
+            random_state,
+        )
 
     def fit(self, X: Any, y: Any = None) -> "LatentDirichletAllocation":
         """Fit to counts X (n_samples, n_features), dense or sparse; y is ignored."""
         if self.learning_method not in ("batch", "online"):
-            raise ValueError(f"learning_method={self.learning_method!r} is neither batch nor online")
+            raise ValueError(
+                f"learning_method={self.learning_method!r} is neither batch nor online"
+            )
         X = self._counts(X, reset=True)
         self._start(X.shape[1])
         model, x, before = self._model(X), _sparse(X), math.inf
@@ -78,7 +112,9 @@ class LatentDirichletAllocation(ClassNamePrefixFeaturesOutMixin, TransformerMixi
             if self.evaluate_every > 0 and i % self.evaluate_every == 0:
                 self.bound_ = self._perplexity(*self._folded_in(X))
                 if self.verbose:
-                    print(f"iteration: {i} of max_iter: {self.max_iter}, perplexity: {self.bound_:.4f}")
+                    print(
+                        f"iteration: {i} of max_iter: {self.max_iter}, perplexity: {self.bound_:.4f}"
+                    )
                 if abs(before - self.bound_) < self.perp_tol:
                     break
                 before = self.bound_
@@ -129,9 +165,15 @@ class LatentDirichletAllocation(ClassNamePrefixFeaturesOutMixin, TransformerMixi
 
     def _start(self, words: int) -> None:
         if self.n_components < 1 or self.max_iter < 0:
-            raise ValueError(f"n_components={self.n_components} must be 1 or more and max_iter={self.max_iter} 0 or more")
-        self.doc_topic_prior_ = 1 / self.n_components if self.doc_topic_prior is None else self.doc_topic_prior
-        self.topic_word_prior_ = 1 / self.n_components if self.topic_word_prior is None else self.topic_word_prior
+            raise ValueError(
+                f"n_components={self.n_components} must be 1 or more and max_iter={self.max_iter} 0 or more"
+            )
+        self.doc_topic_prior_ = (
+            1 / self.n_components if self.doc_topic_prior is None else self.doc_topic_prior
+        )
+        self.topic_word_prior_ = (
+            1 / self.n_components if self.topic_word_prior is None else self.topic_word_prior
+        )
         self.random_state_ = check_random_state(self.random_state)
         self.components_ = self.random_state_.gamma(100.0, 0.01, (self.n_components, words))
         self.n_batch_iter_, self.n_iter_ = 1, 0
@@ -159,24 +201,40 @@ class LatentDirichletAllocation(ClassNamePrefixFeaturesOutMixin, TransformerMixi
 
     def _model(self, X: Any) -> TopicModel:
         """The topics as they are, with documents of equal proportions."""
-        alpha = torch.full((X.shape[0], self.n_components), float(self.doc_topic_prior_), dtype=torch.float64)
+        alpha = torch.full(
+            (X.shape[0], self.n_components), float(self.doc_topic_prior_), dtype=torch.float64
+        )
         eta = torch.full(self.components_.shape, float(self.topic_word_prior_), dtype=torch.float64)
         model = TopicModel(Categorical.dirichlet(alpha), Categorical.dirichlet(eta))
-        model.topics, model.proportions = self._topics(), Categorical.dirichlet(torch.ones_like(alpha))  # scikit-learn's start
+        model.topics, model.proportions = (
+            self._topics(),
+            Categorical.dirichlet(torch.ones_like(alpha)),
+        )  # scikit-learn's start
         return model
 
     def _anywhere(self, documents: int) -> Categorical:
         """Proportions to start from, scikit-learn's: from equal ones no topic could be preferred."""
-        return Categorical.dirichlet(torch.as_tensor(self.random_state_.gamma(100.0, 0.01, (documents, self.n_components))))
+        return Categorical.dirichlet(
+            torch.as_tensor(self.random_state_.gamma(100.0, 0.01, (documents, self.n_components)))
+        )
 
     def _proportions(self, model: TopicModel, x: Tensor) -> Categorical:
         """Beliefs about the documents' proportions, from where the model has them."""
-        return model.fold_in(x, model.priors["proportions"], model.proportions, self.max_doc_update_iter, self.mean_change_tol)
+        return model.fold_in(
+            x,
+            model.priors["proportions"],
+            model.proportions,
+            self.max_doc_update_iter,
+            self.mean_change_tol,
+        )
 
     def _bound(self, model: TopicModel, x: Tensor) -> tuple[float, float]:
         """The bound of all documents, and the part of it that belongs to the topics."""
         topics = -float(model.topics.kl(model.priors["topics"]).sum())
-        documents = model.posterior(x).log_evidence.sum() - model.proportions.kl(model.priors["proportions"]).sum()
+        documents = (
+            model.posterior(x).log_evidence.sum()
+            - model.proportions.kl(model.priors["proportions"]).sum()
+        )
         return float(documents) + topics, topics
 
     def _perplexity(self, model: TopicModel, x: Tensor, ratio: float = 1.0) -> float:
@@ -188,4 +246,6 @@ def _sparse(X: Any) -> Tensor:
     """A SciPy matrix as a torch one."""
     X = X.tocoo()
     place = torch.as_tensor(np.stack([X.row, X.col]).astype(np.int64))
-    return torch.sparse_coo_tensor(place, torch.as_tensor(X.data), X.shape, is_coalesced=True, check_invariants=False)
+    return torch.sparse_coo_tensor(
+        place, torch.as_tensor(X.data), X.shape, is_coalesced=True, check_invariants=False
+    )

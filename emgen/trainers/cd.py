@@ -59,23 +59,43 @@ class CD(Trainer):
         scheduler: Callable[[Any], Any] | None = None,
     ):
         if steps < 1 or rungs < 1:
-            raise ValueError(f"steps={steps}, rungs={rungs}: the chain takes at least one step, on at least one temperature.")
+            raise ValueError(
+                f"steps={steps}, rungs={rungs}: the chain takes at least one step, on at least one temperature."
+            )
         if rungs > 1 and not persistent:
-            raise ValueError(f"rungs={rungs}: parallel tempering runs a chain that outlives the batch; set persistent=true.")
+            raise ValueError(
+                f"rungs={rungs}: parallel tempering runs a chain that outlives the batch; set persistent=true."
+            )
         super().__init__(model, optimizers={"model": optimizer}, clip=clip, scheduler=scheduler)
-        self.contrastive, self.steps, self.persistent, self.rungs = contrastive, steps, persistent, rungs
+        self.contrastive, self.steps, self.persistent, self.rungs = (
+            contrastive,
+            steps,
+            persistent,
+            rungs,
+        )
         self.chain: Tensor | None
         self.register_buffer("chain", None)
 
     def training_step(self, batch: Any, index: int) -> None:
         x = self.observe(batch)
-        if self.current_epoch == 0 and hasattr(self.model, "centre_at"):  # the first epoch finds the mean of the data
+        if self.current_epoch == 0 and hasattr(
+            self.model, "centre_at"
+        ):  # the first epoch finds the mean of the data
             self.model.centre_at(self.shared(x.mean(0)), rate=1 / (index + 1))
-        self.descend("model", self.contrastive(self.model, x, self._tempered(len(x)) if self.rungs > 1 else self._dream(x)))
+        self.descend(
+            "model",
+            self.contrastive(
+                self.model, x, self._tempered(len(x)) if self.rungs > 1 else self._dream(x)
+            ),
+        )
 
     def _dream(self, x: Tensor) -> Tensor:
         # a chain that was loaded from a persistent run's checkpoint is not where a chain from the data begins
-        state = walk(self.model.gibbs, self.chain if self.persistent and self.chain is not None else x, self.steps)
+        state = walk(
+            self.model.gibbs,
+            self.chain if self.persistent and self.chain is not None else x,
+            self.steps,
+        )
         if self.persistent:
             self.chain = state
         return state

@@ -62,18 +62,27 @@ class FGAN(Trainer):
         super().__init__(
             model,
             critic=critic,
-            optimizers={"critic": optimizer, "model": optimizer, "recognition": recognition_optimizer},
+            optimizers={
+                "critic": optimizer,
+                "model": optimizer,
+                "recognition": recognition_optimizer,
+            },
             clip=clip,
             scheduler=scheduler,
         )
-        self.adversarial, self.sleep = Adversarial(divergence, non_saturating, penalty, surrogate), sleep
+        self.adversarial, self.sleep = (
+            Adversarial(divergence, non_saturating, penalty, surrogate),
+            sleep,
+        )
 
     def training_step(self, batch: Any, index: int) -> None:
         x = self.grey(batch)
         samples = self.model.rsample(len(x))
-        self.descend({
-            "critic": self.adversarial.critic(self.critic, x, samples, self.progress),
-            "model": self.adversarial.model(self.critic, samples),
-        })
+        self.descend(
+            {
+                "critic": self.adversarial.critic(self.critic, x, samples, self.progress),
+                "model": self.adversarial.model(self.critic, samples),
+            }
+        )
         if self.has_recognition:
             self.descend("recognition", self.sleep(self.model, self.recognition, len(x)))

@@ -55,11 +55,17 @@ class GAN(Trainer):
         scheduler: Callable[[Any], Any] | None = None,
     ):
         if critic_steps < 1:
-            raise ValueError(f"critic_steps={critic_steps}: the critic takes at least one step a turn; give an integer >= 1.")
+            raise ValueError(
+                f"critic_steps={critic_steps}: the critic takes at least one step a turn; give an integer >= 1."
+            )
         super().__init__(
             model,
             critic=critic,
-            optimizers={"critic": optimizer, "model": optimizer, "recognition": recognition_optimizer},
+            optimizers={
+                "critic": optimizer,
+                "model": optimizer,
+                "recognition": recognition_optimizer,
+            },
             clip=clip,
             scheduler=scheduler,
         )
@@ -68,7 +74,10 @@ class GAN(Trainer):
     def training_step(self, batch: Any, index: int) -> None:
         x = self.grey(batch)
         for _ in range(self.critic_steps):
-            self.descend("critic", self.adversarial.critic(self.critic, x, self.model.rsample(len(x)), self.progress))
+            self.descend(
+                "critic",
+                self.adversarial.critic(self.critic, x, self.model.rsample(len(x)), self.progress),
+            )
         self.descend("model", self.adversarial.model(self.critic, self.model.rsample(len(x))))
         if self.has_recognition:
             self.descend("recognition", self.sleep(self.model, self.recognition, len(x)))

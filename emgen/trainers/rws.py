@@ -56,8 +56,10 @@ class RWS(Trainer):
         players = {"model": optimizer, "recognition": optimizer}
         super().__init__(model, optimizers=players, clip=clip, scheduler=scheduler)
         if not sleep_phi >= 0 or not sleep_phi + wake.phi > 0:
-            raise ValueError(f"sleep_phi={sleep_phi} and wake.phi={wake.phi}: neither weight may be negative nor both zero, "
-                             "for nothing would train the recognition network.")
+            raise ValueError(
+                f"sleep_phi={sleep_phi} and wake.phi={wake.phi}: neither weight may be negative nor both zero, "
+                "for nothing would train the recognition network."
+            )
         self.wake, self.sleep, self.sleep_phi = wake, sleep, sleep_phi
 
     def training_step(self, batch: Any, index: int) -> None:

@@ -45,7 +45,9 @@ class VAE(Trainer):
         clip: float | None = None,
         scheduler: Callable[[Any], Any] | None = None,
     ):
-        super().__init__(model, optimizers={("model", "recognition"): optimizer}, clip=clip, scheduler=scheduler)
+        super().__init__(
+            model, optimizers={("model", "recognition"): optimizer}, clip=clip, scheduler=scheduler
+        )
         self.free_energy = free_energy
 
     def training_step(self, batch: Any, index: int) -> None:

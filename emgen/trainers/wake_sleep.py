@@ -42,7 +42,12 @@ class WakeSleep(Trainer):
         clip: float | None = None,
         scheduler: Callable[[Any], Any] | None = None,
     ):
-        super().__init__(model, optimizers={"model": optimizer, "recognition": optimizer}, clip=clip, scheduler=scheduler)
+        super().__init__(
+            model,
+            optimizers={"model": optimizer, "recognition": optimizer},
+            clip=clip,
+            scheduler=scheduler,
+        )
         self.wake, self.sleep = wake, sleep
 
     def training_step(self, batch: Any, index: int) -> None:

@@ -1,7 +1,14 @@
 """Mixtures by name: one family each."""
 
-__all__ = ["BernoulliMixture", "BinomialMixture", "CategoricalMixture", "GaussianMixture", "PoissonMixture",
-           "feature_count", "weights_prior"]
+__all__ = [
+    "BernoulliMixture",
+    "BinomialMixture",
+    "CategoricalMixture",
+    "GaussianMixture",
+    "PoissonMixture",
+    "feature_count",
+    "weights_prior",
+]
 
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -9,7 +16,16 @@ from typing import Any
 
 import torch
 
-from emgen.families import Bernoulli, Binomial, Categorical, DiagonalGaussian, Family, Gaussian, Poisson, StickBreaking
+from emgen.families import (
+    Bernoulli,
+    Binomial,
+    Categorical,
+    DiagonalGaussian,
+    Family,
+    Gaussian,
+    Poisson,
+    StickBreaking,
+)
 from emgen.models.conjugate.mixture import Mixture
 
 COVARIANCES = ("full", "tied", "diagonal", "spherical", "isotropic")
@@ -51,10 +67,17 @@ def GaussianMixture(
     if covariance not in COVARIANCES:
         raise ValueError(f"covariance={covariance!r} is not one of {', '.join(COVARIANCES)}")
     if covariance in ("full", "tied"):
-        family: Family = Gaussian.flat(components, features, tied=covariance == "tied", reg_covar=reg_covar)
+        family: Family = Gaussian.flat(
+            components, features, tied=covariance == "tied", reg_covar=reg_covar
+        )
     else:
-        family = DiagonalGaussian.flat(components, features, spherical=covariance in ("spherical", "isotropic"),
-                                       tied=covariance == "isotropic", reg_covar=reg_covar)
+        family = DiagonalGaussian.flat(
+            components,
+            features,
+            spherical=covariance in ("spherical", "isotropic"),
+            tied=covariance == "isotropic",
+            reg_covar=reg_covar,
+        )
     return Mixture(weights_prior(weights, components), family.given(**(prior or {})), start, n_init)
 
 
@@ -115,7 +138,9 @@ def CategoricalMixture(
 def feature_count(event_shape: int | Sequence[int], components: int) -> int:
     """D, the number of features of a datum."""
     if not isinstance(components, int) or components < 1:
-        raise ValueError(f"components={components}: a mixture needs one component or more, a whole number")
+        raise ValueError(
+            f"components={components}: a mixture needs one component or more, a whole number"
+        )
     return event_shape if isinstance(event_shape, int) else prod(event_shape)
 
 
@@ -129,13 +154,17 @@ def weights_prior(weights: str | float | Sequence[float] | None, components: int
     if isinstance(weights, str):
         kind, _, value = weights.partition(":")
         if kind != "process":
-            raise ValueError(f"weights={weights!r}: give null, equal, process:γ, one number α, or {components} numbers")
+            raise ValueError(
+                f"weights={weights!r}: give null, equal, process:γ, one number α, or {components} numbers"
+            )
         try:
             gamma = float(value or 1.0)
         except ValueError:
             gamma = -1.0
         if not 0 < gamma < float("inf"):
-            raise ValueError(f"weights={weights!r}: the γ of a Dirichlet process is a positive number, as in process:1")
+            raise ValueError(
+                f"weights={weights!r}: the γ of a Dirichlet process is a positive number, as in process:1"
+            )
         return StickBreaking.process(components, gamma)
     if isinstance(weights, (int, float)):
         if not weights > 0:

@@ -33,12 +33,16 @@ class Packing:
 
     def __init__(self, lengths: Sequence[int], device: torch.device | str | None = None) -> None:
         if not len(lengths) or min(lengths) < 1:
-            raise ValueError(f"each sequence needs at least one frame, not lengths {list(lengths)[:10]}")
+            raise ValueError(
+                f"each sequence needs at least one frame, not lengths {list(lengths)[:10]}"
+            )
         self.lengths = list(lengths)
         order = sorted(range(len(self.lengths)), key=lambda s: -self.lengths[s])  # stable
         longest = torch.tensor([self.lengths[s] for s in order], device=device)
         self.order = torch.tensor(order, device=device)
-        self._running = torch.arange(self.lengths[order[0]], device=device)[:, None] < longest  # (T, B)
+        self._running = (
+            torch.arange(self.lengths[order[0]], device=device)[:, None] < longest
+        )  # (T, B)
         self.sizes: list[int] = self._running.sum(1).tolist()
         self.full = self.sizes[-1] == len(self.lengths)  # no padding: indices are strides
 
@@ -56,7 +60,10 @@ class Packing:
     def _previous(self) -> Tensor:
         """Of each row that is not the first of its sequence, the row one step earlier."""
         first, time = self.sizes[0], self.time
-        return torch.arange(first, len(time), device=time.device) - torch.tensor(self.sizes, device=time.device)[time[first:] - 1]
+        return (
+            torch.arange(first, len(time), device=time.device)
+            - torch.tensor(self.sizes, device=time.device)[time[first:] - 1]
+        )
 
     def pack(self, x: Tensor) -> Tensor:
         """Rows (N, …) of padded sequences (B, T, …)."""
@@ -109,8 +116,12 @@ def frames(x: "Tensor | tuple[Tensor, Tensor] | Frames") -> Frames:
         return x
     x, length = x if isinstance(x, tuple) else (x, None)
     if x.ndim < 2:
-        raise ValueError(f"sequences have shape (sequences, time, *event), not {tuple(x.shape)}: add a first dimension")
-    if length is None and (not x.is_floating_point() or bool(x.sum().isfinite())):  # one pass finds that nothing is missing
+        raise ValueError(
+            f"sequences have shape (sequences, time, *event), not {tuple(x.shape)}: add a first dimension"
+        )
+    if length is None and (
+        not x.is_floating_point() or bool(x.sum().isfinite())
+    ):  # one pass finds that nothing is missing
         packing = Packing([x.shape[1]] * len(x), x.device)
         return Frames(packing, packing.pack(x), None)
     some = ~x.flatten(2).isnan().all(-1) if x.ndim > 2 else ~x.isnan()

@@ -35,12 +35,16 @@ class Messages:
         """log p(z_t | x_1..t)."""
         return self.alpha if self.logarithmic else self.alpha.log()
 
-    def transitions(self, weight: Float[Tensor, "rows"] | None = None) -> Float[Tensor, "states states"]:
+    def transitions(
+        self, weight: Float[Tensor, "rows"] | None = None
+    ) -> Float[Tensor, "states states"]:
         """Expected numbers of moves Σ_t w_t ξ_t, w_t being the weight of the arrival at t."""
         alpha, omega = self.packing.before(self.alpha), self.packing.after(self.omega)
         weight = None if weight is None else self.packing.after(weight)[:, None]
         if not self.logarithmic:
-            return self.log_transition.exp() * (alpha.T @ (omega if weight is None else omega * weight))
+            return self.log_transition.exp() * (
+                alpha.T @ (omega if weight is None else omega * weight)
+            )
         total = torch.zeros_like(self.log_transition)
         block = max(1, 2**20 // total.numel())
         for start in range(0, len(alpha), block):
@@ -70,12 +74,26 @@ def forward_backward(
         probabilistic functions of Markov chains"; Rabiner (1989), "A tutorial on hidden Markov models".
     """
     potentials = log_initial, log_transition, log_likelihood
-    scaled = _differentiable if torch.is_grad_enabled() and any(p.requires_grad for p in potentials) else messages
-    alpha, beta, omega, scale, shift = scaled(log_initial.exp(), log_transition.exp(), log_likelihood, packing)
+    scaled = (
+        _differentiable
+        if torch.is_grad_enabled() and any(p.requires_grad for p in potentials)
+        else messages
+    )
+    alpha, beta, omega, scale, shift = scaled(
+        log_initial.exp(), log_transition.exp(), log_likelihood, packing
+    )
     if not _lossless(log_transition.exp(), scale, beta):
         return _log_forward_backward(*potentials, packing)
     marginals = alpha * beta if beta.requires_grad else beta.mul_(alpha)
-    return Messages(packing, log_transition, alpha, omega, marginals, packing.total(scale.log() + shift), logarithmic=False)
+    return Messages(
+        packing,
+        log_transition,
+        alpha,
+        omega,
+        marginals,
+        packing.total(scale.log() + shift),
+        logarithmic=False,
+    )
 
 
 def viterbi(
@@ -117,7 +135,9 @@ def sample_paths(messages: Messages) -> Int[Tensor, "rows"]:
         Chib (1996), "Calculating posterior distributions and modal estimates in Markov mixture models".
     """
     log_alpha = messages.log_alpha().contiguous()
-    noise = -torch.empty_like(log_alpha).exponential_().log()  # Gumbel: the largest of logits + noise is a draw
+    noise = (
+        -torch.empty_like(log_alpha).exponential_().log()
+    )  # Gumbel: the largest of logits + noise is a draw
     logits = (log_alpha + noise).split(messages.packing.sizes)
     arrival = messages.log_transition.T.contiguous()
     path = logits[-1].argmax(-1)
@@ -144,15 +164,27 @@ def factorised(
     """
     log_a = log_transition.clamp(min=-1e30)  # 0 · (−∞) = 0
     first = log_likelihood.new_zeros(log_likelihood.shape).index_add(
-        0, torch.arange(packing.sizes[0], device=log_initial.device), log_initial.expand(packing.sizes[0], -1))
+        0,
+        torch.arange(packing.sizes[0], device=log_initial.device),
+        log_initial.expand(packing.sizes[0], -1),
+    )
     for _ in range(sweeps):
         for parity in (0, 1):
-            field = log_likelihood + first + packing.from_before(marginals @ log_a) + packing.from_after(marginals @ log_a.T)
-            marginals = torch.where((packing.time % 2 == parity)[:, None], field.softmax(-1), marginals)
+            field = (
+                log_likelihood
+                + first
+                + packing.from_before(marginals @ log_a)
+                + packing.from_after(marginals @ log_a.T)
+            )
+            marginals = torch.where(
+                (packing.time % 2 == parity)[:, None], field.softmax(-1), marginals
+            )
     return marginals
 
 
-def _differentiable(initial: Tensor, transition: Tensor, log_b: Tensor, packing: Packing) -> tuple[Tensor, ...]:
+def _differentiable(
+    initial: Tensor, transition: Tensor, log_b: Tensor, packing: Packing
+) -> tuple[Tensor, ...]:
     """The same messages, of which nothing is overwritten, so that gradients pass."""
     shift = peak(log_b.detach(), -1)
     b, arrival = (log_b - shift).exp().split(packing.sizes), transition.T.contiguous()
@@ -181,10 +213,14 @@ def _lossless(transition: Tensor, scale: Tensor, beta: Tensor) -> bool:
     info = torch.finfo(scale.dtype)
     if not bool((scale.amin() > 0) & (scale.amax() < torch.inf)):
         return False
-    return bool(transition.amin() > info.tiny ** (1 / 3)) or bool(beta.amax() < info.eps / info.tiny)
+    return bool(transition.amin() > info.tiny ** (1 / 3)) or bool(
+        beta.amax() < info.eps / info.tiny
+    )
 
 
-def _log_forward_backward(log_initial: Tensor, log_transition: Tensor, log_b: Tensor, packing: Packing) -> Messages:
+def _log_forward_backward(
+    log_initial: Tensor, log_transition: Tensor, log_b: Tensor, packing: Packing
+) -> Messages:
     b, arrival = log_b.split(packing.sizes), log_transition.T.contiguous()
     alphas, scales = [], []
     for t, b_t in enumerate(b):
@@ -201,6 +237,10 @@ def _log_forward_backward(log_initial: Tensor, log_transition: Tensor, log_b: Te
         betas.append(beta)
         omegas.append(b_t + beta - scale)
     alpha, scale = torch.cat(alphas), torch.cat(scales)
-    marginals = (alpha + torch.cat(betas[::-1])).exp().nan_to_num(0.0)  # 0 where the data are impossible
+    marginals = (
+        (alpha + torch.cat(betas[::-1])).exp().nan_to_num(0.0)
+    )  # 0 where the data are impossible
     omega = torch.cat(omegas[::-1]).nan_to_num(-torch.inf, posinf=-torch.inf)
-    return Messages(packing, log_transition, alpha, omega, marginals, packing.total(scale.squeeze(-1)), True)
+    return Messages(
+        packing, log_transition, alpha, omega, marginals, packing.total(scale.squeeze(-1)), True
+    )

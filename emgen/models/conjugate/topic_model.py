@@ -45,15 +45,26 @@ class TopicModel(ConjugateModel):
     proportions: Any
     topics: Any
 
-    def __init__(self, proportions: Categorical, topics: Categorical, start: str | Mapping[str, Any] = "random") -> None:
+    def __init__(
+        self,
+        proportions: Categorical,
+        topics: Categorical,
+        start: str | Mapping[str, Any] = "random",
+    ) -> None:
         need_families("topic_model", proportions=proportions, topics=topics)
-        if proportions.mean.ndim != 2 or topics.mean.ndim != 2 or proportions.mean.shape[1] != len(topics.mean):
+        if (
+            proportions.mean.ndim != 2
+            or topics.mean.ndim != 2
+            or proportions.mean.shape[1] != len(topics.mean)
+        ):
             raise ValueError(
                 f"proportions (documents, K) and topics (K, words) must agree in K, not {tuple(proportions.mean.shape)} "
                 f"and {tuple(topics.mean.shape)}"
             )
         if isinstance(start, str) and start != "random":
-            raise ValueError(f"start={start!r} is neither random nor a mapping of values by name (proportions, topics)")
+            raise ValueError(
+                f"start={start!r} is neither random nor a mapping of values by name (proportions, topics)"
+            )
         super().__init__({"proportions": proportions, "topics": topics})
         self._layout: Entries | None = None
         if not isinstance(start, str):
@@ -61,12 +72,18 @@ class TopicModel(ConjugateModel):
 
     def posterior(self, x: Tensor) -> "TokenBelief":
         """q(z) of every word, ∝ exp(E log θ_dk + E log φ_kw)."""
-        return TokenBelief(self.proportions.expected_natural, self.topics.expected_natural, self._entries(x))
+        return TokenBelief(
+            self.proportions.expected_natural, self.topics.expected_natural, self._entries(x)
+        )
 
-    def statistics(self, x: Tensor, z: "TokenBelief | TokenTopics", weight: Tensor | None = None) -> dict[str, Tensor]:
+    def statistics(
+        self, x: Tensor, z: "TokenBelief | TokenTopics", weight: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Expected counts of topics in documents and of words in topics; `weight` multiplies the count of an entry."""
         if weight is not None:
-            raise ValueError("entries are weighted by their counts: multiply the counts instead of giving weights")
+            raise ValueError(
+                "entries are weighted by their counts: multiply the counts instead of giving weights"
+            )
         documents, words = z.counts()
         return {
             **prefixed("proportions", {"count": documents.sum(-1), "sum": documents}),
@@ -76,10 +93,13 @@ class TopicModel(ConjugateModel):
             "evidence": z.log_evidence.sum(),
         }
 
-    def start(self, x: Tensor, parameters: Callable[..., Family], weight: Tensor | None = None) -> None:
+    def start(
+        self, x: Tensor, parameters: Callable[..., Family], weight: Tensor | None = None
+    ) -> None:
         """Topics and proportions from random responsibilities of every word in every topic."""
         self.proportions, self.topics = (
-            prior.replace(mean=_noisy(prior.mean)).mode() for prior in (self.priors["proportions"], self.priors["topics"])
+            prior.replace(mean=_noisy(prior.mean)).mode()
+            for prior in (self.priors["proportions"], self.priors["topics"])
         )
         self.m_step(self.statistics(x, self.posterior(x), weight), parameters)
         self.started.fill_(True)
@@ -98,7 +118,9 @@ class TopicModel(ConjugateModel):
         """
         belief = TokenBelief(self.proportions.mean.log(), self.topics.mean.log(), self._entries(x))
         document, log_evidence = belief.layout.document, belief.log_evidence
-        every = log_evidence.new_zeros(len(self.proportions.mean)).index_add(0, document, log_evidence)
+        every = log_evidence.new_zeros(len(self.proportions.mean)).index_add(
+            0, document, log_evidence
+        )
         return every[x[:, 0].unique()] if are_entries(x) else every
 
     def mass(self, x: Tensor, weight: Tensor | None = None) -> float:
@@ -106,7 +128,12 @@ class TopicModel(ConjugateModel):
         return float(self._entries(x).count.sum())
 
     def fold_in(
-        self, x: Tensor, prior: Categorical, start: Categorical | None = None, sweeps: int = 100, tol: float = 0.0
+        self,
+        x: Tensor,
+        prior: Categorical,
+        start: Categorical | None = None,
+        sweeps: int = 100,
+        tol: float = 0.0,
     ) -> Categorical:
         """q(θ) of any documents under the topics as they are, by coordinate ascent; maximum likelihood if the prior is flat.
 
@@ -121,13 +148,23 @@ class TopicModel(ConjugateModel):
         words = self.topics.expected_natural - _finite(self.topics.expected_natural.amax(0))
         words, result, point = words.exp().T.to(alpha).contiguous(), alpha.clone(), prior.is_flat
         begin = prior.mean if start is None else start.expected_natural.exp().to(alpha)
-        before = torch.full_like(alpha, torch.inf) if start is None else (start.mean * start.concentration[:, None]).to(alpha) - alpha
+        before = (
+            torch.full_like(alpha, torch.inf)
+            if start is None
+            else (start.mean * start.concentration[:, None]).to(alpha) - alpha
+        )
         for rows, word, count in layout.blocks(CELLS // words.shape[1]):
             table = embedding(word, words)  # words[word], but quick
-            block = Documents(table, table.mT.contiguous(), count.to(alpha)[:, None], alpha[rows], point)
+            block = Documents(
+                table, table.mT.contiguous(), count.to(alpha)[:, None], alpha[rows], point
+            )
             weights = block.ascend(begin[rows], before[rows], sweeps - 1, tol * words.shape[1])
             result[rows] += block.counts(weights)  # the last sweep is over all topics again
-        return Categorical(result / result.sum(1, keepdim=True)) if point else Categorical.dirichlet(result)
+        return (
+            Categorical(result / result.sum(1, keepdim=True))
+            if point
+            else Categorical.dirichlet(result)
+        )
 
     def sample(self, n: int) -> Int[Tensor, "entries 3"]:
         """n words of every document, as entries (document, word, count) of one word each."""
@@ -153,10 +190,15 @@ class TokenBelief:
         log_evidence: the normaliser of the full posterior where this is another distribution; default its own.
     """
 
-    def __init__(self, a: Tensor, b: Tensor, layout: Entries, log_evidence: Tensor | None = None) -> None:
+    def __init__(
+        self, a: Tensor, b: Tensor, layout: Entries, log_evidence: Tensor | None = None
+    ) -> None:
         self.layout = layout
         self.scores = a, b
-        self.shift = _finite(a.amax(1, keepdim=True)), _finite(b.amax(0, keepdim=True))  # each factor at most 1
+        self.shift = (
+            _finite(a.amax(1, keepdim=True)),
+            _finite(b.amax(0, keepdim=True)),
+        )  # each factor at most 1
         self.factors = (a - self.shift[0]).exp(), (b - self.shift[1]).exp()
         self.log_evidence = self.log_normaliser if log_evidence is None else log_evidence
 
@@ -177,11 +219,16 @@ class TokenBelief:
 
     def by_document(self) -> Float[Tensor, "documents topics"]:
         """Expected counts of topics in each document."""
-        return self.factors[0] * self.layout.times(self.layout.count / self.normaliser, self.factors[1].T)
+        return self.factors[0] * self.layout.times(
+            self.layout.count / self.normaliser, self.factors[1].T
+        )
 
     def by_word(self) -> Float[Tensor, "topics words"]:
         """Expected counts of each word in each topic."""
-        return self.factors[1] * self.layout.transposed_times(self.layout.count / self.normaliser, self.factors[0]).T
+        return (
+            self.factors[1]
+            * self.layout.transposed_times(self.layout.count / self.normaliser, self.factors[0]).T
+        )
 
     def counts(self) -> tuple[Float[Tensor, "documents topics"], Float[Tensor, "topics words"]]:
         """Both expected counts."""
@@ -190,7 +237,11 @@ class TokenBelief:
     def entropy(self, documents: Tensor, words: Tensor) -> Tensor:
         """H(q) = Σ log normaliser − E_q[scores]."""
         (a, b), tiny = self.scores, torch.finfo(documents.dtype).min
-        return self.log_normaliser.sum() - (documents * a.clamp(min=tiny)).sum() - (words * b.clamp(min=tiny)).sum()
+        return (
+            self.log_normaliser.sum()
+            - (documents * a.clamp(min=tiny)).sum()
+            - (words * b.clamp(min=tiny)).sum()
+        )
 
     def mode(self) -> "TokenTopics":
         """All words of an entry to its most probable topic."""
@@ -207,7 +258,9 @@ class TokenBelief:
 
     def at(self, topics: Int[Tensor, "words"]) -> "TokenTopics":
         """Certainty about the topic of every word, in the order of the sorted entries."""
-        entry = torch.arange(len(self.layout.count), device=topics.device).repeat_interleave(self.layout.count.long())
+        entry = torch.arange(len(self.layout.count), device=topics.device).repeat_interleave(
+            self.layout.count.long()
+        )
         n = self.factors[0].new_zeros(len(self.layout.count), self.scores[0].shape[1])
         n.index_put_((entry, topics), n.new_ones(()), accumulate=True)
         return self._choose(lambda r, _: n)  # tiny: one block
@@ -236,14 +289,18 @@ class TokenBelief:
 
     def responsibilities(self, entries: slice) -> Float[Tensor, "entries topics"]:
         """q(z) of some entries."""
-        r = embedding(self.layout.document[entries], self.factors[0]) * embedding(self.layout.word[entries], self._by_word)
+        r = embedding(self.layout.document[entries], self.factors[0]) * embedding(
+            self.layout.word[entries], self._by_word
+        )
         return r / r.sum(1, keepdim=True)
 
 
 class TokenTopics:
     """Certainty about the topic of every word, held as the counts (documents, K) and (K, words)."""
 
-    def __init__(self, layout: Entries, log_evidence: Tensor, documents: Tensor, words: Tensor) -> None:
+    def __init__(
+        self, layout: Entries, log_evidence: Tensor, documents: Tensor, words: Tensor
+    ) -> None:
         self.layout, self.log_evidence = layout, log_evidence
         self._counts = documents, words
 
@@ -276,7 +333,9 @@ def _multinomial(r: Tensor, count: Tensor) -> Tensor:
 def _invert(cumulative: Tensor) -> Tensor:
     """The place where a uniform draw falls among cumulative masses, (E, K)."""
     u = cumulative[:, -1:] * torch.rand_like(cumulative[:, -1:])
-    return torch.searchsorted(cumulative, u, right=True).clamp_(max=cumulative.shape[1] - 1).squeeze(1)
+    return (
+        torch.searchsorted(cumulative, u, right=True).clamp_(max=cumulative.shape[1] - 1).squeeze(1)
+    )
 
 
 def _binomials(r: Tensor, count: Tensor) -> Tensor:
@@ -314,4 +373,6 @@ def topic_model(
     torch.Size([2, 7])
     """
     at_least(1, documents=documents, words=words, topics=topics)
-    return TopicModel(dirichlet_prior(alpha, documents, topics), dirichlet_prior(beta, topics, words), start)
+    return TopicModel(
+        dirichlet_prior(alpha, documents, topics), dirichlet_prior(beta, topics, words), start
+    )

@@ -26,7 +26,10 @@ class Critic(nn.Module):
     def __init__(self, network: Any, spectral_norm: bool = False):
         super().__init__()
         linear = nn.Linear(network.features, 1)
-        self.network, self.log_ratio = network, parametrizations.spectral_norm(linear) if spectral_norm else linear
+        self.network, self.log_ratio = (
+            network,
+            parametrizations.spectral_norm(linear) if spectral_norm else linear,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.log_ratio(self.network(x)).squeeze(-1)
@@ -49,8 +52,13 @@ class WithSquares(nn.Module):
         return self.network(torch.cat([flat, flat.square()], -1))
 
 
-def dense_critic(event_shape: Sequence[int], hidden: Sequence[int] = (200, 200), activation: str = "leaky_relu",
-                 spectral_norm: bool = False, squares: bool = False) -> Critic:
+def dense_critic(
+    event_shape: Sequence[int],
+    hidden: Sequence[int] = (200, 200),
+    activation: str = "leaky_relu",
+    spectral_norm: bool = False,
+    squares: bool = False,
+) -> Critic:
     """A fully connected critic; arguments as in `emgen.models.deep.networks.MLP`, and whether it is shown x² beside x."""
     if not squares:
         return Critic(MLP(event_shape, hidden, activation, spectral_norm), spectral_norm)
@@ -58,7 +66,13 @@ def dense_critic(event_shape: Sequence[int], hidden: Sequence[int] = (200, 200),
     return Critic(WithSquares(network, len(tuple(event_shape))), spectral_norm)
 
 
-def convolutional_critic(event_shape: Sequence[int], channels: Sequence[int] = (32, 64), activation: str = "leaky_relu",
-                         spectral_norm: bool = False) -> Critic:
+def convolutional_critic(
+    event_shape: Sequence[int],
+    channels: Sequence[int] = (32, 64),
+    activation: str = "leaky_relu",
+    spectral_norm: bool = False,
+) -> Critic:
     """A convolutional critic; arguments as in `emgen.models.deep.networks.ConvolutionalEncoder`."""
-    return Critic(ConvolutionalEncoder(event_shape, channels, activation, spectral_norm), spectral_norm)
+    return Critic(
+        ConvolutionalEncoder(event_shape, channels, activation, spectral_norm), spectral_norm
+    )

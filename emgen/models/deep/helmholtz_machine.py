@@ -44,13 +44,22 @@ class HelmholtzMachine(nn.Module):
     ([(5, 8), (5, 1)], (3, 16))
     """
 
-    def __init__(self, top: nn.Module, generative: Sequence[nn.Module], recognition: Sequence[nn.Module] | None = None):
+    def __init__(
+        self,
+        top: nn.Module,
+        generative: Sequence[nn.Module],
+        recognition: Sequence[nn.Module] | None = None,
+    ):
         super().__init__()
         if not generative:
-            raise ValueError("a Helmholtz machine needs at least one layer of latents: generative is empty.")
+            raise ValueError(
+                "a Helmholtz machine needs at least one layer of latents: generative is empty."
+            )
         if recognition is not None and len(recognition) != len(generative):
-            raise ValueError(f"{len(generative)} generative layers but {len(recognition)} recognition layers: give one of "
-                             "each for every layer of latents.")
+            raise ValueError(
+                f"{len(generative)} generative layers but {len(recognition)} recognition layers: give one of "
+                "each for every layer of latents."
+            )
         self.top, self.generative = top, nn.ModuleList(generative)
         self.recognition = None if recognition is None else Recognition(recognition)
 
@@ -78,7 +87,9 @@ class HelmholtzMachine(nn.Module):
         A pixel that the unit leaves alone is grey (½); where x is not binary it is the difference of the two means.
         """
         layer = self.prior().sample()[0]
-        single = torch.eye(layer.numel(), dtype=layer.dtype, device=layer.device).reshape(-1, *layer.shape)
+        single = torch.eye(layer.numel(), dtype=layer.dtype, device=layer.device).reshape(
+            -1, *layer.shape
+        )
         on: Any = self.likelihood((single,))
         off: Any = self.likelihood((torch.zeros_like(single),))
         if isinstance(on, IndependentBernoulli):
@@ -99,7 +110,9 @@ class HelmholtzMachine(nn.Module):
         return self._enumerated_log_prob
 
     def __getattr__(self, name: str) -> Any:
-        if name == "log_prob":  # the property refused; nn.Module would say that there is none, and not why
+        if (
+            name == "log_prob"
+        ):  # the property refused; nn.Module would say that there is none, and not why
             return HelmholtzMachine.log_prob.fget(self)  # type: ignore[attr-defined]
         return super().__getattr__(name)
 
@@ -113,8 +126,10 @@ class HelmholtzMachine(nn.Module):
         for conditional in list(self.generative)[:0:-1]:
             states.append(_support(conditional(states[-1][:1])))
             if len(states[-1]) * len(states[-2]) > _MOST_PAIRS:
-                raise ValueError(f"neighbouring layers of {len(states[-1])} and {len(states[-2])} states have more than {_MOST_PAIRS} "
-                                 "pairs of them.")
+                raise ValueError(
+                    f"neighbouring layers of {len(states[-1])} and {len(states[-2])} states have more than {_MOST_PAIRS} "
+                    "pairs of them."
+                )
         return states[::-1]
 
     def _enumerated_log_prob(self, x: Tensor) -> Tensor:
@@ -184,12 +199,19 @@ def helmholtz_machine(
     >>> [tuple(z.shape) for z in machine.prior().sample((2,))]
     [(2, 5, 10), (2, 4)]
     """
-    shapes = [tuple(event_shape), *((size,) if isinstance(size, int) else tuple(size) for size in layers)]
+    shapes = [
+        tuple(event_shape),
+        *((size,) if isinstance(size, int) else tuple(size) for size in layers),
+    ]
     if len(shapes) < 2 or any(size < 1 for shape in shapes for size in shape):
-        raise ValueError(f"layers={list(layers)}: give the positive size of at least one layer of latents.")
+        raise ValueError(
+            f"layers={list(layers)}: give the positive size of at least one layer of latents."
+        )
     latents = list(latent) if isinstance(latent, Sequence) else [latent] * (len(shapes) - 1)
     if len(latents) != len(shapes) - 1:
-        raise ValueError(f"{len(latents)} heads for {len(shapes) - 1} layers of latents: give one for all, or one a layer.")
+        raise ValueError(
+            f"{len(latents)} heads for {len(shapes) - 1} layers of latents: give one for all, or one a layer."
+        )
     all_heads = [likelihood, *latents]
 
     def conditional(source: int, target: int) -> Conditional:
@@ -207,18 +229,28 @@ def helmholtz_machine(
 def _mixture(components: Distribution, log_weights: Tensor, x: Tensor) -> Tensor:
     """log Σ_s w_s p(x|s) for each x, in blocks: all of x against all of s at once filled the memory."""
     blocks = x.split(max(1, _BLOCK // len(log_weights)))
-    return torch.cat([(components.log_prob(block.unsqueeze(1)) + log_weights).logsumexp(-1) for block in blocks])
+    return torch.cat(
+        [(components.log_prob(block.unsqueeze(1)) + log_weights).logsumexp(-1) for block in blocks]
+    )
 
 
 def _support(distribution: Distribution) -> Tensor:
     """Every value of a factorised discrete distribution, (values, *event)."""
     base = distribution.base_dist if isinstance(distribution, Independent) else distribution
     if not base.has_enumerate_support:
-        raise ValueError(f"the states of {type(base).__name__} latents cannot be enumerated; estimate log p(x) by "
-                         "emgen.evaluation.log_likelihood.")
-    units = distribution.event_shape[: len(distribution.event_shape) - len(base.event_shape)].numel()
+        raise ValueError(
+            f"the states of {type(base).__name__} latents cannot be enumerated; estimate log p(x) by "
+            "emgen.evaluation.log_likelihood."
+        )
+    units = distribution.event_shape[
+        : len(distribution.event_shape) - len(base.event_shape)
+    ].numel()
     values = base.enumerate_support(expand=False).reshape(-1, *base.event_shape)
     if units * math.log(len(values)) > math.log(_LARGEST_ENUMERATION):
-        raise ValueError(f"{units} units of {len(values)} values each have more than {_LARGEST_ENUMERATION} states.")
-    index = torch.cartesian_prod(*[torch.arange(len(values), device=values.device)] * units).reshape(-1, units)
+        raise ValueError(
+            f"{units} units of {len(values)} values each have more than {_LARGEST_ENUMERATION} states."
+        )
+    index = torch.cartesian_prod(
+        *[torch.arange(len(values), device=values.device)] * units
+    ).reshape(-1, units)
     return values[index].reshape(-1, *distribution.event_shape)

@@ -44,7 +44,9 @@ class LocationScale(nn.Module):
 
     def rsample(self, n: int) -> Tensor:
         """`n` differentiable draws (n, *event)."""
-        strata = torch.rand(n, *self.loc.shape, device=self.loc.device, dtype=self.loc.dtype).argsort(0)
+        strata = torch.rand(
+            n, *self.loc.shape, device=self.loc.device, dtype=self.loc.dtype
+        ).argsort(0)
         u = (strata + torch.rand_like(self.loc.expand(n, *self.loc.shape))) / n
         edge = torch.finfo(u.dtype).eps
         return self.loc + self.log_scale.exp() * torch.special.ndtri(u.clamp(edge, 1 - edge))

@@ -115,7 +115,9 @@ def convolutional(
         likelihood, posterior: (features, event shape) → head of p(x|z) and of q(z|x).
     """
     check_latent(latent)
-    decoder = ConvolutionalDecoder(latent, event_shape, tuple(reversed(tuple(channels))), activation)
+    decoder = ConvolutionalDecoder(
+        latent, event_shape, tuple(reversed(tuple(channels))), activation
+    )
     encoder = ConvolutionalEncoder(event_shape, channels, activation)
     return DeepLatentModel(
         prior(latent),

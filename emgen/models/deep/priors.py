@@ -51,7 +51,9 @@ class GaussianMixturePrior(nn.Module):
 
     def forward(self) -> Distribution:
         components = Independent(Normal(self.means, self.log_scales.exp(), validate_args=False), 1)
-        return ReparameterisedMixture(Categorical(logits=self.logits, validate_args=False), components, validate_args=False)
+        return ReparameterisedMixture(
+            Categorical(logits=self.logits, validate_args=False), components, validate_args=False
+        )
 
 
 class ReparameterisedMixture(MixtureSameFamily):
@@ -68,4 +70,6 @@ class ReparameterisedMixture(MixtureSameFamily):
         draws = self.component_distribution.rsample(shape)
         index = component.reshape(*component.shape, *(1,) * (1 + len(self.event_shape)))
         where = len(shape) + len(self.batch_shape)
-        return draws.gather(where, index.expand(*component.shape, 1, *self.event_shape)).squeeze(where)
+        return draws.gather(where, index.expand(*component.shape, 1, *self.event_shape)).squeeze(
+            where
+        )

@@ -49,18 +49,33 @@ class BoltzmannMachine(nn.Module):
     True
     """
 
-    def __init__(self, event_shape: Sequence[int], hidden: int = 500, units: Units = Binary(), centred: bool = True,
-                 sweeps: int = 1000):
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        hidden: int = 500,
+        units: Units = Binary(),
+        centred: bool = True,
+        sweeps: int = 1000,
+    ):
         super().__init__()
         if hidden < 1 or sweeps < 1:
-            raise ValueError(f"hidden={hidden}, sweeps={sweeps}: a Boltzmann machine has at least one hidden unit and sweep.")
-        self.event_shape, self.units, self.centred, self.sweeps = torch.Size(event_shape), units, centred, sweeps
+            raise ValueError(
+                f"hidden={hidden}, sweeps={sweeps}: a Boltzmann machine has at least one hidden unit and sweep."
+            )
+        self.event_shape, self.units, self.centred, self.sweeps = (
+            torch.Size(event_shape),
+            units,
+            centred,
+            sweeps,
+        )
         size = self.event_shape.numel()
         self.weight = nn.Parameter(0.01 * torch.randn(size, hidden))
         self.visible_bias = nn.Parameter(torch.zeros(size))
         self.hidden_bias = nn.Parameter(torch.zeros(hidden))
         self.centre: Tensor
-        self.register_buffer("centre", units.given(torch.zeros(size), self.event_shape).mean.flatten())
+        self.register_buffer(
+            "centre", units.given(torch.zeros(size), self.event_shape).mean.flatten()
+        )
 
     # ---- the model -----------------------------------------------------------------------------------------------
 
@@ -74,7 +89,9 @@ class BoltzmannMachine(nn.Module):
     def move(self, v: Tensor, beta: Tensor | None = None) -> Tensor:
         """One Gibbs sweep h ~ p_β(h|v), v ~ p_β(v|h): reversible with respect to p_β(v)."""
         h = bernoulli(tempered(self._above(self.units.statistic(self._flat(v))), beta).sigmoid())
-        return self.units.sample(tempered(self._below(h), beta, self.base)).unflatten(-1, self.event_shape)
+        return self.units.sample(tempered(self._below(h), beta, self.base)).unflatten(
+            -1, self.event_shape
+        )
 
     def gibbs(self, v: Tensor) -> Tensor:
         """One Gibbs sweep of the machine itself, β = 1."""
@@ -88,7 +105,10 @@ class BoltzmannMachine(nn.Module):
         if not self.centred:
             h.mul_(weight.unsqueeze(-1))
             return {"weight": s.T @ h, "visible_bias": total, "hidden_bias": h.sum(0)}
-        mean, half = self.units.statistic(self.centre), weight.sum() / 2  # the biases of the energy depend on the weights
+        mean, half = (
+            self.units.statistic(self.centre),
+            weight.sum() / 2,
+        )  # the biases of the energy depend on the weights
         h = h.sub_(0.5).mul_(weight.unsqueeze(-1))
         product = (s - mean).T @ h - half * mean.unsqueeze(-1)
         return {"weight": product, "visible_bias": total, "hidden_bias": h.sum(0) + half}
@@ -131,8 +151,12 @@ class BoltzmannMachine(nn.Module):
         if side == "hidden":
             return summed(self.log_marginal, binary_states(len(c), c))
         if side != "visible" or not isinstance(self.units, Binary):
-            raise ValueError(f"side={side!r}: enumerate 'hidden', or 'visible' where the visible units are binary.")
-        return summed(lambda v: -self.energy(v.unflatten(-1, self.event_shape)), binary_states(len(b), b))
+            raise ValueError(
+                f"side={side!r}: enumerate 'hidden', or 'visible' where the visible units are binary."
+            )
+        return summed(
+            lambda v: -self.energy(v.unflatten(-1, self.event_shape)), binary_states(len(b), b)
+        )
 
     def log_marginal(self, h: Tensor) -> Tensor:
         """log Σ_v exp(−E(v, h)) of hidden states (*batch, hidden): log p(h) up to log Z."""
@@ -153,7 +177,9 @@ class BoltzmannMachine(nn.Module):
         """The biases b and c of the energy, wherever the centre is."""
         if not self.centred:
             return self.visible_bias, self.hidden_bias
-        return self.visible_bias - self.weight.sum(1) / 2, self.hidden_bias - self.units.statistic(self.centre) @ self.weight
+        return self.visible_bias - self.weight.sum(1) / 2, self.hidden_bias - self.units.statistic(
+            self.centre
+        ) @ self.weight
 
     def base(self) -> Tensor:
         """b₀, the natural parameter of independent visible units whose mean is the centre."""
@@ -180,7 +206,9 @@ class BoltzmannMachine(nn.Module):
 
     def _above(self, s: Tensor) -> Tensor:
         """Natural parameters of h given s(v)."""
-        return (s - self.units.statistic(self.centre) if self.centred else s) @ self.weight + self.hidden_bias
+        return (
+            s - self.units.statistic(self.centre) if self.centred else s
+        ) @ self.weight + self.hidden_bias
 
     def _below(self, h: Tensor) -> Tensor:
         """Natural parameters of v given h."""
@@ -194,8 +222,10 @@ def binary_states(bits: int, like: Tensor) -> Tensor:
         ValueError: more than 20 bits; annealed importance sampling estimates what cannot be enumerated.
     """
     if bits > 20:
-        raise ValueError(f"2^{bits} states are too many to enumerate (at most 2^20); estimate log Z by "
-                         "emgen.estimators.normalising.annealed_importance_sampling.")
+        raise ValueError(
+            f"2^{bits} states are too many to enumerate (at most 2^20); estimate log Z by "
+            "emgen.estimators.normalising.annealed_importance_sampling."
+        )
     numbers = torch.arange(2**bits, device=like.device)
     return (numbers[:, None] >> torch.arange(bits, device=like.device) & 1).to(like.dtype)
 
@@ -214,7 +244,9 @@ def anneal(machine: Any, n: int) -> Tensor:
     return state
 
 
-def tempered(natural: Tensor, beta: Tensor | None, base: Callable[[], Tensor] | None = None) -> Tensor:
+def tempered(
+    natural: Tensor, beta: Tensor | None, base: Callable[[], Tensor] | None = None
+) -> Tensor:
     """A natural parameter at inverse temperature β, on its way from the base's (0 without one)."""
     if beta is None:
         return natural

@@ -43,18 +43,30 @@ class DeepBeliefNet(nn.Module):
     ([(5, 4)], (2, 6))
     """
 
-    def __init__(self, event_shape: Sequence[int], hidden: Sequence[int] = (500, 500), units: Units = Binary(),
-                 centred: bool = True, sweeps: int = 1000):
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        hidden: Sequence[int] = (500, 500),
+        units: Units = Binary(),
+        centred: bool = True,
+        sweeps: int = 1000,
+    ):
         super().__init__()
         if len(hidden) < 2:
-            raise ValueError(f"hidden={list(hidden)}: a deep belief net has two hidden layers or more; with one it is a "
-                             "BoltzmannMachine.")
+            raise ValueError(
+                f"hidden={list(hidden)}: a deep belief net has two hidden layers or more; with one it is a "
+                "BoltzmannMachine."
+            )
         self.event_shape = torch.Size(event_shape)
         shapes = [self.event_shape, *((size,) for size in hidden)]
         kinds = [units, *[Binary()] * (len(hidden) - 1)]
         self.machines: Any = nn.ModuleList(
-            BoltzmannMachine(shape, size, kind, centred, sweeps) for shape, size, kind in zip(shapes, hidden, kinds))
-        self.recognition = Recognition([_up(below, above) for below, above in pairwise(shapes[:-1])])
+            BoltzmannMachine(shape, size, kind, centred, sweeps)
+            for shape, size, kind in zip(shapes, hidden, kinds)
+        )
+        self.recognition = Recognition(
+            [_up(below, above) for below, above in pairwise(shapes[:-1])]
+        )
         self.log_z: Tensor
         self.log_z_error: Tensor
         self.register_buffer("log_z", torch.tensor(torch.nan))
@@ -69,7 +81,11 @@ class DeepBeliefNet(nn.Module):
 
     def prior(self) -> Joint:
         """p(h¹, …, h^{L−1}); its `log_prob` needs the top machine's constant to have been set."""
-        return Joint(_Top(self.top, self.log_z), [m.likelihood for m in self.machines[-2:0:-1]], top_down=True)
+        return Joint(
+            _Top(self.top, self.log_z),
+            [m.likelihood for m in self.machines[-2:0:-1]],
+            top_down=True,
+        )
 
     def likelihood(self, z: Sequence[Tensor]) -> Distribution:
         """p(v|h¹)."""

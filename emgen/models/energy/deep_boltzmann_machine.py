@@ -48,19 +48,32 @@ class DeepBoltzmannMachine(nn.Module):
     torch.Size([5, 6])
     """
 
-    def __init__(self, event_shape: Sequence[int], hidden: Sequence[int] = (500, 500), units: Units = Binary(),
-                 centred: bool = True, mean_field_sweeps: int = 10, sweeps: int = 1000):
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        hidden: Sequence[int] = (500, 500),
+        units: Units = Binary(),
+        centred: bool = True,
+        mean_field_sweeps: int = 10,
+        sweeps: int = 1000,
+    ):
         super().__init__()
         if not hidden or min(*hidden, mean_field_sweeps, sweeps) < 1:
-            raise ValueError(f"hidden={list(hidden)}, mean_field_sweeps={mean_field_sweeps}, sweeps={sweeps}: there is at least "
-                             "one layer, one unit in each, one sweep of either kind.")
+            raise ValueError(
+                f"hidden={list(hidden)}, mean_field_sweeps={mean_field_sweeps}, sweeps={sweeps}: there is at least "
+                "one layer, one unit in each, one sweep of either kind."
+            )
         self.event_shape, self.units, self.centred = torch.Size(event_shape), units, centred
         self.mean_field_sweeps, self.sweeps = mean_field_sweeps, sweeps
         sizes = [self.event_shape.numel(), *hidden]
-        self.weights = nn.ParameterList(0.01 * torch.randn(below, above) for below, above in pairwise(sizes))
+        self.weights = nn.ParameterList(
+            0.01 * torch.randn(below, above) for below, above in pairwise(sizes)
+        )
         self.biases = nn.ParameterList(torch.zeros(size) for size in sizes)
         self.centre: Tensor
-        self.register_buffer("centre", units.given(torch.zeros(sizes[0]), self.event_shape).mean.flatten())
+        self.register_buffer(
+            "centre", units.given(torch.zeros(sizes[0]), self.event_shape).mean.flatten()
+        )
 
     # ---- the model -----------------------------------------------------------------------------------------------
 
@@ -72,14 +85,29 @@ class DeepBoltzmannMachine(nn.Module):
         if not self._is_data(state):
             return -self._log_marginal(self._even(state), beta)
         means = self.mean_field(state)[1::2]
-        even = {0: state.flatten(state.dim() - len(self.event_shape)), **{2 * i + 2: m for i, m in enumerate(means)}}
+        even = {
+            0: state.flatten(state.dim() - len(self.event_shape)),
+            **{2 * i + 2: m for i, m in enumerate(means)},
+        }
         return -self._log_marginal(even, beta) - sum(_entropy(m) for m in means)
 
     def move(self, state: Tensor, beta: Tensor | None = None) -> Tensor:
         """One Gibbs sweep, odd layers given the even ones and back: reversible with respect to p_β(state)."""
-        odd = {k: bernoulli(tempered(self._input(k, self._even(state)), beta).sigmoid()) for k in self._levels(1)}
+        odd = {
+            k: bernoulli(tempered(self._input(k, self._even(state)), beta).sigmoid())
+            for k in self._levels(1)
+        }
         v = self.units.sample(tempered(self._input(0, odd), beta, self.base))
-        return torch.cat([v, *(bernoulli(tempered(self._input(k, odd), beta).sigmoid()) for k in self._levels(0)[1:])], -1)
+        return torch.cat(
+            [
+                v,
+                *(
+                    bernoulli(tempered(self._input(k, odd), beta).sigmoid())
+                    for k in self._levels(0)[1:]
+                ),
+            ],
+            -1,
+        )
 
     def gibbs(self, state: Tensor) -> Tensor:
         """One Gibbs sweep at β = 1; from data it first draws the hidden even layers from the mean field."""
@@ -101,7 +129,10 @@ class DeepBoltzmannMachine(nn.Module):
 
     def hidden_mean(self, v: Tensor) -> Tensor:
         """Mean-field E[h¹|v], (*batch, H₁), differentiable given the layer above."""
-        layers = {0: v.flatten(v.dim() - len(self.event_shape)), **{k + 1: m for k, m in enumerate(self.mean_field(v))}}
+        layers = {
+            0: v.flatten(v.dim() - len(self.event_shape)),
+            **{k + 1: m for k, m in enumerate(self.mean_field(v))},
+        }
         return self._input(1, layers).sigmoid()
 
     def sample(self, n: int) -> Tensor:
@@ -129,23 +160,36 @@ class DeepBoltzmannMachine(nn.Module):
         Raises:
             ValueError: more than 2²⁰ states, or the even side where the visible units are not binary.
         """
-        sizes = {name: [len(self.biases[k]) for k in self._levels(parity)] for parity, name in enumerate(("even", "odd"))}
+        sizes = {
+            name: [len(self.biases[k]) for k in self._levels(parity)]
+            for parity, name in enumerate(("even", "odd"))
+        }
         binary = isinstance(self.units, Binary)
         if side is None:
             side = "even" if binary and sum(sizes["even"]) < sum(sizes["odd"]) else "odd"
         if side not in sizes or (side == "even" and not binary):
-            raise ValueError(f"side={side!r}: enumerate 'odd', or 'even' where the visible units are binary.")
+            raise ValueError(
+                f"side={side!r}: enumerate 'odd', or 'even' where the visible units are binary."
+            )
         levels = self._levels(int(side == "odd"))
         states = binary_states(sum(sizes[side]), self.biases[0])
-        return summed(lambda block: self._log_marginal(dict(zip(levels, block.split(sizes[side], -1)))), states)
+        return summed(
+            lambda block: self._log_marginal(dict(zip(levels, block.split(sizes[side], -1)))),
+            states,
+        )
 
     def log_z0(self) -> Tensor:
         """log Z of the base, β = 0: independent visible units, hidden units that are fair coins."""
-        return self.units.log_partition(self.base()) + math.log(2) * sum(len(c) for c in self.biases[1:])
+        return self.units.log_partition(self.base()) + math.log(2) * sum(
+            len(c) for c in self.biases[1:]
+        )
 
     def start(self, chains: int) -> Tensor:
         """Exact draws of the base's states."""
-        coins = [bernoulli(self.centre.new_full((chains, len(self.biases[k])), 0.5)) for k in self._levels(0)[1:]]
+        coins = [
+            bernoulli(self.centre.new_full((chains, len(self.biases[k])), 0.5))
+            for k in self._levels(0)[1:]
+        ]
         return torch.cat([self.units.sample(self.base().expand(chains, -1)), *coins], -1)
 
     # ---- its parameters ------------------------------------------------------------------------------------------
@@ -166,7 +210,7 @@ class DeepBoltzmannMachine(nn.Module):
         return list(range(parity, len(self.biases), 2))
 
     def _is_data(self, state: Tensor) -> bool:
-        return state.shape[-len(self.event_shape):] == self.event_shape
+        return state.shape[-len(self.event_shape) :] == self.event_shape
 
     def _even(self, state: Tensor) -> Layers:
         levels = self._levels(0)
@@ -198,7 +242,9 @@ class DeepBoltzmannMachine(nn.Module):
                 total = total + (s * tempered(self._input(k, silent), beta, base)).sum(-1)
             else:
                 natural = tempered(self._input(k, given), beta, base)
-                total = total + (self.units.log_partition(natural) if k == 0 else softplus(natural).sum(-1))
+                total = total + (
+                    self.units.log_partition(natural) if k == 0 else softplus(natural).sum(-1)
+                )
         return total
 
 

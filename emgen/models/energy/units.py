@@ -72,8 +72,10 @@ class Gaussian:
 
     def __init__(self, scale: float = 1.0):
         if not scale > 0:
-            raise ValueError(f"scale={scale}: the standard deviation of Gaussian units must be positive; standardise the "
-                             "data and use 1.")
+            raise ValueError(
+                f"scale={scale}: the standard deviation of Gaussian units must be positive; standardise the "
+                "data and use 1."
+            )
         self.scale = scale
 
     def statistic(self, v: Tensor) -> Tensor:
@@ -97,7 +99,9 @@ class Gaussian:
 
     def given(self, eta: Tensor, event_shape: Sequence[int]) -> Distribution:
         mean = self.scale * eta.unflatten(-1, event_shape)
-        return Independent(distributions.Normal(mean, self.scale, validate_args=False), len(event_shape))
+        return Independent(
+            distributions.Normal(mean, self.scale, validate_args=False), len(event_shape)
+        )
 
 
 class Multinomial:
@@ -117,7 +121,9 @@ class Multinomial:
 
     def __init__(self, states: int, count: int = 1):
         if states < 2 or count < 1:
-            raise ValueError(f"states={states}, count={count}: multinomial units need two outcomes and one count at least.")
+            raise ValueError(
+                f"states={states}, count={count}: multinomial units need two outcomes and one count at least."
+            )
         self.states, self.count = states, count
 
     def statistic(self, v: Tensor) -> Tensor:
@@ -137,13 +143,17 @@ class Multinomial:
         return mean.clamp(min=1e-4).log()
 
     def sample(self, eta: Tensor) -> Tensor:
-        groups = torch.distributions.Multinomial(self.count, logits=self._groups(eta), validate_args=False)
+        groups = torch.distributions.Multinomial(
+            self.count, logits=self._groups(eta), validate_args=False
+        )
         return groups.sample().flatten(-2)
 
     def given(self, eta: Tensor, event_shape: Sequence[int]) -> Distribution:
         if tuple(event_shape)[-1:] != (self.states,):
-            raise ValueError(f"multinomial units of states={self.states} in events of shape {tuple(event_shape)}: the last dimension "
-                             "must be the outcomes; give states its size, or reshape the data.")
+            raise ValueError(
+                f"multinomial units of states={self.states} in events of shape {tuple(event_shape)}: the last dimension "
+                "must be the outcomes; give states its size, or reshape the data."
+            )
         logits = eta.unflatten(-1, event_shape)
         groups = distributions.Multinomial(self.count, logits=logits, validate_args=False)
         return Independent(groups, len(event_shape) - 1)
