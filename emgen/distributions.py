@@ -95,7 +95,8 @@ def kl(*, q: Distribution, p: Distribution, samples: int | None = None) -> Tenso
             samples = 64
     if samples < 1:
         raise ValueError(
-            f"samples={samples}: KL needs at least one draw; give samples >= 1, or None for the exact value."
+            f"samples={samples}: KL needs at least one draw; give samples >= 1, or None for the"
+            " exact value."
         )
     z = q.rsample((samples,)) if q.has_rsample else q.sample((samples,))
     log_r = p.log_prob(z) - q.log_prob(z)
@@ -341,7 +342,8 @@ def relaxed(
             return gumbel_softmax(d.logits.expand(d._extended_shape(shape)), temperature, hard)
         if not isinstance(d, Bernoulli):
             raise TypeError(
-                f"{type(d).__name__} has no relaxation: use trainer=vimco, rws or wake_sleep, which only draw."
+                f"{type(d).__name__} has no relaxation: use trainer=vimco, rws or wake_sleep, which"
+                " only draw."
             )
         uniform = torch.rand(
             d._extended_shape(shape), dtype=d.logits.dtype, device=d.logits.device

@@ -137,8 +137,8 @@ def _trainer(name: str, model: Any, arguments: dict[str, Any]) -> Any:
         )
     if "critic" in accepted and arguments.get("critic") is None:
         raise UserError(
-            f"trainer {name!r} needs critic=..., a network whose output is a log density ratio, such as "
-            "emgen.models.dense_critic(event_shape)."
+            f"trainer {name!r} needs critic=..., a network whose output is a log density ratio,"
+            " such as emgen.models.dense_critic(event_shape)."
         )
     plain = {
         key: value for key, value in arguments.items() if isinstance(value, (bool, int, float, str))
@@ -162,7 +162,8 @@ def _checked(model: Any, max_epochs: Any, seed: Any, device: str) -> tuple[str, 
     """The kind of the device and its number, if the plain arguments are what they should be."""
     if not isinstance(model, nn.Module):
         raise TypeError(
-            f"model is {type(model).__name__}: give a torch module that is built, such as emgen.models.GaussianMixture(2)."
+            f"model is {type(model).__name__}: give a torch module that is built, such as"
+            " emgen.models.GaussianMixture(2)."
         )
     if not isinstance(max_epochs, Integral) or int(max_epochs) < 1:
         raise ValueError(
@@ -173,6 +174,7 @@ def _checked(model: Any, max_epochs: Any, seed: Any, device: str) -> tuple[str, 
     kind, colon, number = device.partition(":")
     if kind not in DEVICES or (colon and not number.isdecimal()):
         raise ValueError(
-            f"device={device!r} is none of {', '.join(DEVICES)}, or one with a number such as cuda:1."
+            f"device={device!r} is none of {', '.join(DEVICES)}, or one with a number such as"
+            " cuda:1."
         )
     return kind, number

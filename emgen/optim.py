@@ -43,7 +43,8 @@ class ClosedForm(torch.optim.Optimizer):
             )
         if not 0 <= decay <= 1:
             raise ValueError(
-                f"decay={decay}: step sizes fall as t^−decay with decay in [0, 1]; online EM converges above 0.5"
+                f"decay={decay}: step sizes fall as t^−decay with decay in [0, 1]; online EM"
+                " converges above 0.5"
             )
         held = list(parameters) or [
             nn.Parameter(torch.empty(0))

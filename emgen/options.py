@@ -141,7 +141,8 @@ def locate(name: Any) -> Any:
     """
     if not isinstance(name, str) or not re.fullmatch(r"\w+(\.\w+)+", name):
         raise UserError(
-            f"_target_={typed(name)}: name a class or a function by its module, such as torch.nn.Linear."
+            f"_target_={typed(name)}: name a class or a function by its module, such as"
+            " torch.nn.Linear."
         )
     words = name.split(".")
     if words[0] in STANDARD_LIBRARY:
@@ -181,7 +182,8 @@ def check_types(node: Any, where: str) -> None:
     """
     if not hasattr(node, "keys"):
         raise UserError(
-            f"{where}={typed(node)}: expected a part with a _target_, the class or function that makes it."
+            f"{where}={typed(node)}: expected a part with a _target_, the class or function that"
+            " makes it."
         )
     hints: dict[str, Any] = {}
     taken: list[str] | None = None
@@ -199,7 +201,8 @@ def check_types(node: Any, where: str) -> None:
     for key in node:
         if taken is not None and key not in taken and not key.startswith("_"):
             raise UserError(
-                f"{where}.{key}: {node['_target_']} takes no argument {key!r}; it takes {', '.join(taken)}."
+                f"{where}.{key}: {node['_target_']} takes no argument {key!r}; it takes"
+                f" {', '.join(taken)}."
             )
         if hasattr(node[key], "keys"):
             check_types(node[key], f"{where}.{key}")
@@ -245,13 +248,19 @@ def _import_failure(name: str, words: Sequence[str], error: Exception) -> str:
             if isinstance(error, SyntaxError)
             else f" ({Path(place.filename).name}, line {place.lineno})"
         )
-        return f"{name} cannot be imported, for its module ends in {type(error).__name__}: {error}{line}."
+        return (
+            f"{name} cannot be imported, for its module ends in {type(error).__name__}:"
+            f" {error}{line}."
+        )
     reason = (
         f"No module named '{'.'.join(words)}'"
         if isinstance(error, ModuleNotFoundError)
         else told(error)
     )
-    return f"{name} cannot be imported ({reason}); it is looked for among the installed packages and in the current folder."
+    return (
+        f"{name} cannot be imported ({reason}); it is looked for among the installed packages and"
+        " in the current folder."
+    )
 
 
 def _told_type(hint: Any) -> str:

@@ -106,7 +106,8 @@ def serves(model: object, role: type) -> bool:
 def missing_roles(model: object, roles: Iterable[type]) -> list[str]:
     """The members that `model` lacks, in words: `["Recognition (recognition)"]`; empty if it serves them all."""
     return [
-        f"{role.__name__} ({', '.join(m for m in _MEMBERS[role] if getattr(model, m, None) is None)})"
+        f"{role.__name__}"
+        f" ({', '.join(m for m in _MEMBERS[role] if getattr(model, m, None) is None)})"
         for role in roles
         if not serves(model, role)
     ]

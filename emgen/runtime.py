@@ -35,7 +35,8 @@ def check_device(key: str, name: Any, devices: Any = 1) -> None:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(name, any(there.values()) if name == "gpu" else True):
         raise UserError(
-            f"{key}={name}: torch finds no such device here; use cpu, or auto for the best there is."
+            f"{key}={name}: torch finds no such device here; use cpu, or auto for the best"
+            " there is."
         )
     if devices == "auto" or name not in ("auto", "cpu", "cuda", "gpu"):
         return
@@ -56,8 +57,9 @@ def check_device(key: str, name: Any, devices: Any = 1) -> None:
     )
     if not (every or numbered or (str(devices).isdecimal() and 1 <= int(str(devices)) <= most)):
         raise UserError(
-            f"lightning.devices={typed(devices)}: expected an integer from 1 to {most}, the number of "
-            f"{'GPUs' if gpu else 'processors'} here{', their numbers as a list such as [0]' if gpu else ''}, or auto."
+            f"lightning.devices={typed(devices)}: expected an integer from 1 to {most}, the number"
+            f" of {'GPUs' if gpu else 'processors'}"
+            f" here{', their numbers as a list such as [0]' if gpu else ''}, or auto."
         )
 
 

@@ -51,8 +51,9 @@ def alternate(name: str, ours: Side, theirs: Side, aim: float) -> None:
     ratios, processor = np.sort(rounds, 0).T
     verdict = "met" if statistics.median(ratios) >= aim else "missed"
     print(
-        f"{name:<66} {statistics.median(ratios):6.2f}x [{ratios[0]:.2f}, {ratios[-1]:.2f}]   processor "
-        f"{statistics.median(processor):6.2f}x [{processor[0]:.2f}, {processor[-1]:.2f}]   aim {aim:g}x: {verdict}",
+        f"{name:<66} {statistics.median(ratios):6.2f}x [{ratios[0]:.2f}, {ratios[-1]:.2f}]  "
+        f" processor {statistics.median(processor):6.2f}x [{processor[0]:.2f}, {processor[-1]:.2f}]"
+        f"   aim {aim:g}x: {verdict}",
         flush=True,
     )
 
@@ -311,7 +312,8 @@ def single() -> None:
         return np.stack([component.means.numpy() for component in model.distributions])
 
     alternate(
-        f"Gaussian mixture, float32 / pomegranate (means differ by {np.abs(ours() - theirs()).max():.0e})",
+        "Gaussian mixture, float32 / pomegranate (means differ by"
+        f" {np.abs(ours() - theirs()).max():.0e})",
         lambda: timed(ours),
         lambda: timed(theirs),
         3,
@@ -403,9 +405,9 @@ def main() -> None:
             f"bench.py: there is no benchmark {unknown[0]!r}; choose of {', '.join(BENCHMARKS)}."
         )
     print(
-        f"{date.today()}  {platform.processor() or platform.machine()}, {ARGUMENTS.threads} threads, torch {torch.__version__}; "
-        f"median of {ARGUMENTS.rounds} rounds, peer's time / ours"
-        f"{'' if ARGUMENTS.scale == 1 else f', {ARGUMENTS.scale:g} of the rows'}"
+        f"{date.today()}  {platform.processor() or platform.machine()}, {ARGUMENTS.threads}"
+        f" threads, torch {torch.__version__}; median of {ARGUMENTS.rounds} rounds, peer's time /"
+        f" ours{'' if ARGUMENTS.scale == 1 else f', {ARGUMENTS.scale:g} of the rows'}"
     )
     for name in ARGUMENTS.names or BENCHMARKS:
         try:

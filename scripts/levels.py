@@ -23,7 +23,8 @@ def experiments(wanted: list[str]) -> list[str]:
     chosen = [name for name in found if not wanted or any(name.startswith(word) for word in wanted)]
     if not chosen:
         sys.exit(
-            f"levels.py: no experiment begins with {' or '.join(wanted)}; there are {', '.join(found)}."
+            f"levels.py: no experiment begins with {' or '.join(wanted)}; there are"
+            f" {', '.join(found)}."
         )
     return chosen
 
@@ -38,7 +39,8 @@ def climb(names: list[str]) -> None:
             [sys.executable, "-m", "emgen", f"experiment={name}", f"paths.run_dir={folder}"]
         ).returncode
         print(
-            f"{name}: {'done' if code == 0 else f'ended with {code}'} in {time.time() - start:.0f} s",
+            f"{name}: {'done' if code == 0 else f'ended with {code}'} in"
+            f" {time.time() - start:.0f} s",
             flush=True,
         )
         failed += [name] if code else []
@@ -62,7 +64,8 @@ def picture(source: Path, target: Path) -> None:
         summary = json.loads(path.read_text())
         axis.imshow(pyplot.imread(path.parent / "figures" / "samples.png"))
         axis.set_title(
-            f"{summary['trainer']}\nlog p(x) ≥ {summary['metrics']['test/log_likelihood']:.1f} nats",
+            f"{summary['trainer']}\nlog p(x) ≥ {summary['metrics']['test/log_likelihood']:.1f}"
+            " nats",
             fontsize=11,
         )
         axis.axis("off")

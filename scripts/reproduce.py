@@ -119,12 +119,14 @@ def bars(seeds: int, starts: int) -> None:
             results = [one.result() for one in tries]
             found.append(max(results)[1])
             print(
-                f"seed {seed}: {found[-1]:.4f} bits, of {', '.join(f'{kl:.4f}' for _, kl in results)}",
+                f"seed {seed}: {found[-1]:.4f} bits, of"
+                f" {', '.join(f'{kl:.4f}' for _, kl in results)}",
                 flush=True,
             )
     print(
-        f"\nours, {seeds} seeds: mean {sum(found) / seeds:.4f}, median {statistics.median(found):.4f}, best {min(found):.4f}, "
-        f"worst {max(found):.4f} bits; {sum(kl <= 0.1 for kl in found)} of {seeds} at or below .10"
+        f"\nours, {seeds} seeds: mean {sum(found) / seeds:.4f}, median"
+        f" {statistics.median(found):.4f}, best {min(found):.4f}, worst {max(found):.4f} bits;"
+        f" {sum(kl <= 0.1 for kl in found)} of {seeds} at or below .10"
     )
     print("published: .10 (1995), .451 (2026)")
 
@@ -180,7 +182,10 @@ def sbn(
     for trainer in trainers.split(","):
         draws = [f"trainer.wake.samples={particles}"] if trainer == "rws" else []
         run = Path(runs) / f"sbn-{trainer}{particles if draws else ''}-{layers}-{epochs}"
-        schedule = f"{{_target_: torch.optim.lr_scheduler.CosineAnnealingLR, _partial_: true, T_max: {epochs}}}"
+        schedule = (
+            "{_target_: torch.optim.lr_scheduler.CosineAnnealingLR, _partial_: true, T_max:"
+            f" {epochs}}}"
+        )
         spent = _train(
             run,
             f"trainer={trainer}",
@@ -200,7 +205,8 @@ def sbn(
         score = log_likelihood(model, images.observed("test"), samples)
         target = "" if published is None else f", published {published[trainer == 'rws']}"
         print(
-            f"{trainer} {layers}, {epochs} epochs, {spent:.1f} CPU minutes of training: {score}{target}",
+            f"{trainer} {layers}, {epochs} epochs, {spent:.1f} CPU minutes of training:"
+            f" {score}{target}",
             flush=True,
         )
 
@@ -217,8 +223,8 @@ def rbm(
     """
     run = Path(runs) / f"rbm-{hidden}-cd{steps}-{epochs}"
     schedule = (
-        "{_target_: torch.optim.lr_scheduler.LinearLR, _partial_: true, start_factor: 1.0, end_factor: 0.01, "
-        f"total_iters: {epochs}}}"
+        "{_target_: torch.optim.lr_scheduler.LinearLR, _partial_: true, start_factor: 1.0,"
+        f" end_factor: 0.01, total_iters: {epochs}}}"
     )
     spent = _train(
         run,
@@ -251,7 +257,8 @@ def rbm(
     )
     print(f"log Z from above, by reverse AIS: {above}")
     print(
-        f"{hidden} units, CD-{steps}, {epochs} epochs, {spent:.1f} CPU minutes of training; published -86.34 (500, CD-25)"
+        f"{hidden} units, CD-{steps}, {epochs} epochs, {spent:.1f} CPU minutes of training;"
+        " published -86.34 (500, CD-25)"
     )
 
 
@@ -292,8 +299,8 @@ def fgan1d(weights: str, means: str, sds: str, names: str, seeds: int, epochs: i
     target = MixtureSameFamily(Categorical(w), Normal(m, s))
     own = (weights, means, sds) == TARGET
     print(
-        f"{'':<18}{'D':>9}{'mean':>9}{'sd':>9}{'bound':>9}{'tight':>9}{'':10}error of D{'mean':>8}{'sd':>8}"
-        f"{'mean/sd*':>9}{'CPU':>7}"
+        f"{'':<18}{'D':>9}{'mean':>9}{'sd':>9}{'bound':>9}{'tight':>9}{'':10}error of"
+        f" D{'mean':>8}{'sd':>8}{'mean/sd*':>9}{'CPU':>7}"
     )
 
     def show(
@@ -434,8 +441,9 @@ def modes(names: str, methods: str, seeds: int, epochs: int, runs: str) -> None:
             one = done.result()
             found.setdefault((name, method), []).append(one)
             print(
-                f"{name} {method} seed {seed}: {one['covered']} of {one['total']} modes, {one['high_quality']:.1%} good, "
-                f"KL over modes {one['reverse_kl']:.3f}, {one['cpu_seconds']:.0f} CPU seconds",
+                f"{name} {method} seed {seed}: {one['covered']} of {one['total']} modes,"
+                f" {one['high_quality']:.1%} good, KL over modes {one['reverse_kl']:.3f},"
+                f" {one['cpu_seconds']:.0f} CPU seconds",
                 flush=True,
             )
     print(

@@ -63,15 +63,15 @@ class AtomicCheckpointIO(CheckpointIO):
         reason = damage(path)
         if reason:
             raise ValueError(
-                f"the checkpoint {path} is damaged ({reason}): the one before it is {path}.previous; copy that "
-                "over it to go on from there."
+                f"the checkpoint {path} is damaged ({reason}): the one before it is"
+                f" {path}.previous; copy that over it to go on from there."
             )
         try:
             return torch.load(path, map_location=map_location or "cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise ValueError(
-                f"the checkpoint {path} holds more than tensors and plain containers, which weights_only=True does not "
-                "load: it was not written by this program."
+                f"the checkpoint {path} holds more than tensors and plain containers, which"
+                " weights_only=True does not load: it was not written by this program."
             ) from error
 
     def remove_checkpoint(self, path: Any) -> None:

@@ -63,7 +63,8 @@ class Figures(lightning.Callback):
                 log_image(trainer, name, pixels, pl_module.examples)
             elif first:
                 log.info(
-                    "no picture of %s: data of shape %s are neither images (1 or 3, H, W) nor points (2,).",
+                    "no picture of %s: data of shape %s are neither images (1 or 3, H, W) nor"
+                    " points (2,).",
                     name,
                     tuple(data.event_shape),
                 )

@@ -66,7 +66,8 @@ class LowerBounds(Picture):
         super().__init__()
         if not low < high or bounds < 1:
             raise ValueError(
-                f"low={low}, high={high}, bounds={bounds}: expected low < high and one bound or more."
+                f"low={low}, high={high}, bounds={bounds}: expected low < high and one bound or"
+                " more."
             )
         self.low, self.high = low, high
         self.component, self.bounds = component, bounds

@@ -26,7 +26,8 @@ class Metrics(lightning.Callback):
     def __init__(self, every_n_epochs: int = 1, samples: int = 10, rows: int | None = 1000):
         if every_n_epochs < 1 or samples < 1 or (rows is not None and rows < 1):
             raise ValueError(
-                f"every_n_epochs={every_n_epochs}, samples={samples}, rows={rows}: each must be at least 1."
+                f"every_n_epochs={every_n_epochs}, samples={samples}, rows={rows}: each must be at"
+                " least 1."
             )
         self.every_n_epochs, self.samples, self.rows = every_n_epochs, samples, rows
         self.history: list[dict[str, float]] = []

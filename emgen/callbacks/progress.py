@@ -23,7 +23,8 @@ class Progress(lightning.Callback):
     def __init__(self, lines: int = 10):
         if lines < 1:
             raise ValueError(
-                f"lines={lines}: a run prints at least one line; give an integer >= 1, or callbacks.progress=null for none."
+                f"lines={lines}: a run prints at least one line; give an integer >= 1, or"
+                " callbacks.progress=null for none."
             )
         self.lines = lines
         self.console = Console(stderr=True)

@@ -22,7 +22,8 @@ def check_ranges(cfg: Any) -> None:
     for part in ("data", "evaluation", "lightning", "model", "trainer"):
         if not cfg.get(part):
             raise UserError(
-                f"{part} was left out or set to null, and no run goes without: choose one, or drop that override."
+                f"{part} was left out or set to null, and no run goes without: choose one, or drop"
+                " that override."
             )
     for key, value in flat(cfg):
         if any(
@@ -33,7 +34,8 @@ def check_ranges(cfg: Any) -> None:
         *_, owner, last = ["", *key.split(".")]
         if last == "lr" and not (_is_number(value) and 0 < value < math.inf):
             raise UserError(
-                f"{key}={typed(value)}: a learning rate is a positive, finite number; give one such as 0.001."
+                f"{key}={typed(value)}: a learning rate is a positive, finite number; give one such"
+                " as 0.001."
             )
         if last == "seed" and not (type(value) is int and 0 <= value < 2**63):
             raise UserError(f"{key}={typed(value)}: a seed is an integer >= 0.")
@@ -42,22 +44,25 @@ def check_ranges(cfg: Any) -> None:
     epochs = cfg.lightning.get("max_epochs")
     if type(epochs) is not int or epochs < 1:
         raise UserError(
-            f"lightning.max_epochs={typed(epochs)}: training takes at least one epoch; give an integer >= 1."
+            f"lightning.max_epochs={typed(epochs)}: training takes at least one epoch; give an"
+            " integer >= 1."
         )
     precision = cfg.lightning.get("precision")
     if precision is not None and str(precision) not in PRECISIONS:
         raise UserError(
-            f"lightning.precision={precision}: expected 32-true, 64-true or bf16-mixed, which multiplies in 16 bits and "
-            "keeps parameters and losses in 32."
+            f"lightning.precision={precision}: expected 32-true, 64-true or bf16-mixed, which"
+            " multiplies in 16 bits and keeps parameters and losses in 32."
         )
     if _is_number(time := cfg.lightning.get("max_time")):
         raise UserError(
-            f"lightning.max_time={time}: expected days, hours, minutes and seconds such as 00:01:30:00, or null."
+            f"lightning.max_time={time}: expected days, hours, minutes and seconds such as"
+            " 00:01:30:00, or null."
         )
     samples, rows = cfg.evaluation.samples, cfg.evaluation.rows
     if type(samples) is not int or samples < 1:
         raise UserError(
-            f"evaluation.samples={typed(samples)}: the likelihood needs at least one draw; give an integer >= 1."
+            f"evaluation.samples={typed(samples)}: the likelihood needs at least one draw; give an"
+            " integer >= 1."
         )
     if rows is not None and (type(rows) is not int or rows < 1):
         raise UserError(f"evaluation.rows={typed(rows)}: score at least one row, or null for all.")
@@ -106,7 +111,8 @@ def _check_optimizer(key: str, last: str, value: Any) -> None:
     """Refuse arguments that every torch optimiser refuses, and one that asks for several losses a step."""
     if last == "_target_" and str(value).endswith("LBFGS"):
         raise UserError(
-            f"{key}={value}: it asks for several losses a step, which no trainer gives; use another such as torch.optim.Adam."
+            f"{key}={value}: it asks for several losses a step, which no trainer gives; use another"
+            " such as torch.optim.Adam."
         )
     if last == "betas" and not (
         isinstance(value, list)
@@ -114,8 +120,8 @@ def _check_optimizer(key: str, last: str, value: Any) -> None:
         and all(_is_number(v) and 0 <= v < 1 for v in value)
     ):
         raise UserError(
-            f"{key}={typed(value)}: the shares of the past that Adam's averages keep lie in [0, 1); give two such as "
-            "[0.9, 0.999]."
+            f"{key}={typed(value)}: the shares of the past that Adam's averages keep lie in [0, 1);"
+            " give two such as [0.9, 0.999]."
         )
     if last in ("eps", "momentum", "weight_decay") and not (
         _is_number(value) and 0 <= value < math.inf

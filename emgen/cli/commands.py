@@ -43,7 +43,8 @@ def load_run(
         raise UserError(f"checkpoint={checkpoint} is neither best nor last.")
     if not (folder.path / "config.yaml").exists():
         raise UserError(
-            f"run={run} is not a run folder (it has no config.yaml): name one such as runs/vae-dense-digits/<time>."
+            f"run={run} is not a run folder (it has no config.yaml): name one such as"
+            " runs/vae-dense-digits/<time>."
         )
     path = folder.checkpoint(checkpoint) or folder.checkpoint("last")
     if path is None:
@@ -76,8 +77,9 @@ def load_run(
         )
     except RuntimeError as error:
         raise UserError(
-            f"{path} holds another model than config.yaml beside it describes ({str(error).splitlines()[1].strip()}): was "
-            "that file, or the data it names, changed since training?"
+            f"{path} holds another model than config.yaml beside it describes"
+            f" ({str(error).splitlines()[1].strip()}): was that file, or the data it names, changed"
+            " since training?"
         ) from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return model.eval().to(device), data.to(device), config
@@ -110,7 +112,8 @@ def evaluate(cfg: Any) -> None:
         )
     if not found:
         raise UserError(
-            f"the model of {cfg.run} has no likelihood to score; look at its samples instead: emgen sample run={cfg.run}."
+            f"the model of {cfg.run} has no likelihood to score; look at its samples instead: emgen"
+            f" sample run={cfg.run}."
         )
     table = Table(
         "quantity",
@@ -134,8 +137,8 @@ def evaluate(cfg: Any) -> None:
     Console().print(table)
     content = {
         "rows": chosen.n,
-        "epochs": read_run(cfg.run).summary.get(
-            "epochs"
+        "epochs": (
+            read_run(cfg.run).summary.get("epochs")
         ),  # of a run that goes on it is out of date
         "binarise": config["data"].get("binarise", "none"),
         "seed": cfg.seed,
@@ -154,7 +157,8 @@ def sample(cfg: Any) -> None:
         drawn = samples_of(model, cfg.n)
     if drawn is None:
         raise UserError(
-            f"{type(model).__name__} of {cfg.run} has neither prior and likelihood, nor rsample, nor sample to draw from."
+            f"{type(model).__name__} of {cfg.run} has neither prior and likelihood, nor rsample,"
+            " nor sample to draw from."
         )
     draws = drawn.cpu()
     target = Path(cfg.output or Path(cfg.run) / "samples")

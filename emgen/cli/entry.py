@@ -142,7 +142,10 @@ def _job(cfg: DictConfig) -> float | None:
         if folder.used:
             message = f"{str(stop) or 'stopped by Ctrl-C'}; continue with: {folder.command}"
         else:
-            message = f"stopped by {signal.Signals(signum).name} before anything was saved; start it again"
+            message = (
+                f"stopped by {signal.Signals(signum).name} before anything was saved; start it"
+                " again"
+            )
         folder.write_status("interrupted", message)
         print(f"emgen: {message}", file=sys.stderr)
         sys.exit(128 + signum)
@@ -162,8 +165,8 @@ def _job(cfg: DictConfig) -> float | None:
 def _refuse_further_processes(strategy: str) -> None:
     if strategy.startswith("ddp") and "spawn" not in strategy:
         raise UserError(
-            "strategy=ddp starts further processes of this command and cannot run under -m: give each run its own command, "
-            "or use lightning.strategy=ddp_spawn."
+            "strategy=ddp starts further processes of this command and cannot run under -m: give"
+            " each run its own command, or use lightning.strategy=ddp_spawn."
         )
 
 
@@ -189,7 +192,8 @@ def _other_command(command: str, arguments: list[str]) -> None:
     flags = [argument for argument in arguments if argument.startswith("-")]
     if flags:
         raise UserError(
-            f"emgen {command} takes no flag {flags[0]}, only key=value; `emgen --help` shows how it is asked."
+            f"emgen {command} takes no flag {flags[0]}, only key=value; `emgen --help` shows how it"
+            " is asked."
         )
     paths = [a for a in arguments if "=" not in a or (command == "compare" and os.path.exists(a))]
     if command != "compare" and paths:
@@ -201,7 +205,8 @@ def _other_command(command: str, arguments: list[str]) -> None:
     for key in cfg:
         if OmegaConf.is_missing(cfg, key) or (key == "run" and cfg[key] is None):
             raise UserError(
-                f"emgen {command} needs {key}=...: name a run folder, as printed at the end of training."
+                f"emgen {command} needs {key}=...: name a run folder, as printed at the end of"
+                " training."
             )
     if paths:
         cfg.runs = paths
@@ -212,5 +217,6 @@ def _other_command(command: str, arguments: list[str]) -> None:
 def _check_paths(cfg: DictConfig) -> None:
     if not (cfg.paths.run_dir and cfg.paths.sweep_dir):
         raise UserError(
-            "paths.run_dir and paths.sweep_dir are empty: name a folder, or leave them to their defaults."
+            "paths.run_dir and paths.sweep_dir are empty: name a folder, or leave them to their"
+            " defaults."
         )

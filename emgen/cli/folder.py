@@ -165,7 +165,8 @@ class RunFolder:
                 if not made:  # without locks the file itself is the claim
                     os.close(handle)
                     raise UserError(
-                        f"{_busy(self.path)} If none is, for this file system has no locks, remove {self.path / LOCK}."
+                        f"{_busy(self.path)} If none is, for this file system has no locks, remove"
+                        f" {self.path / LOCK}."
                     ) from error
             if _is_same_file(handle, self.path / LOCK):
                 self._lock, self._made_lock = handle, made
@@ -188,11 +189,14 @@ class RunFolder:
         )
         if theirs:
             return (
-                f"paths.run_dir={self.path} holds {', '.join(theirs)}, which no run of emgen has left there and which a run "
-                "would write over: name another folder."
+                f"paths.run_dir={self.path} holds {', '.join(theirs)}, which no run of emgen has"
+                " left there and which a run would write over: name another folder."
             )
         if self.used:
-            return f"{self.path} already holds a run: add resume=auto to continue it, or choose another paths.run_dir."
+            return (
+                f"{self.path} already holds a run: add resume=auto to continue it, or choose"
+                " another paths.run_dir."
+            )
         return ""
 
     # ---- what is written -----------------------------------------------------------------------------------------
@@ -259,10 +263,12 @@ class RunFolder:
         previous = path.with_name(f"{path.name}.previous")
         if not previous.exists() or damage(previous):
             raise UserError(
-                f"the checkpoint {path} is damaged ({reason}) and there is no whole one before it: train the run again."
+                f"the checkpoint {path} is damaged ({reason}) and there is no whole one before it:"
+                " train the run again."
             )
         print(
-            f"emgen: warning: the checkpoint {path} is damaged ({reason}); going on from the one before it, {previous.name}.",
+            f"emgen: warning: the checkpoint {path} is damaged ({reason}); going on from the one"
+            f" before it, {previous.name}.",
             file=sys.stderr,
         )
         return previous
@@ -275,7 +281,8 @@ class RunFolder:
         path = self.path / "checkpoints" / "last.ckpt"
         if not damage(path) and self.checkpoint_io.load_checkpoint(path).get("epoch", 0) >= epochs:
             raise UserError(
-                f"lightning.max_epochs={epochs}: {self.path} has gone beyond that; ask for more, or leave it out."
+                f"lightning.max_epochs={epochs}: {self.path} has gone beyond that; ask for more, or"
+                " leave it out."
             )
 
 
@@ -310,7 +317,10 @@ def _unwritable(path: Path, reason: str | None) -> str:
 
 
 def _busy(path: Path) -> str:
-    return f"{path} is being trained by another process: wait for it or stop it, or choose another paths.run_dir."
+    return (
+        f"{path} is being trained by another process: wait for it or stop it, or choose another"
+        " paths.run_dir."
+    )
 
 
 def _is_first_process() -> bool:

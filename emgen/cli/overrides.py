@@ -80,11 +80,12 @@ def expand(arguments: Sequence[str]) -> list[str]:
         else:
             if argument in names():
                 raise UserError(
-                    f"{argument} is an option group: say {argument}=NAME, one of {', '.join(names()[argument])}."
+                    f"{argument} is an option group: say {argument}=NAME, one of"
+                    f" {', '.join(names()[argument])}."
                 )
             raise UserError(
-                f"{argument!r} is neither a command nor of the form key=value; {nearest(argument, COMMANDS)} (commands: "
-                f"{', '.join(COMMANDS)})."
+                f"{argument!r} is neither a command nor of the form key=value;"
+                f" {nearest(argument, COMMANDS)} (commands: {', '.join(COMMANDS)})."
             )
         open_flag = argument.startswith("-") and "=" not in argument and FLAGS[name]
     return [*flags, *overrides]
@@ -121,13 +122,15 @@ def config_dirs(arguments: Sequence[str]) -> list[str]:
     for folder in found:
         if not Path(folder).is_dir():
             raise UserError(
-                f"--config-dir {folder} is not a folder: name the folder that holds your trainer/, model/ ... options."
+                f"--config-dir {folder} is not a folder: name the folder that holds your trainer/,"
+                " model/ ... options."
             )
         for file in Path(folder).rglob("*.yaml"):
             group = str(file.parent.relative_to(folder))
             if file.stem in ours.get(group, ()):
                 print(
-                    f"emgen: warning: {file} is not read, for emgen has a {group}={file.stem} of its own; rename yours.",
+                    f"emgen: warning: {file} is not read, for emgen has a {group}={file.stem} of"
+                    " its own; rename yours.",
                     file=sys.stderr,
                 )
     return found
@@ -145,25 +148,43 @@ def explain(error: Exception, known: Sequence[str]) -> str:
         reason = " ".join(text.partition("See https")[0].replace("^", "").split()).removeprefix(
             "LexerNoViableAltException: "
         )
-        return f"an override cannot be read ({reason}): put a value with such characters in quotes of its own, as in \"key='a value'\"."
+        return (
+            f"an override cannot be read ({reason}): put a value with such characters in quotes of"
+            " its own, as in \"key='a value'\"."
+        )
     missing = getattr(error, "missing_cfg_file", None) or _first(r"Could not find '([^']+)'", text)
     if missing:
         group, _, name = str(missing).rpartition("/")
         there = names().get(group) or getattr(error, "options", None) or []
         if name in ("", "?", "help"):
-            return f"{group}=NAME takes one of {', '.join(there)}; `emgen {group}=NAME --cfg job --package {group}` prints its keys."
-        return f"there is no {group or 'option'}={name}; {nearest(name, there)} (all: {', '.join(there)})."
+            return (
+                f"{group}=NAME takes one of {', '.join(there)}; `emgen {group}=NAME --cfg job"
+                f" --package {group}` prints its keys."
+            )
+        return (
+            f"there is no {group or 'option'}={name}; {nearest(name, there)} (all:"
+            f" {', '.join(there)})."
+        )
     if text.startswith("Config group override must be"):
-        return "an option group takes the name of one of its options (`emgen --help` lists them); ~logger or ~callbacks leaves that group out."
+        return (
+            "an option group takes the name of one of its options (`emgen --help` lists them);"
+            " ~logger or ~callbacks leaves that group out."
+        )
     key = _first(r"Could not override '([^']+)'", text) or _first(
         r"Key '([^']+)' is not in struct", text
     )
     if key:
         key = "divergence" if key.startswith("divergence@") else key
         if key == "divergence":
-            return "divergence=... belongs to trainer=fgan, which this command does not ask for; add trainer=fgan."
+            return (
+                "divergence=... belongs to trainer=fgan, which this command does not ask for; add"
+                " trainer=fgan."
+            )
         if key == "penalty":
-            return "penalty=... is chosen where the trainer keeps it: penalty@trainer.penalty=... or penalty@trainer.adversarial.penalty=..."
+            return (
+                "penalty=... is chosen where the trainer keeps it: penalty@trainer.penalty=... or"
+                " penalty@trainer.adversarial.penalty=..."
+            )
         more = (
             f" `emgen --cfg job` prints every key, and +{key}=... adds a new one."
             if "trainer" in known
@@ -212,7 +233,8 @@ def refuse_unasked_sweep(arguments: Sequence[str]) -> None:
         key, _, value = argument.partition("=")
         if len(_split(value)) > 1:
             raise UserError(
-                f"{argument} names several values: add -m to run each of them, or write one (a list as {key}=[...])."
+                f"{argument} names several values: add -m to run each of them, or write one (a list"
+                f" as {key}=[...])."
             )
 
 

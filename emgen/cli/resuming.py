@@ -67,15 +67,17 @@ def resumable(arguments: Sequence[str], run_dir: Callable[[], Path]) -> tuple[Pa
     if asked in ("null", "", "false"):
         return None, False
     if asked == "auto":
-        return _newest_unfinished(
-            run_dir(), any(a.startswith("paths.run_dir=") for a in arguments)
-        ), False
+        return (
+            _newest_unfinished(run_dir(), any(a.startswith("paths.run_dir=") for a in arguments)),
+            False,
+        )
     run = Path(asked)
     if run.name == "last.ckpt" and run.parent.name == "checkpoints":
         run = run.parent.parent
     if not (run / "checkpoints" / "last.ckpt").exists():
         raise UserError(
-            f"resume={asked}: there is no checkpoints/last.ckpt in that folder; name a run folder, or use resume=auto."
+            f"resume={asked}: there is no checkpoints/last.ckpt in that folder; name a run folder,"
+            " or use resume=auto."
         )
     return run, True
 
@@ -129,14 +131,16 @@ def read_record(run: Path) -> Record:
             (override,) = OverridesParser.create().parse_overrides([line])
         except (HydraException, TypeError, ValueError) as error:
             raise UserError(
-                f"{run}/.hydra/overrides.yaml holds {line!r}, which is no override: train the run again."
+                f"{run}/.hydra/overrides.yaml holds {line!r}, which is no override: train the run"
+                " again."
             ) from error
         places = {str(override.key_or_group), str(override.package or "")}
         roots = {place.lstrip("_").replace("/", ".").split(".")[0] for place in places}
         if "hydra" in roots:
             raise UserError(
-                f"{run}/.hydra/overrides.yaml holds {line!r}, and a run's own record never reaches into Hydra: this folder was "
-                "not written by emgen alone; if you want that override, type it, with resume=auto and paths.run_dir."
+                f"{run}/.hydra/overrides.yaml holds {line!r}, and a run's own record never reaches"
+                " into Hydra: this folder was not written by emgen alone; if you want that"
+                " override, type it, with resume=auto and paths.run_dir."
             )
         if not roots & {"resume", "trust"} and "paths.run_dir" not in places:
             kept.append(line)
@@ -169,21 +173,22 @@ def check_same(run: Path, was: dict[str, Any], now: Any, before: Any = None) -> 
         rows = part == "data" and key not in ROWS_STAY
         if state or STATEFUL.match(key):
             raise UserError(
-                f"{key}={typed(new.get(key))}: {run} was trained with {typed(old.get(key))}; leave that as it was, or start "
-                "another run."
+                f"{key}={typed(new.get(key))}: {run} was trained with {typed(old.get(key))}; leave"
+                " that as it was, or start another run."
             )
         if rows:
             raise UserError(
-                f"{key}={typed(new.get(key))}: {run} was trained with {typed(old.get(key))}, and other rows would be scored "
-                "that were trained on; leave that as it was, or start another run."
+                f"{key}={typed(new.get(key))}: {run} was trained with {typed(old.get(key))}, and"
+                " other rows would be scored that were trained on; leave that as it was, or start"
+                " another run."
             )
         if (
             before is not None and key in old and recorded.get(key) == new.get(key)
         ):  # nobody asked for it
             raise UserError(
-                f"{run}/.hydra/overrides.yaml gives {key}={typed(new.get(key))} where config.yaml beside it says "
-                f"{typed(old.get(key))}: the record is damaged, or emgen's defaults have changed since; give {key}=... to say "
-                "which is meant."
+                f"{run}/.hydra/overrides.yaml gives {key}={typed(new.get(key))} where config.yaml"
+                f" beside it says {typed(old.get(key))}: the record is damaged, or emgen's defaults"
+                f" have changed since; give {key}=... to say which is meant."
             )
         changes.append(f"{key}={typed(new.get(key))} (was {typed(old.get(key))})")
     return changes

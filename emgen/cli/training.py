@@ -101,7 +101,8 @@ def build_parts(config: Any) -> tuple[Any, Any]:
     if _takes_critic(config["trainer"]):
         if not config.get("critic"):
             raise UserError(
-                "critic was left out or set to null, and this trainer plays against one: drop that override."
+                "critic was left out or set to null, and this trainer plays against one: drop that"
+                " override."
             )
         players["critic"] = build(config["critic"], "critic", event_shape=event_shape)
 

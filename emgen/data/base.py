@@ -165,8 +165,8 @@ class Data(LightningDataModule):
         self.batch_size = batch_size or n
         if drop_last and n < self.batch_size:
             raise ValueError(
-                f"batch_size={self.batch_size} with drop_last leaves no batch of {n} {self.datum}s: "
-                "choose a smaller batch, or drop_last=false."
+                f"batch_size={self.batch_size} with drop_last leaves no batch of {n} {self.datum}s:"
+                " choose a smaller batch, or drop_last=false."
             )
 
     @property

@@ -143,12 +143,12 @@ def _images(kind: str, root: Path, train: bool, download: bool) -> Tensor:
         folder = root / kind / "raw"
         if download:
             raise FileNotFoundError(
-                f"{kind} could not be downloaded into {folder} ({error}): check the network, or put the four idx files "
-                "there by hand."
+                f"{kind} could not be downloaded into {folder} ({error}): check the network, or put"
+                " the four idx files there by hand."
             ) from error
         raise FileNotFoundError(
-            f"{kind} is not in {folder}: name the folder above {kind}/raw by paths.data_dir=DIR, or fetch the files by "
-            "data.download=true."
+            f"{kind} is not in {folder}: name the folder above {kind}/raw by paths.data_dir=DIR, or"
+            " fetch the files by data.download=true."
         ) from error
 
 
@@ -156,7 +156,8 @@ def _held_out(images: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """All but `count` images in their order, and `count` chosen by the seed."""
     if not 0 <= count < len(images):
         raise ValueError(
-            f"{count} images cannot be set aside of {len(images)}: lower data.validation or data.test."
+            f"{count} images cannot be set aside of {len(images)}: lower data.validation or"
+            " data.test."
         )
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     return images[order[count:].sort().values], images[order[:count]]

@@ -29,7 +29,8 @@ def padded(sequences: Sequence[Any], dtype: torch.dtype = torch.float64) -> Tens
         )
     if len({s.shape[1:] for s in tensors}) > 1:
         raise ValueError(
-            f"frames have shapes {sorted({tuple(s.shape[1:]) for s in tensors})}: give all the same."
+            f"frames have shapes {sorted({tuple(s.shape[1:]) for s in tensors})}: give all the"
+            " same."
         )
     return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=torch.nan)
 

@@ -51,8 +51,8 @@ class _Lookahead:
         waiting, number = next(source, None), 0
         if waiting is None:
             raise ValueError(
-                "the stream gave no batch: give a list, a DataLoader or a function that returns a fresh iterator, "
-                "for a generator is exhausted after its first sweep."
+                "the stream gave no batch: give a list, a DataLoader or a function that returns a"
+                " fresh iterator, for a generator is exhausted after its first sweep."
             )
         for following in source:
             yield _batch(waiting, number, last=False)

@@ -74,7 +74,8 @@ def crossed_lines(
     """
     if size < 1 or rows < 1 or not noise > 0:
         raise ValueError(
-            f"size={size}, rows={rows}, noise={noise}: expected 1 or more, 1 or more and a positive number."
+            f"size={size}, rows={rows}, noise={noise}: expected 1 or more, 1 or more and a positive"
+            " number."
         )
     generator = torch.Generator().manual_seed(seed)
     across, down = torch.eye(size, dtype=torch.float64)[

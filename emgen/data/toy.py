@@ -194,11 +194,13 @@ def line_density(
     """Σ_k w_k N(x; μ_k, σ_k²) over events of shape (1,)."""
     if not len(weights) == len(means) == len(sds) > 0:
         raise ValueError(
-            f"{len(weights)} weights, {len(means)} means and {len(sds)} sds: expected as many of each."
+            f"{len(weights)} weights, {len(means)} means and {len(sds)} sds: expected as many of"
+            " each."
         )
     if min(weights) < 0 or not sum(weights) > 0 or not min(sds) > 0:
         raise ValueError(
-            f"weights={list(weights)}, sds={list(sds)}: weights are not negative, standard deviations positive."
+            f"weights={list(weights)}, sds={list(sds)}: weights are not negative, standard"
+            " deviations positive."
         )
     components = Independent(
         Normal(torch.tensor(means)[:, None].float(), torch.tensor(sds)[:, None].float()), 1
@@ -273,7 +275,8 @@ def _drawn(
 ) -> Data:
     if min(train, validation, test) < 1:
         raise ValueError(
-            f"train={train}, validation={validation}, test={test}: expected at least one row of each to draw."
+            f"train={train}, validation={validation}, test={test}: expected at least one row of"
+            " each to draw."
         )
     with seeded(seed):
         rows = [density.sample(torch.Size((size,))) for size in (train, validation, test)]

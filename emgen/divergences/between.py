@@ -67,7 +67,8 @@ def between(
     for name, one in (("p", p), ("q", q)):
         if not isinstance(one, Distribution):
             raise TypeError(
-                f"{name} is a {type(one).__name__}: give a torch.distributions.Distribution, such as Normal(0.0, 1.0)."
+                f"{name} is a {type(one).__name__}: give a torch.distributions.Distribution, such"
+                " as Normal(0.0, 1.0)."
             )
     if p.event_shape != q.event_shape:
         raise ValueError(f"p has events of shape {tuple(p.event_shape)} and q of {tuple(q.event_shape)}: a divergence "
@@ -100,8 +101,9 @@ def between(
         found = Estimate(found.value.to(dtype), found.error.to(dtype), found.method)
     if bool(found.value.isnan().any()):
         raise ValueError(
-            f"{divergence!r} of {type(p).__name__} and {type(q).__name__} came out as no number ({found.method}): their log "
-            "densities lose all digits somewhere; rescale them, or give samples=20000 to draw instead."
+            f"{divergence!r} of {type(p).__name__} and {type(q).__name__} came out as no number"
+            f" ({found.method}): their log densities lose all digits somewhere; rescale them, or"
+            " give samples=20000 to draw instead."
         )
     return found
 
@@ -279,7 +281,8 @@ def _monte_carlo(
     """Stratified draws from m = (p+q)/2: E_m of the perspective of p/m and q/m, each term non-negative and tame."""
     if not isinstance(samples, Integral) or samples < 4:
         raise ValueError(
-            f"samples={samples}: the Monte Carlo estimate needs two draws from each side; give an integer, 4 or more."
+            f"samples={samples}: the Monte Carlo estimate needs two draws from each side; give an"
+            " integer, 4 or more."
         )
     mean, variance = torch.zeros(()), torch.zeros(())
     for side in (p, q):
@@ -301,8 +304,8 @@ def _density(distribution: Distribution, x: Tensor) -> Tensor:
     found = log_density(distribution, x)
     if bool(found.isnan().any()):
         raise ValueError(
-            f"log_prob of {type(distribution).__name__} is no number at some points of its support: mend it, or give it parameters "
-            "in its range."
+            f"log_prob of {type(distribution).__name__} is no number at some points of its support:"
+            " mend it, or give it parameters in its range."
         )
     return found
 

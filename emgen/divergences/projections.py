@@ -138,7 +138,8 @@ def f_projection(target: Distribution, divergence: FDivergence) -> Normal:
             lowest, best = float(value()), Normal(theta[0].detach(), theta[1].detach().exp())
     if best is None:
         raise ValueError(
-            f"{divergence!r} from the target is infinite for every Gaussian tried; use one that is bounded."
+            f"{divergence!r} from the target is infinite for every Gaussian tried; use one that is"
+            " bounded."
         )
     return best
 
@@ -269,11 +270,13 @@ def _one(target: Any, family: Any) -> Distribution:
         or not hasattr(family, "build")
     ):
         raise TypeError(
-            f"a projection of {target!r} onto {family!r} needs a torch distribution and a GaussianFamily() or MixtureFamily()."
+            f"a projection of {target!r} onto {family!r} needs a torch distribution and a"
+            " GaussianFamily() or MixtureFamily()."
         )
     if target.batch_shape:
         raise ValueError(
-            f"{target} is a batch of shape {tuple(target.batch_shape)}; project its members one by one."
+            f"{target} is a batch of shape {tuple(target.batch_shape)}; project its members one by"
+            " one."
         )
     return target
 

@@ -81,8 +81,9 @@ def integrate(
                 break
             if len(pending) > _PANELS:
                 raise ValueError(
-                    f"after {depth + 1} halvings {len(pending)} panels of the quadrature are still not settled: one of "
-                    "the densities has no integral on its declared support, or far too many peaks."
+                    f"after {depth + 1} halvings {len(pending)} panels of the quadrature are still"
+                    " not settled: one of the densities has no integral on its declared support,"
+                    " or far too many peaks."
                 )
         panels = torch.cat(accepted)
     sums = panels_sum(panels)

@@ -165,7 +165,8 @@ def factorised_i_projection(
     _check_table("start", start)
     if start.shape != p.shape:
         raise ValueError(
-            f"start of shape {tuple(start.shape)}: it must be a table like p, of shape {tuple(p.shape)}."
+            f"start of shape {tuple(start.shape)}: it must be a table like p, of shape"
+            f" {tuple(p.shape)}."
         )
     log_p, start = (
         p.log().clamp_min(-1e30),

@@ -157,7 +157,8 @@ def _split(draws: Tensor) -> Tensor:
     """Each chain cut into its two halves: (S, M, …) → (S/2, 2M, …), in float64."""
     if draws.dim() < 2 or len(draws) < 4 or draws.shape[1] == 0:
         raise ValueError(
-            f"draws of shape {tuple(draws.shape)}: expected (draws, chains, …) with at least four draws a chain."
+            f"draws of shape {tuple(draws.shape)}: expected (draws, chains, …) with at least four"
+            " draws a chain."
         )
     half = len(draws) // 2
     return torch.cat([draws[:half], draws[-half:]], dim=1).double()

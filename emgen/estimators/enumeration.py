@@ -82,7 +82,8 @@ def enumerate_latents(
         total *= k
     if total > MOST:
         raise ValueError(
-            f"{total} configurations are too many to enumerate; at most {MOST}: use fewer rows or states"
+            f"{total} configurations are too many to enumerate; at most {MOST}: use fewer rows or"
+            " states"
         )
     every = torch.tensor(list(itertools.product(*map(range, states)))).view(total, len(states))
     return Enumeration(every, torch.cat([log_joint(z) for z in every.split(block)]))
@@ -115,12 +116,14 @@ def log_evidence(model: Any, x: Any, parameters: str = "point") -> Enumeration:
     """
     if parameters not in ("point", "distribution"):
         raise ValueError(
-            f"parameters={parameters!r}: give 'point' (θ at its centre) or 'distribution' (θ integrated out)"
+            f"parameters={parameters!r}: give 'point' (θ at its centre) or 'distribution' (θ"
+            " integrated out)"
         )
     posterior = model.posterior(x)
     if not hasattr(posterior, "configurations"):
         raise TypeError(
-            f"the latents of {type(model).__name__} are not discrete: nothing can be enumerated, use its log_prob(x)"
+            f"the latents of {type(model).__name__} are not discrete: nothing can be enumerated,"
+            " use its log_prob(x)"
         )
     return enumerate_latents(
         lambda every: torch.stack(

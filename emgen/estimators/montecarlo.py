@@ -30,7 +30,10 @@ class LogMean:
 
     def __str__(self) -> str:
         if self.value.dim():
-            return f"LogMean of shape {tuple(self.value.shape)}, mean {self.value.mean():.4f}, least ESS {self.ess.min():.1f}"
+            return (
+                f"LogMean of shape {tuple(self.value.shape)}, mean {self.value.mean():.4f}, least"
+                f" ESS {self.ess.min():.1f}"
+            )
         digits = (
             3 if not 0 < self.error < 1 else max(1 - math.floor(math.log10(float(self.error))), 2)
         )
@@ -61,18 +64,19 @@ def log_mean_exp(log_w: Float[Tensor, "n *batch"]) -> LogMean:
     n = len(log_w)
     if n == 0:
         raise ValueError(
-            "log_mean_exp of no weights: expected a tensor of at least one along its first dimension."
+            "log_mean_exp of no weights: expected a tensor of at least one along its first"
+            " dimension."
         )
     total = log_w.logsumexp(0)
     if bool((total == -torch.inf).any()):
         raise ValueError(
-            "all weights are zero (log_w = -inf): the draws never meet the target; choose a base with the target's "
-            "support."
+            "all weights are zero (log_w = -inf): the draws never meet the target; choose a base"
+            " with the target's support."
         )
     if not bool(total.isfinite().all()):
         raise ValueError(
-            "a weight is infinite or not a number: the densities must be finite, and the base's positive, where draws "
-            "fall; look for parameters that are not numbers."
+            "a weight is infinite or not a number: the densities must be finite, and the base's"
+            " positive, where draws fall; look for parameters that are not numbers."
         )
     ess = (2 * total - (2 * log_w).logsumexp(0)).exp()
     error = (

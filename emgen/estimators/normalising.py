@@ -251,12 +251,13 @@ def _bridged(at_base: Tensor, at_target: Tensor) -> tuple[Tensor, Tensor, Tensor
     n, m = len(at_base), len(at_target)
     if n == 0 or m == 0 or at_base.isnan().any() or at_target.isnan().any():
         raise ValueError(
-            f"a bridge from {n} draws to {m}: expected at least one on each side, whose log-ratios are numbers."
+            f"a bridge from {n} draws to {m}: expected at least one on each side, whose log-ratios"
+            " are numbers."
         )
     if not bool(((at_base > -torch.inf).any(0) & (at_target < torch.inf).any(0)).all()):
         raise ValueError(
-            "no draw of one density lies where the other has mass: a bridge needs densities that overlap; put "
-            "temperatures between them."
+            "no draw of one density lies where the other has mass: a bridge needs densities that"
+            " overlap; put temperatures between them."
         )
     offset = math.log(m / n)
     everything = torch.cat([at_base, at_target]) + offset
@@ -294,8 +295,8 @@ def _variance(draws: Tensor) -> Tensor:
 def _over_chains(log_z: Tensor, influence: Tensor, unseen: Tensor | float = 0.0) -> LogMean:
     if not bool(log_z.isfinite().all()):
         raise ValueError(
-            f"log Z is {log_z.tolist()}: the energy is infinite or not a number at a state that a chain has reached; "
-            "look for parameters that are not numbers."
+            f"log Z is {log_z.tolist()}: the energy is infinite or not a number at a state that a"
+            " chain has reached; look for parameters that are not numbers."
         )
     chains = len(influence)
     variance = _variance(influence) / chains + unseen
@@ -311,7 +312,8 @@ def _checked(betas: Tensor, chains: int, sweeps: int = 1) -> Tensor:
         or not bool((betas.diff() > 0).all())
     ):
         raise ValueError(
-            f"betas={str(betas.tolist())[:80]}: the ladder must rise from 0 to 1; torch.linspace(0, 1, 1001) does."
+            f"betas={str(betas.tolist())[:80]}: the ladder must rise from 0 to 1; torch.linspace(0,"
+            " 1, 1001) does."
         )
     if chains < 1 or sweeps < 1:
         raise ValueError(f"chains={chains}, sweeps={sweeps}: both must be at least 1.")

@@ -48,24 +48,26 @@ class DecoderPath:
         self.base = self.prior if base is None else base
         if self.prior.batch_shape:
             raise ValueError(
-                f"a prior of batch shape {tuple(self.prior.batch_shape)}: expected (), one distribution over the whole "
-                "of z; wrap it in torch.distributions.Independent."
+                f"a prior of batch shape {tuple(self.prior.batch_shape)}: expected (), one"
+                " distribution over the whole of z; wrap it in torch.distributions.Independent."
             )
         z = self.base.sample()
         if not isinstance(z, Tensor) or self.prior.support.is_discrete:  # type: ignore[union-attr]
             raise TypeError(
-                f"annealing moves z along gradients, but the latents of {type(model).__name__} are layered or "
-                "discrete; use importance weights (evaluation.likelihood.log_likelihood)."
+                f"annealing moves z along gradients, but the latents of {type(model).__name__} are"
+                " layered or discrete; use importance weights"
+                " (evaluation.likelihood.log_likelihood)."
             )
         decoded: Any = model.likelihood(z)
         if isinstance(decoded, Dirac):
             raise ValueError(
-                "p(x|z) is a point mass, so x has no likelihood; score samples by evaluation.likelihood.parzen()."
+                "p(x|z) is a point mass, so x has no likelihood; score samples by"
+                " evaluation.likelihood.parzen()."
             )
         if not bool(decoded.support.check(x).all()):
             raise ValueError(
-                f"x holds values outside the support of p(x|z), {decoded.support}: binarise the data or choose "
-                "another head."
+                f"x holds values outside the support of p(x|z), {decoded.support}: binarise the"
+                " data or choose another head."
             )
         self.betas, self.steps = z.new_zeros(1), z.new_full((1, len(x)), 0.1)
 
@@ -275,7 +277,8 @@ def _ladder(temperatures: int, like: Tensor) -> Tensor:
     """β from 0 to 1 along a logistic curve, where a likelihood's pull is felt."""
     if temperatures < 1:
         raise ValueError(
-            f"temperatures={temperatures}: the ladder of annealing has at least one step; 500 are a good start."
+            f"temperatures={temperatures}: the ladder of annealing has at least one step; 500 are a"
+            " good start."
         )
     t = torch.linspace(-4, 4, temperatures + 1, device=like.device, dtype=torch.float64).sigmoid()
     return (t - t[0]) / (t[-1] - t[0])
@@ -315,7 +318,8 @@ def _optimal(model: Any, x: Tensor, steps: int) -> Distribution:
     q = model.recognition(x)
     if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal)):
         raise TypeError(
-            f"q(z|x) is {type(q).__name__}: the optimal member is sought among independent normals alone."
+            f"q(z|x) is {type(q).__name__}: the optimal member is sought among independent normals"
+            " alone."
         )
     events = q.reinterpreted_batch_ndims
     with torch.enable_grad():

@@ -41,7 +41,8 @@ class Estimate:
     def __post_init__(self) -> None:
         if self.error < 0:
             raise ValueError(
-                f"a standard error is 0 or more, or NaN where it is not known, not {self.error:g} ({self.method})."
+                f"a standard error is 0 or more, or NaN where it is not known, not {self.error:g}"
+                f" ({self.method})."
             )
         if not math.isfinite(self.value):
             object.__setattr__(self, "error", math.nan)
@@ -116,7 +117,8 @@ def log_weights(model: Any, x: Tensor, samples: int, *, chunk: int = 1024, seed:
             q = model.recognition(block)
             if isinstance(q, Dirac):
                 raise ValueError(
-                    "q(z|x) is a point mass, so importance weights do not exist; score samples by parzen()."
+                    "q(z|x) is a point mass, so importance weights do not exist; score samples by"
+                    " parzen()."
                 )
             steps = [min(chunk, samples - done) for done in range(0, samples, chunk)]
             blocks.append(torch.cat([_log_w(model, prior, q, block, k) for k in steps]))
@@ -185,8 +187,9 @@ def _log_prob(p: Distribution, x: Tensor) -> Tensor:
     support: Any = pixels.support
     if not support.check(x).all():
         raise ValueError(
-            f"x holds values outside the support of p(x|z), {support} of {type(pixels).__name__}: binarise the data "
-            "(data.binarise=fixed or dynamic) or choose another head, such as model=dense_gaussian for real values."
+            f"x holds values outside the support of p(x|z), {support} of {type(pixels).__name__}:"
+            " binarise the data (data.binarise=fixed or dynamic) or choose another head, such as"
+            " model=dense_gaussian for real values."
         )
     if type(pixels) is not Bernoulli:
         return p.log_prob(x)
@@ -202,9 +205,9 @@ def _parzen(s: Tensor, x: Tensor, bandwidths: Sequence[float], chunk: int) -> Te
         squares = torch.cdist(
             block,
             s,
-            compute_mode="donot_use_mm_for_euclid_dist"
-            if d < 8
-            else "use_mm_for_euclid_dist_if_necessary",
+            compute_mode=(
+                "donot_use_mm_for_euclid_dist" if d < 8 else "use_mm_for_euclid_dist_if_necessary"
+            ),
         ).square()
         rows.append(
             torch.stack(

@@ -98,7 +98,8 @@ def find_runs(paths: Iterable[str | Path]) -> list[Path]:
     for path in map(Path, paths):
         if not path.is_dir():
             raise FileNotFoundError(
-                f"{path} is not a folder: give run folders, or a folder that holds some, such as runs."
+                f"{path} is not a folder: give run folders, or a folder that holds some, such as"
+                " runs."
             )
         below = {
             file.parent for name in ("status.json", "summary.json") for file in path.rglob(name)
@@ -106,7 +107,8 @@ def find_runs(paths: Iterable[str | Path]) -> list[Path]:
         runs.update(dict.fromkeys(sorted(below)))
     if not runs:
         raise FileNotFoundError(
-            f"no run in {', '.join(map(str, paths))}: a run folder holds status.json or summary.json."
+            f"no run in {', '.join(map(str, paths))}: a run folder holds status.json or"
+            " summary.json."
         )
     return list(runs)
 

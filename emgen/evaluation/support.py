@@ -52,8 +52,9 @@ def check_support(
     real = support in (None, constraints.boolean, constraints.unit_interval)
     if shape is not None and (shape != x.shape[1:] or (real and not x.is_floating_point())):
         raise ValueError(
-            f"the rows of {name} are {x.dtype} of shape {tuple(x.shape[1:])}, but the model is built for floats of shape "
-            f"{tuple(shape)}: give it another event_shape, or reshape the rows and convert them by x.float()."
+            f"the rows of {name} are {x.dtype} of shape {tuple(x.shape[1:])}, but the model is"
+            f" built for floats of shape {tuple(shape)}: give it another event_shape, or reshape"
+            " the rows and convert them by x.float()."
         )
     for start in range(0, len(x), BLOCK):
         block = x[start : start + BLOCK]
@@ -164,7 +165,10 @@ def _words(support: Any) -> str:
 
 def _advice(support: Any) -> str:
     if support is constraints.boolean:
-        return "binarise them (data.binarise=dynamic or fixed; in Python Data(x, binarise='dynamic')), or use one for real values"
+        return (
+            "binarise them (data.binarise=dynamic or fixed; in Python Data(x, binarise='dynamic')),"
+            " or use one for real values"
+        )
     if support is constraints.unit_interval:
         return "rescale or binarise them, or use a model of real values, such as a Gaussian one"
     return "check how the data are coded, or use another family"

@@ -146,7 +146,8 @@ class Family(nn.Module, ABC):
         for name, value in values.items():
             if name not in self._buffers:
                 raise ValueError(
-                    f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(self._buffers)}"
+                    f"{type(self).__name__} has no parameter {name!r}; it has"
+                    f" {', '.join(self._buffers)}"
                 )
             old: Tensor = getattr(self, name)
             value = torch.as_tensor(value, dtype=old.dtype, device=old.device)
@@ -158,7 +159,8 @@ class Family(nn.Module, ABC):
                 ) from None
             if name in ("kappa", "nu", "concentration") and not bool((value >= 0).all()):
                 raise ValueError(
-                    f"{name} counts the data that a belief is worth: 0 (flat) or more, not {value.min():g}"
+                    f"{name} counts the data that a belief is worth: 0 (flat) or more, not"
+                    f" {value.min():g}"
                 )
             if name == "variance" and not bool((value >= 0).all()):
                 raise ValueError(
@@ -187,7 +189,8 @@ def observed(x: Tensor, features: int) -> tuple[Tensor, Tensor | None]:
     x = x.reshape(len(x), -1)
     if x.shape[1] != features:
         raise ValueError(
-            f"rows have {x.shape[1]} features and the model {features}: give event_shape={x.shape[1]}"
+            f"rows have {x.shape[1]} features and the model {features}: give"
+            f" event_shape={x.shape[1]}"
         )
     if not x.is_floating_point() or math.isfinite(
         x.detach().sum()
@@ -202,8 +205,8 @@ def complete(x: Tensor, features: int) -> Tensor:
     x, seen = observed(x, features)
     if seen is not None:
         raise ValueError(
-            f"{int((~seen).sum())} values are NaN: full covariances need complete rows; use covariance='diagonal' "
-            "or 'spherical', which leave missing values out exactly"
+            f"{int((~seen).sum())} values are NaN: full covariances need complete rows; use"
+            " covariance='diagonal' or 'spherical', which leave missing values out exactly"
         )
     return x if x.is_floating_point() else x.double()
 
@@ -211,8 +214,8 @@ def complete(x: Tensor, features: int) -> Tensor:
 def overflow() -> ValueError:
     """The refusal of numbers whose squares are none."""
     return ValueError(
-        "a variance is not finite: squares of the largest values, or of distances of rows, exceed the range of numbers; "
-        "rescale the data, or leave the outliers out"
+        "a variance is not finite: squares of the largest values, or of distances of rows, exceed"
+        " the range of numbers; rescale the data, or leave the outliers out"
     )
 
 
@@ -223,7 +226,8 @@ def spread(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     count = share.sum(0)
     if not bool((count > 0).all()):
         raise ValueError(
-            f"feature {int(count.argmin())} has no value in any row that counts: leave it out, or give every part a prior"
+            f"feature {int(count.argmin())} has no value in any row that counts: leave it out, or"
+            " give every part a prior"
         )
     mean = torch.zeros_like(count)
     for _ in range(

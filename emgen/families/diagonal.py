@@ -64,7 +64,8 @@ class DiagonalGaussian(Family):
         super().__init__()
         if len(mean) % len(variance) or variance.shape[1] not in (1, mean.shape[1]):
             raise ValueError(
-                f"variances of shape {tuple(variance.shape)} cannot be shared by means of shape {tuple(mean.shape)}"
+                f"variances of shape {tuple(variance.shape)} cannot be shared by means of shape"
+                f" {tuple(mean.shape)}"
             )
         if not reg_covar >= 0:
             raise ValueError(
@@ -214,7 +215,8 @@ class DiagonalGaussian(Family):
     def sample(self) -> Self:
         if (self.kappa == 0).any() or (self.nu == 0).any():
             raise ValueError(
-                "cannot draw Gaussian parameters from a flat belief: give the model a prior with kappa > 0 and nu > 0"
+                "cannot draw Gaussian parameters from a flat belief: give the model a prior with"
+                " kappa > 0 and nu > 0"
             )
         half = torch.where(self.nu.isinf(), 1.0, self.nu / 2)
         variance = torch.where(
@@ -386,6 +388,6 @@ def _collapsed(variance: Tensor, held: Tensor, lost: Tensor) -> ValueError:
     g, f = lost.nonzero()[0].tolist()
     which = "the shared variance" if len(variance) == 1 else f"component {g}"
     return ValueError(
-        f"{which} has variance {variance[g, f]:.3g} in feature {f} over a mass of {held[g, f]:.3g}: its rows are "
-        "identical there; try reg_covar=1e-6 or more, fewer components, or a prior"
+        f"{which} has variance {variance[g, f]:.3g} in feature {f} over a mass of {held[g, f]:.3g}:"
+        " its rows are identical there; try reg_covar=1e-6 or more, fewer components, or a prior"
     )

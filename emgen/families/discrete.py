@@ -226,8 +226,8 @@ class Categorical(ExponentialFamily):
             or (x.is_floating_point() and bool((x != symbols).any()))
         ):
             raise ValueError(
-                f"symbols are whole numbers from 0 to {most}, not from {x.min():g} to {x.max():g}: encode them so, or give "
-                "the model more symbols"
+                f"symbols are whole numbers from 0 to {most}, not from {x.min():g} to {x.max():g}:"
+                " encode them so, or give the model more symbols"
             )
         return symbols
 

@@ -243,7 +243,8 @@ class Gaussian(Family):
         features = self.mean.shape[1]
         if (self.kappa == 0).any() or (self.nu <= features - 1).any():
             raise ValueError(
-                f"cannot draw Gaussian parameters from an improper belief: it needs kappa > 0 and nu > {features - 1}"
+                "cannot draw Gaussian parameters from an improper belief: it needs kappa > 0 and"
+                f" nu > {features - 1}"
             )
         root = self.factor()
         nu = torch.where(self.nu.isinf(), features, self.nu)

@@ -47,7 +47,8 @@ class LinearGaussian(Family):
         features, regressors = mean.shape
         if variance.shape not in ((features,), (1,)):
             raise ValueError(
-                f"variance of {features} features has shape ({features},) or (1,), not {tuple(variance.shape)}"
+                f"variance of {features} features has shape ({features},) or (1,), not"
+                f" {tuple(variance.shape)}"
             )
         precision = torch.as_tensor(precision, dtype=mean.dtype, device=mean.device)
         if precision.ndim == 0 and precision.isfinite():
@@ -105,12 +106,13 @@ class LinearGaussian(Family):
         """E_θ log p(x|u) = c + h·δ − ½ δᵀJδ in δ = u − about: c (N,), h (N, P), J (P, P) or (N, P, P) where values miss."""
         if x.shape[1] != len(self.mean):
             raise ValueError(
-                f"rows have {x.shape[1]} features and the model {len(self.mean)}: give event_shape={x.shape[1]}"
+                f"rows have {x.shape[1]} features and the model {len(self.mean)}: give"
+                f" event_shape={x.shape[1]}"
             )
         if not bool((self.variance > 0).all()):
             raise ValueError(
-                f"the noise of feature {int(self.variance.argmin())} is 0, as of constant data: leave the feature out, add rows, "
-                "or give a prior"
+                f"the noise of feature {int(self.variance.argmin())} is 0, as of constant data:"
+                " leave the feature out, add rows, or give a prior"
             )
         tau, log_tau, spread, second = self.moments()
         x = x if x.is_floating_point() else x.to(self.mean.dtype)
@@ -206,8 +208,8 @@ class LinearGaussian(Family):
         lost = variance <= rounding * share * self._pooled(s["rr"]) / count.clamp(min=1)
         if bool(lost.any()):
             raise ValueError(
-                f"the noise of feature {int(lost.nonzero()[0])} vanished: its regressors explain it exactly; use "
-                "fewer, a prior, or one noise for all features"
+                f"the noise of feature {int(lost.nonzero()[0])} vanished: its regressors explain it"
+                " exactly; use fewer, a prior, or one noise for all features"
             )
         return moved.replace(
             variance=variance,

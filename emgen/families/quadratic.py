@@ -100,7 +100,7 @@ def not_positive(covariance: Tensor, g: int, mass: float | None = None) -> Value
     which = "the shared covariance" if len(covariance) == 1 else f"the covariance of component {g}"
     held = "" if mass is None else f"mass {mass:.4g}, "
     return ValueError(
-        f"{which} is not positive definite ({held}smallest eigenvalue "
-        f"{torch.linalg.eigvalsh(covariance[g])[0]:.3g}): too few or identical rows fell to it; try "
-        "reg_covar=1e-6 or more, fewer components, a prior, or covariance='diagonal'"
+        f"{which} is not positive definite ({held}smallest eigenvalue"
+        f" {torch.linalg.eigvalsh(covariance[g])[0]:.3g}): too few or identical rows fell to it;"
+        " try reg_covar=1e-6 or more, fewer components, a prior, or covariance='diagonal'"
     )

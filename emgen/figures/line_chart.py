@@ -44,7 +44,8 @@ def line_chart(series: Sequence[Series], x_label: str, title: str) -> str:
         return LEFT + right * inner_width, TOP + (1 - min(1.03, max(-0.03, up))) * inner_height
 
     parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)} over {escape(x_label)}">'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)} over'
+        f' {escape(x_label)}">'
     ]
     for tick in y_ticks:
         y = place(x_ticks[0], tick)[1]
@@ -52,16 +53,19 @@ def line_chart(series: Sequence[Series], x_label: str, title: str) -> str:
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         )
         parts.append(
-            f'<text class="tick" x="{LEFT - 7}" y="{y + 3.5:.1f}" text-anchor="end">{compact(tick)}</text>'
+            f'<text class="tick" x="{LEFT - 7}" y="{y + 3.5:.1f}"'
+            f' text-anchor="end">{compact(tick)}</text>'
         )
     for tick in x_ticks:
         x = place(tick, y_ticks[0])[0]
         parts.append(
-            f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{compact(tick)}</text>'
+            f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 15}"'
+            f' text-anchor="middle">{compact(tick)}</text>'
         )
     middle = LEFT + inner_width / 2
     parts.append(
-        f'<text class="axis" x="{middle}" y="{HEIGHT - 3}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<text class="axis" x="{middle}" y="{HEIGHT - 3}"'
+        f' text-anchor="middle">{escape(x_label)}</text>'
     )
     for s, points in curves:
         xy = [place(x, y) for x, y in points]
@@ -71,7 +75,10 @@ def line_chart(series: Sequence[Series], x_label: str, title: str) -> str:
         )
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in xy)
         last = points[-1][1]
-        tip = f"<title>{escape(s.label)}: {last:.5g} at {compact(points[-1][0])} {escape(x_label)}</title>"
+        tip = (
+            f"<title>{escape(s.label)}: {last:.5g} at {compact(points[-1][0])}"
+            f" {escape(x_label)}</title>"
+        )
         parts.append(f'<g class="series run{s.number}" style="{style}">{tip}')
         parts.append(
             f'<polyline class="touch" points="{path}"/><polyline points="{path}"{dashes}/>'

@@ -59,7 +59,9 @@ def lower_bounds(
         xlim=(low, high),
         xlabel="θ, the mean of the one component that is free",
         ylabel="nats per datum",
-        title="Each E-step builds a bound that touches log p(x|θ) (●); the M-step goes to its top (▲)",
+        title=(
+            "Each E-step builds a bound that touches log p(x|θ) (●); the M-step goes to its top (▲)"
+        ),
     )
     axes.legend(frameon=False, fontsize=9)
     return Drawing(figure, {"theta": float(path[-1]), "slack_at_touch": slack})

@@ -14,8 +14,9 @@ def whisker(value: float, error: float, low: float, high: float, number: int) ->
     at = margin + (value - low) * scale
     reach = 0.0 if math.isnan(error) else 2 * error * scale
     return (
-        f'<svg class="whisker" viewBox="0 0 {width} {height}" width="{width}" height="{height}" aria-hidden="true" '
-        f'style="--c:var(--c{number % PALETTE})"><line class="grid" x1="0" x2="{width}" y1="7" y2="7"/>'
-        f'<line x1="{max(0, at - reach):.1f}" x2="{min(width, at + reach):.1f}" y1="7" y2="7"/>'
-        f'<circle cx="{at:.1f}" cy="7" r="4"/></svg>'
+        f'<svg class="whisker" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+        f' aria-hidden="true" style="--c:var(--c{number % PALETTE})"><line class="grid" x1="0"'
+        f' x2="{width}" y1="7" y2="7"/><line x1="{max(0, at - reach):.1f}"'
+        f' x2="{min(width, at + reach):.1f}" y1="7" y2="7"/><circle cx="{at:.1f}" cy="7"'
+        ' r="4"/></svg>'
     )

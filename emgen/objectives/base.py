@@ -32,7 +32,8 @@ class Terms:
         both = self.parts.keys() & other.parts.keys()
         if both:
             raise ValueError(
-                f"two objectives both report {sorted(both)}: rename a part before adding, each name has one value."
+                f"two objectives both report {sorted(both)}: rename a part before adding, each name"
+                " has one value."
             )
         return Terms(self.loss + other.loss, {**self.parts, **other.parts})
 

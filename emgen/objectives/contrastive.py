@@ -43,8 +43,9 @@ class ContrastiveDivergence:
     def __post_init__(self) -> None:
         if not (self.weight_decay >= 0 and self.sparsity >= 0 and 0 < self.activity < 1):
             raise ValueError(
-                f"weight_decay={self.weight_decay}, sparsity={self.sparsity}, activity={self.activity}: weights "
-                "cannot be negative and the activity lies between 0 and 1."
+                f"weight_decay={self.weight_decay}, sparsity={self.sparsity},"
+                f" activity={self.activity}: weights cannot be negative and the activity lies"
+                " between 0 and 1."
             )
 
     def __call__(self, model: Any, x: Tensor, chain: Any) -> Terms:

@@ -44,7 +44,8 @@ class FreeEnergy:
     def __post_init__(self) -> None:
         if not self.samples >= 1:
             raise ValueError(
-                f"samples={self.samples}: the bound needs at least one draw of z; give an integer >= 1."
+                f"samples={self.samples}: the bound needs at least one draw of z; give an integer"
+                " >= 1."
             )
         if not self.beta >= 0 or math.isinf(self.beta):
             raise ValueError(
@@ -52,7 +53,8 @@ class FreeEnergy:
             )
         if self.importance_weighted and self.beta != 1:
             raise ValueError(
-                f"beta={self.beta}: an importance-weighted bound has no separate KL to weigh; use beta=1."
+                f"beta={self.beta}: an importance-weighted bound has no separate KL to weigh; use"
+                " beta=1."
             )
 
     def __call__(self, model: Any, recognition: Any, x: Tensor) -> Terms:
@@ -66,8 +68,9 @@ class FreeEnergy:
         q, prior = recognition(x), model.prior()
         if not q.has_rsample:
             raise TypeError(
-                f"the latents of {type(recognition).__name__} cannot be reparameterised, so this gradient does not "
-                "exist: use trainer=wake_sleep, rws or vimco for discrete latents."
+                f"the latents of {type(recognition).__name__} cannot be reparameterised, so this"
+                " gradient does not exist: use trainer=wake_sleep, rws or vimco for discrete"
+                " latents."
             )
         several = self.samples > 1 or self.importance_weighted
         z = q.rsample((self.samples,) if several else ())

@@ -68,7 +68,8 @@ class RothPenalty:
         _check_weight(self.weight)
         if not 0 < self.annealing <= 1:
             raise ValueError(
-                f"annealing={self.annealing}: the factor left at the end lies in (0, 1]; 1 keeps the weight constant."
+                f"annealing={self.annealing}: the factor left at the end lies in (0, 1]; 1 keeps"
+                " the weight constant."
             )
 
     def __call__(

@@ -41,11 +41,13 @@ class Relaxed:
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:
             raise ValueError(
-                f"temperature={self.temperature}: a relaxation needs a positive, finite temperature."
+                f"temperature={self.temperature}: a relaxation needs a positive, finite"
+                " temperature."
             )
         if not self.samples >= 1:
             raise ValueError(
-                f"samples={self.samples}: the bound needs at least one draw of z; give an integer >= 1."
+                f"samples={self.samples}: the bound needs at least one draw of z; give an integer"
+                " >= 1."
             )
 
     def __call__(self, model: Any, recognition: Any, x: Float[Tensor, "batch *event"]) -> Terms:

@@ -39,7 +39,8 @@ class ReweightedWake:
     def __post_init__(self) -> None:
         if not self.samples >= 1:
             raise ValueError(
-                f"samples={self.samples}: waking needs at least one draw of z; give an integer >= 1."
+                f"samples={self.samples}: waking needs at least one draw of z; give an integer"
+                " >= 1."
             )
         if not 0 <= self.phi < math.inf:
             raise ValueError(

@@ -28,7 +28,8 @@ class Wake:
     def __post_init__(self) -> None:
         if not self.samples >= 1:
             raise ValueError(
-                f"samples={self.samples}: waking needs at least one draw of z; give an integer >= 1."
+                f"samples={self.samples}: waking needs at least one draw of z; give an integer"
+                " >= 1."
             )
 
     def __call__(self, model: Any, recognition: Any, x: Tensor) -> Terms:

@@ -107,7 +107,8 @@ class BayesianGaussianMixture(_Mixture):
         )
         if kappa <= 0 or nu <= d - 1:
             raise ValueError(
-                f"mean_precision_prior={kappa:g} must be positive and degrees_of_freedom_prior={nu:g} more than {d - 1}"
+                f"mean_precision_prior={kappa:g} must be positive and"
+                f" degrees_of_freedom_prior={nu:g} more than {d - 1}"
             )
         self.mean_prior_, self.mean_precision_prior_ = mean.numpy(), float(kappa)
         self.degrees_of_freedom_prior_, self.covariance_prior_ = float(nu), scatter.numpy()
@@ -117,8 +118,9 @@ class BayesianGaussianMixture(_Mixture):
             kappa=kappa,
             nu=times * nu,
             **{
-                "covariance" if self.covariance_type in ("full", "tied") else "variance": scatter
-                / nu
+                "covariance" if self.covariance_type in ("full", "tied") else "variance": (
+                    scatter / nu
+                )
             },
         )
         alpha = (
@@ -132,8 +134,8 @@ class BayesianGaussianMixture(_Mixture):
         if self.weight_concentration_prior_type == "dirichlet_distribution":
             return Mixture(Categorical.dirichlet(torch.full((k,), alpha, dtype=x.dtype)), prior)
         raise ValueError(
-            f"weight_concentration_prior_type={self.weight_concentration_prior_type!r} is neither dirichlet_process nor "
-            "dirichlet_distribution"
+            f"weight_concentration_prior_type={self.weight_concentration_prior_type!r} is neither"
+            " dirichlet_process nor dirichlet_distribution"
         )
 
     def _read(self, dtype: np.dtype) -> None:

@@ -82,7 +82,8 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             if self.verbose:
                 seconds, score = time.perf_counter() - start, self._pseudo_likelihood(rows).mean()
                 print(
-                    f"[BernoulliRBM] Iteration {sweep + 1}, pseudo-likelihood = {score:.2f}, time = {seconds:.2f}s"
+                    f"[BernoulliRBM] Iteration {sweep + 1}, pseudo-likelihood = {score:.2f}, time ="
+                    f" {seconds:.2f}s"
                 )
         return self
 
@@ -156,7 +157,8 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
                     c.add_(h.sum(0), alpha=step)
         if not all(bool(p.isfinite().all()) for p in (W, b, c)):
             raise FloatingPointError(
-                f"learning_rate={self.learning_rate}: the parameters became infinite; give a smaller one."
+                f"learning_rate={self.learning_rate}: the parameters became infinite; give a"
+                " smaller one."
             )
 
     def _start(self, X: Any) -> Tensor:

@@ -93,7 +93,8 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         found = np.count_nonzero(np.bincount(self.labels_))
         if found < self.n_clusters:
             warnings.warn(
-                f"only {found} of {self.n_clusters} clusters hold a row: there may be duplicate rows",
+                f"only {found} of {self.n_clusters} clusters hold a row: there may be duplicate"
+                " rows",
                 ConvergenceWarning,
                 stacklevel=2,
             )
@@ -189,7 +190,8 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
             raise ValueError(f"tol={self.tol} must be 0 or more")
         if isinstance(self.init, str) and self.init not in ("k-means++", "random"):
             raise ValueError(
-                f"init={self.init!r} is neither k-means++ nor random, nor an array of centres, nor a function"
+                f"init={self.init!r} is neither k-means++ nor random, nor an array of centres, nor"
+                " a function"
             )
         if self.algorithm not in ("lloyd", "elkan"):
             raise ValueError(f"algorithm={self.algorithm!r} is neither lloyd nor elkan")

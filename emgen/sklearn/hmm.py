@@ -265,9 +265,10 @@ class GaussianHMM(_HMM):
         )
         start = flat.given(mean=_given(self, "means_"), variance=spread.reshape(k, -1)).mode()
         centre = centre.reshape(k, -1) if np.ndim(centre) and np.size(centre) == k else centre
-        return flat.given(
-            mean=mean, kappa=kappa, variance=centre, nu=weight * values
-        ), start  # ν counts single values
+        return (
+            flat.given(mean=mean, kappa=kappa, variance=centre, nu=weight * values),
+            start,
+        )  # ν counts single values
 
     @property
     def covars_(self) -> np.ndarray:
@@ -376,7 +377,8 @@ class CategoricalHMM(_HMM):
 def _given(estimator: _HMM, name: str) -> Any:
     if name not in vars(estimator):
         raise ValueError(
-            f"init_params={estimator.init_params!r} leaves {name.strip('_')}_ to you: set it before fit"
+            f"init_params={estimator.init_params!r} leaves {name.strip('_')}_ to you: set it"
+            " before fit"
         )
     return vars(estimator)[name]
 

@@ -61,8 +61,8 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
         self.lower_bound_ = self.lower_bounds_[-1] if self.lower_bounds_ else -math.inf
         if self.max_iter and not self.converged_:
             warnings.warn(
-                f"the lower bound still moved by more than tol={self.tol} after {self.max_iter} iterations: raise "
-                "max_iter or tol, or look at the data",
+                f"the lower bound still moved by more than tol={self.tol} after {self.max_iter}"
+                " iterations: raise max_iter or tol, or look at the data",
                 ConvergenceWarning,
                 stacklevel=2,
             )
@@ -98,9 +98,11 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
         )
         for mean, spread, n in zip(
             self.means_,
-            [self.covariances_] * len(counts)
-            if self.covariance_type == "tied"
-            else self.covariances_,
+            (
+                [self.covariances_] * len(counts)
+                if self.covariance_type == "tied"
+                else self.covariances_
+            ),
             counts,
             strict=True,
         ):
@@ -160,8 +162,9 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
         ]
         if shapes[0] != shapes[1]:
             raise ValueError(
-                f"warm_start=True goes on from components of shape {shapes[1]}, which are not {shapes[0]} as asked for "
-                "now: leave n_components, covariance_type and the features as they were, or set warm_start=False"
+                f"warm_start=True goes on from components of shape {shapes[1]}, which are not"
+                f" {shapes[0]} as asked for now: leave n_components, covariance_type and the"
+                " features as they were, or set warm_start=False"
             )
         model.weights, model.components = last.weights, last.components
         model.started.fill_(True)
@@ -205,7 +208,8 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
                 )
         if rows < self.n_components:
             raise ValueError(
-                f"n_components={self.n_components} needs at least as many samples, but there are {rows}"
+                f"n_components={self.n_components} needs at least as many samples, but there are"
+                f" {rows}"
             )
 
     def _read(self, dtype: np.dtype) -> None:

@@ -113,7 +113,8 @@ class LatentDirichletAllocation(ClassNamePrefixFeaturesOutMixin, TransformerMixi
                 self.bound_ = self._perplexity(*self._folded_in(X))
                 if self.verbose:
                     print(
-                        f"iteration: {i} of max_iter: {self.max_iter}, perplexity: {self.bound_:.4f}"
+                        f"iteration: {i} of max_iter: {self.max_iter}, perplexity:"
+                        f" {self.bound_:.4f}"
                     )
                 if abs(before - self.bound_) < self.perp_tol:
                     break
@@ -166,7 +167,8 @@ class LatentDirichletAllocation(ClassNamePrefixFeaturesOutMixin, TransformerMixi
     def _start(self, words: int) -> None:
         if self.n_components < 1 or self.max_iter < 0:
             raise ValueError(
-                f"n_components={self.n_components} must be 1 or more and max_iter={self.max_iter} 0 or more"
+                f"n_components={self.n_components} must be 1 or more and max_iter={self.max_iter} 0"
+                " or more"
             )
         self.doc_topic_prior_ = (
             1 / self.n_components if self.doc_topic_prior is None else self.doc_topic_prior

@@ -50,7 +50,8 @@ def geweke(
     """
     if chains < 2 or steps < 1:
         raise ValueError(
-            f"chains={chains}, steps={steps}: expected at least two chains, whose spread is the error, and one step."
+            f"chains={chains}, steps={steps}: expected at least two chains, whose spread is the"
+            " error, and one step."
         )
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
@@ -60,7 +61,8 @@ def geweke(
         )  # they may be a view of a state that the kernel changes in place
         if before.dim() != 2 or len(before) != chains:
             raise ValueError(
-                f"statistics of shape {tuple(before.shape)}: expected ({chains}, k), one row a chain."
+                f"statistics of shape {tuple(before.shape)}: expected ({chains}, k), one row a"
+                " chain."
             )
         for _ in range(steps):
             state = kernel(state)
@@ -69,7 +71,7 @@ def geweke(
     z = torch.where((moved == 0).all(0), 0.0, moved.mean(0) / error)
     wrong = {k: round(float(value), 1) for k, value in enumerate(z) if not abs(value) <= limit}
     assert not wrong, (
-        f"the kernel moves the means of statistics {wrong} (in standard errors): it does not leave the joint "
-        "invariant"
+        f"the kernel moves the means of statistics {wrong} (in standard errors): it does not leave"
+        " the joint invariant"
     )
     return z

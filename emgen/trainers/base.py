@@ -184,16 +184,18 @@ class Trainer(LightningModule):
             bound = float(parts["bound"])
             if not math.isfinite(bound):
                 raise FloatingPointError(
-                    f"the {half_step} of {type(self).__name__} left a bound of {bound:g} at epoch {self.current_epoch}: "
-                    "the model gives some row no finite density; check the data for values beyond its range, or give a prior."
+                    f"the {half_step} of {type(self).__name__} left a bound of {bound:g} at epoch"
+                    f" {self.current_epoch}: the model gives some row no finite density; check the"
+                    " data for values beyond its range, or give a prior."
                 )
             fall = self.bounds[-1][1] - bound if self.bounds else -torch.inf
             self.bounds = [*self.bounds[-1:], (half_step, bound)]
             usual = float(round_off(parts["bound"], precision))
             if self.guarantee == "monotone" and fall > usual and fall > usual + doubt():
                 raise ArithmeticError(
-                    f"the {half_step} of {type(self).__name__} lowered its bound by {fall:.3g} to {bound:.6g} at epoch "
-                    f"{self.current_epoch}, which exact half-steps cannot do: check the model's statistics and m_step."
+                    f"the {half_step} of {type(self).__name__} lowered its bound by {fall:.3g} to"
+                    f" {bound:.6g} at epoch {self.current_epoch}, which exact half-steps cannot do:"
+                    " check the model's statistics and m_step."
                 )
 
     def shared(self, value: Tensor) -> Tensor:
@@ -237,9 +239,9 @@ class Trainer(LightningModule):
         optimizers = [
             factory(self.parameters_of(player)) for player, factory in self._factories.items()
         ]
-        return optimizers, [
-            self.scheduler(optimizer) for optimizer in optimizers
-        ] if self.scheduler else []
+        return optimizers, (
+            [self.scheduler(optimizer) for optimizer in optimizers] if self.scheduler else []
+        )
 
     def on_fit_start(self) -> None:
         self._optimizers = {}  # Lightning has wrapped them anew
@@ -324,8 +326,9 @@ class Trainer(LightningModule):
                 if not bool(value.isfinite())
             ]
             raise FloatingPointError(
-                f"the loss of {players} became {float(terms.loss)} at step {step} of epoch {self.current_epoch}"
-                f"{' (' + ', '.join(bad) + ')' if bad else ''}: lower the learning rate, set trainer.clip, or check the data."
+                f"the loss of {players} became {float(terms.loss)} at step {step} of epoch"
+                f" {self.current_epoch}{' (' + ', '.join(bad) + ')' if bad else ''}: lower the"
+                " learning rate, set trainer.clip, or check the data."
             )
         self.ledger.record({"loss": losses.sum()}, count=len({step for step, _, _ in descents}))
         for _, _, terms in descents:
@@ -375,7 +378,8 @@ def _check_roles(trainer: type[Trainer], model: nn.Module) -> None:
         f"trainers that fit it: {', '.join(fits)}" if fits else "no trainer of this package fits it"
     )
     raise TypeError(
-        f"{trainer.__name__} needs a model that serves {' and '.join(missing)}, which {type(model).__name__} lacks; {advice}."
+        f"{trainer.__name__} needs a model that serves {' and '.join(missing)}, which"
+        f" {type(model).__name__} lacks; {advice}."
     )
 
 

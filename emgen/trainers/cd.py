@@ -60,11 +60,13 @@ class CD(Trainer):
     ):
         if steps < 1 or rungs < 1:
             raise ValueError(
-                f"steps={steps}, rungs={rungs}: the chain takes at least one step, on at least one temperature."
+                f"steps={steps}, rungs={rungs}: the chain takes at least one step, on at least one"
+                " temperature."
             )
         if rungs > 1 and not persistent:
             raise ValueError(
-                f"rungs={rungs}: parallel tempering runs a chain that outlives the batch; set persistent=true."
+                f"rungs={rungs}: parallel tempering runs a chain that outlives the batch; set"
+                " persistent=true."
             )
         super().__init__(model, optimizers={"model": optimizer}, clip=clip, scheduler=scheduler)
         self.contrastive, self.steps, self.persistent, self.rungs = (

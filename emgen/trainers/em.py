@@ -35,7 +35,8 @@ class EM(Trainer):
         lr, decay: step size of the M-step, ρ_t = lr · t^−decay; 1 and 0 are the ordinary M-step.
         tol: stop when the bound per datum moves by less than this in an epoch; None never stops.
 
-    References: Dempster, Laird, Rubin (1977), Maximum likelihood from incomplete data; Neal, Hinton (1998), A view of EM."""
+    References: Dempster, Laird, Rubin (1977), Maximum likelihood from incomplete data; Neal, Hinton (1998), A view of EM.
+    """
 
     requires = (Conjugate,)
 
@@ -51,7 +52,8 @@ class EM(Trainer):
     ):
         if every not in ("sweep", "batch", "memo"):
             raise ValueError(
-                f"every={every!r}: the M-step comes once a 'sweep', after each 'batch', or from a 'memo'"
+                f"every={every!r}: the M-step comes once a 'sweep', after each 'batch', or from a"
+                " 'memo'"
             )
         super().__init__(
             model,

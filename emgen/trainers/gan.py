@@ -56,7 +56,8 @@ class GAN(Trainer):
     ):
         if critic_steps < 1:
             raise ValueError(
-                f"critic_steps={critic_steps}: the critic takes at least one step a turn; give an integer >= 1."
+                f"critic_steps={critic_steps}: the critic takes at least one step a turn; give an"
+                " integer >= 1."
             )
         super().__init__(
             model,

@@ -33,8 +33,9 @@ class Ledger:
         for name, mean in means.items():
             if math.isnan(mean):
                 raise FloatingPointError(
-                    f"the mean of {name} over {self.counts[name]} steps is not a number, for one of its values was none, or "
-                    "two were infinite with opposite signs: lower the learning rate, set trainer.clip, or check the data."
+                    f"the mean of {name} over {self.counts[name]} steps is not a number, for one of"
+                    " its values was none, or two were infinite with opposite signs: lower the"
+                    " learning rate, set trainer.clip, or check the data."
                 )
         return means
 

@@ -57,8 +57,8 @@ class RWS(Trainer):
         super().__init__(model, optimizers=players, clip=clip, scheduler=scheduler)
         if not sleep_phi >= 0 or not sleep_phi + wake.phi > 0:
             raise ValueError(
-                f"sleep_phi={sleep_phi} and wake.phi={wake.phi}: neither weight may be negative nor both zero, "
-                "for nothing would train the recognition network."
+                f"sleep_phi={sleep_phi} and wake.phi={wake.phi}: neither weight may be negative nor"
+                " both zero, for nothing would train the recognition network."
             )
         self.wake, self.sleep, self.sleep_phi = wake, sleep, sleep_phi
 

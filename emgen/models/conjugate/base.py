@@ -18,8 +18,8 @@ def need_families(builder: str, **parts: Any) -> None:
     for name, value in parts.items():
         if not isinstance(value, Family):
             raise TypeError(
-                f"{name} must be a family with its prior, not {value!r}: emgen.models.{builder}(...) builds the model from "
-                "the shape of the data"
+                f"{name} must be a family with its prior, not {value!r}:"
+                f" emgen.models.{builder}(...) builds the model from the shape of the data"
             )
 
 
@@ -97,8 +97,9 @@ class ConjugateModel(nn.Module, ABC):
         """
         if not bool((s["n"] > 0).all()) or not bool(s["evidence"].isfinite().any()):
             raise ValueError(
-                "nothing can be learnt: no row counts, or one has probability 0 under every part of the model; check that "
-                "the data are finite and of the family's kind, and that the start allows them, or give a prior"
+                "nothing can be learnt: no row counts, or one has probability 0 under every part of"
+                " the model; check that the data are finite and of the family's kind, and that the"
+                " start allows them, or give a prior"
             )
         fit = sum(
             self._total(belief.expected_fit(part(s, name))) for name, belief in self.theta().items()

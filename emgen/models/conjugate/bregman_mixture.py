@@ -102,7 +102,8 @@ class BregmanFamily(Family):
 
     def sample(self) -> NoReturn:
         raise TypeError(
-            "a Bregman family's prior has no known normaliser: use parameters=Point(), or the family by name"
+            "a Bregman family's prior has no known normaliser: use parameters=Point(), or the"
+            " family by name"
         )
 
     def likelihood(self) -> NoReturn:

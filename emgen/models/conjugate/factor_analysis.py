@@ -44,7 +44,8 @@ class FactorAnalysis(ConjugateModel):
         super().__init__({"loadings": loadings})
         if isinstance(start, str) and start != "random":
             raise ValueError(
-                f"start={start!r} is neither random nor a mapping of values by name (mean, variance)"
+                f"start={start!r} is neither random nor a mapping of values by name (mean,"
+                " variance)"
             )
         if not isinstance(start, str):
             self.put(**start)
@@ -201,8 +202,10 @@ def _posterior(loadings: LinearGaussian, x: Tensor) -> GaussianBelief:
     if not bool(signal.values < torch.finfo(about.dtype).eps ** -0.75):
         d = int(signal.indices)
         raise ValueError(
-            f"the noise of feature {d} vanished ({loadings.variance.expand(len(loadings.mean))[d]:.3g}): the factors "
-            "explain it exactly, where the likelihood has no maximum; use fewer factors, a prior, or noise=spherical"
+            f"the noise of feature {d} vanished"
+            f" ({loadings.variance.expand(len(loadings.mean))[d]:.3g}): the factors explain it"
+            " exactly, where the likelihood has no maximum; use fewer factors, a prior, or"
+            " noise=spherical"
         )
     c, h, j = loadings.quadratic(x, about)
     h, j = h[:, :-1], j[..., :-1, :-1]

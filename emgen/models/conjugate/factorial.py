@@ -35,7 +35,8 @@ class _Factorial(ConjugateModel):
         chains, states = self._shape
         if self.loadings.mean.shape[1] != chains * states:
             raise ValueError(
-                f"{chains} causes of {states} states need {chains * states} loadings, not {self.loadings.mean.shape[1]}"
+                f"{chains} causes of {states} states need {chains * states} loadings, not"
+                f" {self.loadings.mean.shape[1]}"
             )
         if not isinstance(start, str):
             self.put(**start)

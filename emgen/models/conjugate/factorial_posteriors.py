@@ -58,8 +58,8 @@ class FactorialPosterior:
         """
         if self.states**self.chains > MOST_STATES:
             raise ValueError(
-                f"{self.states}^{self.chains} joint states are too many to enumerate (at most {MOST_STATES}): use the belief "
-                "MeanField() or Structured() about the latents"
+                f"{self.states}^{self.chains} joint states are too many to enumerate (at most"
+                f" {MOST_STATES}): use the belief MeanField() or Structured() about the latents"
             )
         index = torch.cartesian_prod(
             *[torch.arange(self.states, device=self.h.device)] * self.chains

@@ -82,7 +82,8 @@ class HiddenMarkovModel(ConjugateModel):
         super().__init__({"initial": initial, "transition": transition, "emission": emission})
         if isinstance(start, str) and start not in START_NAMES:
             raise ValueError(
-                f"start={start!r} is not one of {', '.join(START_NAMES)}, nor a mapping of values by name"
+                f"start={start!r} is not one of {', '.join(START_NAMES)}, nor a mapping of values"
+                " by name"
             )
         self.how = start if isinstance(start, str) else "explicit"
         if not isinstance(start, str):
@@ -125,9 +126,11 @@ class HiddenMarkovModel(ConjugateModel):
                 "emission",
                 {name: torch.stack([s[name] for s in pieces]).sum(0) for name in pieces[0]},
             ),
-            "n": evidence.new_tensor(float(len(evidence)))
-            if weight is None
-            else weight.sum().to(evidence),
+            "n": (
+                evidence.new_tensor(float(len(evidence)))
+                if weight is None
+                else weight.sum().to(evidence)
+            ),
             "entropy": z.entropy(weights),
             "evidence": evidence.sum(),
         }

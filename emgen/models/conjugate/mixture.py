@@ -51,7 +51,8 @@ class Mixture(ConjugateModel):
     ):
         if isinstance(start, str) and start not in START_NAMES:
             raise ValueError(
-                f"start={start!r} is not one of {', '.join(START_NAMES)}, nor a mapping of values by name"
+                f"start={start!r} is not one of {', '.join(START_NAMES)}, nor a mapping of values"
+                " by name"
             )
         if n_init < 1:
             raise ValueError(f"n_init={n_init}: at least one start is needed")

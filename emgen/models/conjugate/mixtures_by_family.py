@@ -155,7 +155,8 @@ def weights_prior(weights: str | float | Sequence[float] | None, components: int
         kind, _, value = weights.partition(":")
         if kind != "process":
             raise ValueError(
-                f"weights={weights!r}: give null, equal, process:γ, one number α, or {components} numbers"
+                f"weights={weights!r}: give null, equal, process:γ, one number α, or {components}"
+                " numbers"
             )
         try:
             gamma = float(value or 1.0)
@@ -163,7 +164,8 @@ def weights_prior(weights: str | float | Sequence[float] | None, components: int
             gamma = -1.0
         if not 0 < gamma < float("inf"):
             raise ValueError(
-                f"weights={weights!r}: the γ of a Dirichlet process is a positive number, as in process:1"
+                f"weights={weights!r}: the γ of a Dirichlet process is a positive number, as in"
+                " process:1"
             )
         return StickBreaking.process(components, gamma)
     if isinstance(weights, (int, float)):

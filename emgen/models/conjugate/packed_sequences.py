@@ -117,7 +117,8 @@ def frames(x: "Tensor | tuple[Tensor, Tensor] | Frames") -> Frames:
     x, length = x if isinstance(x, tuple) else (x, None)
     if x.ndim < 2:
         raise ValueError(
-            f"sequences have shape (sequences, time, *event), not {tuple(x.shape)}: add a first dimension"
+            f"sequences have shape (sequences, time, *event), not {tuple(x.shape)}: add a first"
+            " dimension"
         )
     if length is None and (
         not x.is_floating_point() or bool(x.sum().isfinite())

@@ -46,7 +46,8 @@ def partition(
     count = n if weight is None else int((weight > 0).sum())
     if components > count:
         raise ValueError(
-            f"{components} components cannot start from {count} rows: give at least one row a component"
+            f"{components} components cannot start from {count} rows: give at least one row a"
+            " component"
         )
     distance = _squared if distance is None else distance
     dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
@@ -58,8 +59,8 @@ def partition(
     x = torch.where(x.isnan(), x.nanmean(0), x)
     if not bool(x.isfinite().all()):
         raise ValueError(
-            f"row {int((~x.isfinite()).any(1).nonzero()[0])} holds an infinite value, which no start can use: leave it out, "
-            "or make it NaN (missing)"
+            f"row {int((~x.isfinite()).any(1).nonzero()[0])} holds an infinite value, which no"
+            " start can use: leave it out, or make it NaN (missing)"
         )
     if how == "rows":
         chance = torch.rand(restarts, n, dtype=dtype, device=x.device)

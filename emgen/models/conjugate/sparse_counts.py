@@ -113,16 +113,16 @@ def _triples(x: Tensor, documents: int, words: int) -> tuple[Tensor, Tensor, Ten
             0 <= int(document.min()) and int(document.max()) < documents and int(word.max()) < words
         ):
             raise ValueError(
-                f"entries (document, word, count) lie within {documents} documents and {words} words, not up "
-                f"to document {int(document.max())} and word {int(word.max())}"
+                f"entries (document, word, count) lie within {documents} documents and {words}"
+                f" words, not up to document {int(document.max())} and word {int(word.max())}"
             )
     elif x.shape == (documents, words):
         sparse = (x if x.layout == torch.sparse_coo else x.to_sparse_coo()).coalesce()
         (document, word), count = sparse.indices(), sparse.values()
     else:
         raise ValueError(
-            f"the corpus is integer entries (E, 3) or counts ({documents}, {words}), not {x.dtype} of shape "
-            f"{tuple(x.shape)}"
+            f"the corpus is integer entries (E, 3) or counts ({documents}, {words}), not {x.dtype}"
+            f" of shape {tuple(x.shape)}"
         )
     if not bool((count >= 0).all()):
         raise ValueError("counts of words must be 0 or more")

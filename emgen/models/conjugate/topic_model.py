@@ -58,12 +58,13 @@ class TopicModel(ConjugateModel):
             or proportions.mean.shape[1] != len(topics.mean)
         ):
             raise ValueError(
-                f"proportions (documents, K) and topics (K, words) must agree in K, not {tuple(proportions.mean.shape)} "
-                f"and {tuple(topics.mean.shape)}"
+                "proportions (documents, K) and topics (K, words) must agree in K, not"
+                f" {tuple(proportions.mean.shape)} and {tuple(topics.mean.shape)}"
             )
         if isinstance(start, str) and start != "random":
             raise ValueError(
-                f"start={start!r} is neither random nor a mapping of values by name (proportions, topics)"
+                f"start={start!r} is neither random nor a mapping of values by name (proportions,"
+                " topics)"
             )
         super().__init__({"proportions": proportions, "topics": topics})
         self._layout: Entries | None = None
@@ -82,7 +83,8 @@ class TopicModel(ConjugateModel):
         """Expected counts of topics in documents and of words in topics; `weight` multiplies the count of an entry."""
         if weight is not None:
             raise ValueError(
-                "entries are weighted by their counts: multiply the counts instead of giving weights"
+                "entries are weighted by their counts: multiply the counts instead of giving"
+                " weights"
             )
         documents, words = z.counts()
         return {

@@ -57,8 +57,8 @@ class HelmholtzMachine(nn.Module):
             )
         if recognition is not None and len(recognition) != len(generative):
             raise ValueError(
-                f"{len(generative)} generative layers but {len(recognition)} recognition layers: give one of "
-                "each for every layer of latents."
+                f"{len(generative)} generative layers but {len(recognition)} recognition layers:"
+                " give one of each for every layer of latents."
             )
         self.top, self.generative = top, nn.ModuleList(generative)
         self.recognition = None if recognition is None else Recognition(recognition)
@@ -127,8 +127,8 @@ class HelmholtzMachine(nn.Module):
             states.append(_support(conditional(states[-1][:1])))
             if len(states[-1]) * len(states[-2]) > _MOST_PAIRS:
                 raise ValueError(
-                    f"neighbouring layers of {len(states[-1])} and {len(states[-2])} states have more than {_MOST_PAIRS} "
-                    "pairs of them."
+                    f"neighbouring layers of {len(states[-1])} and {len(states[-2])} states have"
+                    f" more than {_MOST_PAIRS} pairs of them."
                 )
         return states[::-1]
 
@@ -210,7 +210,8 @@ def helmholtz_machine(
     latents = list(latent) if isinstance(latent, Sequence) else [latent] * (len(shapes) - 1)
     if len(latents) != len(shapes) - 1:
         raise ValueError(
-            f"{len(latents)} heads for {len(shapes) - 1} layers of latents: give one for all, or one a layer."
+            f"{len(latents)} heads for {len(shapes) - 1} layers of latents: give one for all, or"
+            " one a layer."
         )
     all_heads = [likelihood, *latents]
 
@@ -239,8 +240,8 @@ def _support(distribution: Distribution) -> Tensor:
     base = distribution.base_dist if isinstance(distribution, Independent) else distribution
     if not base.has_enumerate_support:
         raise ValueError(
-            f"the states of {type(base).__name__} latents cannot be enumerated; estimate log p(x) by "
-            "emgen.evaluation.log_likelihood."
+            f"the states of {type(base).__name__} latents cannot be enumerated; estimate log p(x)"
+            " by emgen.evaluation.log_likelihood."
         )
     units = distribution.event_shape[
         : len(distribution.event_shape) - len(base.event_shape)
@@ -248,7 +249,8 @@ def _support(distribution: Distribution) -> Tensor:
     values = base.enumerate_support(expand=False).reshape(-1, *base.event_shape)
     if units * math.log(len(values)) > math.log(_LARGEST_ENUMERATION):
         raise ValueError(
-            f"{units} units of {len(values)} values each have more than {_LARGEST_ENUMERATION} states."
+            f"{units} units of {len(values)} values each have more than {_LARGEST_ENUMERATION}"
+            " states."
         )
     index = torch.cartesian_prod(
         *[torch.arange(len(values), device=values.device)] * units

@@ -77,9 +77,11 @@ class ConvolutionalEncoder(nn.Module):
         for inputs, outputs in itertools.pairwise(widths):
             convolution = nn.Conv2d(inputs, outputs, 4, stride=2, padding=1)
             layers += [
-                nn.utils.parametrizations.spectral_norm(convolution)
-                if spectral_norm
-                else convolution,
+                (
+                    nn.utils.parametrizations.spectral_norm(convolution)
+                    if spectral_norm
+                    else convolution
+                ),
                 activation_named(activation),
             ]
         scale = 2 ** len(tuple(channels))
@@ -156,12 +158,13 @@ def check_event(x: Tensor, event_shape: torch.Size) -> None:
     """
     if x.shape[x.dim() - len(event_shape) :] != event_shape:
         raise ValueError(
-            f"a network for events of shape {tuple(event_shape)} was given {tuple(x.shape)}: build it with the event_shape "
-            "of the data, or reshape the data."
+            f"a network for events of shape {tuple(event_shape)} was given {tuple(x.shape)}: build"
+            " it with the event_shape of the data, or reshape the data."
         )
     if not x.is_floating_point():
         raise ValueError(
-            f"a network was given {x.dtype}: give it floats, such as x.float(), or x / 255 for bytes (data.dtype=float32)."
+            f"a network was given {x.dtype}: give it floats, such as x.float(), or x / 255 for"
+            " bytes (data.dtype=float32)."
         )
 
 
@@ -178,8 +181,8 @@ def image_shape(
     """(C, H, W) and the height and width rounded up to a multiple of 2^halvings."""
     if len(tuple(event_shape)) != 3:
         raise ValueError(
-            f"a convolutional network needs images of shape (channels, height, width), not {tuple(event_shape)}: "
-            "use model=dense for other data."
+            "a convolutional network needs images of shape (channels, height, width), not"
+            f" {tuple(event_shape)}: use model=dense for other data."
         )
     channels, height, width = event_shape
     multiple = 2**halvings

@@ -60,7 +60,8 @@ class BoltzmannMachine(nn.Module):
         super().__init__()
         if hidden < 1 or sweeps < 1:
             raise ValueError(
-                f"hidden={hidden}, sweeps={sweeps}: a Boltzmann machine has at least one hidden unit and sweep."
+                f"hidden={hidden}, sweeps={sweeps}: a Boltzmann machine has at least one hidden"
+                " unit and sweep."
             )
         self.event_shape, self.units, self.centred, self.sweeps = (
             torch.Size(event_shape),
@@ -152,7 +153,8 @@ class BoltzmannMachine(nn.Module):
             return summed(self.log_marginal, binary_states(len(c), c))
         if side != "visible" or not isinstance(self.units, Binary):
             raise ValueError(
-                f"side={side!r}: enumerate 'hidden', or 'visible' where the visible units are binary."
+                f"side={side!r}: enumerate 'hidden', or 'visible' where the visible units are"
+                " binary."
             )
         return summed(
             lambda v: -self.energy(v.unflatten(-1, self.event_shape)), binary_states(len(b), b)
@@ -177,9 +179,10 @@ class BoltzmannMachine(nn.Module):
         """The biases b and c of the energy, wherever the centre is."""
         if not self.centred:
             return self.visible_bias, self.hidden_bias
-        return self.visible_bias - self.weight.sum(1) / 2, self.hidden_bias - self.units.statistic(
-            self.centre
-        ) @ self.weight
+        return (
+            self.visible_bias - self.weight.sum(1) / 2,
+            self.hidden_bias - self.units.statistic(self.centre) @ self.weight,
+        )
 
     def base(self) -> Tensor:
         """b₀, the natural parameter of independent visible units whose mean is the centre."""

@@ -54,8 +54,8 @@ class DeepBeliefNet(nn.Module):
         super().__init__()
         if len(hidden) < 2:
             raise ValueError(
-                f"hidden={list(hidden)}: a deep belief net has two hidden layers or more; with one it is a "
-                "BoltzmannMachine."
+                f"hidden={list(hidden)}: a deep belief net has two hidden layers or more; with one"
+                " it is a BoltzmannMachine."
             )
         self.event_shape = torch.Size(event_shape)
         shapes = [self.event_shape, *((size,) for size in hidden)]

@@ -60,8 +60,8 @@ class DeepBoltzmannMachine(nn.Module):
         super().__init__()
         if not hidden or min(*hidden, mean_field_sweeps, sweeps) < 1:
             raise ValueError(
-                f"hidden={list(hidden)}, mean_field_sweeps={mean_field_sweeps}, sweeps={sweeps}: there is at least "
-                "one layer, one unit in each, one sweep of either kind."
+                f"hidden={list(hidden)}, mean_field_sweeps={mean_field_sweeps}, sweeps={sweeps}:"
+                " there is at least one layer, one unit in each, one sweep of either kind."
             )
         self.event_shape, self.units, self.centred = torch.Size(event_shape), units, centred
         self.mean_field_sweeps, self.sweeps = mean_field_sweeps, sweeps

@@ -73,8 +73,8 @@ class Gaussian:
     def __init__(self, scale: float = 1.0):
         if not scale > 0:
             raise ValueError(
-                f"scale={scale}: the standard deviation of Gaussian units must be positive; standardise the "
-                "data and use 1."
+                f"scale={scale}: the standard deviation of Gaussian units must be positive;"
+                " standardise the data and use 1."
             )
         self.scale = scale
 
@@ -122,7 +122,8 @@ class Multinomial:
     def __init__(self, states: int, count: int = 1):
         if states < 2 or count < 1:
             raise ValueError(
-                f"states={states}, count={count}: multinomial units need two outcomes and one count at least."
+                f"states={states}, count={count}: multinomial units need two outcomes and one count"
+                " at least."
             )
         self.states, self.count = states, count
 
@@ -151,8 +152,9 @@ class Multinomial:
     def given(self, eta: Tensor, event_shape: Sequence[int]) -> Distribution:
         if tuple(event_shape)[-1:] != (self.states,):
             raise ValueError(
-                f"multinomial units of states={self.states} in events of shape {tuple(event_shape)}: the last dimension "
-                "must be the outcomes; give states its size, or reshape the data."
+                f"multinomial units of states={self.states} in events of shape"
+                f" {tuple(event_shape)}: the last dimension must be the outcomes; give states its"
+                " size, or reshape the data."
             )
         logits = eta.unflatten(-1, event_shape)
         groups = distributions.Multinomial(self.count, logits=logits, validate_args=False)
