@@ -1,4 +1,6 @@
-"""What torch.distributions lacks: a point mass, a joint over layers, relaxed draws, a KL that names its two sides."""
+"""What torch.distributions lacks: a point mass, a joint over layers, relaxed draws, a KL that names
+its two sides.
+"""
 
 __all__ = [
     "Dirac",
@@ -39,7 +41,8 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + eˣ) with all its digits at either end; three times as fast as torch's for float32 on an AMD CPU, gradient and all.
+    """log(1 + eˣ) with all its digits at either end; three times as fast as torch's for float32 on
+    an AMD CPU, gradient and all.
 
     >>> softplus(torch.tensor([-20.0, 0.0, 20.0]))
     tensor([2.0612e-09, 6.9315e-01, 2.0000e+01])
@@ -52,7 +55,9 @@ def softplus(x: Tensor) -> Tensor:
 
 
 class _Softplus(torch.autograd.Function):
-    """max(x, 0) + log(1 + e⁻|ˣ|), the logarithm corrected by what rounding took, since torch's log1p takes one number at a time."""
+    """max(x, 0) + log(1 + e⁻|ˣ|), the logarithm corrected by what rounding took, since torch's
+    log1p takes one number at a time.
+    """
 
     generate_vmap_rule = True
 
@@ -72,17 +77,18 @@ class _Softplus(torch.autograd.Function):
         return gradient * ctx.saved_tensors[0].sigmoid()
 
 
-# `apply` binds its arguments through inspect.signature at every call, a tenth of a millisecond; a function that carries its
-# signature is not looked into again.
+# `apply` binds its arguments through inspect.signature at every call, a tenth of a millisecond; a
+# function that carries its signature is not looked into again.
 _Softplus.forward.__signature__ = inspect.signature(_Softplus.forward)  # type: ignore[attr-defined]
 
 
 def kl(*, q: Distribution, p: Distribution, samples: int | None = None) -> Tensor:
     """The Kullback-Leibler divergence KL(q ‖ p) = E_q[log q(z) − log p(z)] in nats, batch-wise.
 
-    Exact where torch knows the pair; otherwise, or when `samples` is given, the Monte Carlo mean over `samples`
-    reparameterised draws (64 by default) of the non-negative estimate r − 1 − log r with r = p/q (Schulman, 2020,
-    "Approximating KL divergence"), which has the same mean and never falls below zero.
+    Exact where torch knows the pair; otherwise, or when `samples` is given, the Monte Carlo mean
+    over `samples` reparameterised draws (64 by default) of the non-negative estimate r − 1 − log r
+    with r = p/q (Schulman, 2020, "Approximating KL divergence"), which has the same mean and never
+    falls below zero.
 
     >>> from torch.distributions import Normal
     >>> kl(q=Normal(0., 1.), p=Normal(1., 1.)).item()
@@ -106,9 +112,9 @@ def kl(*, q: Distribution, p: Distribution, samples: int | None = None) -> Tenso
 def bernoulli(p: Tensor) -> Tensor:
     """Draws in {0, 1} with these probabilities (*batch, D), in their dtype.
 
-    Random bits are most of the cost on a CPU: a unit has 16 of its own, and the finer digits of its uniform are those of its
-    row. Every probability is met to the last digit; two units of a row, independent given these digits, have a covariance of
-    2⁻³⁴ at most.
+    Random bits are most of the cost on a CPU: a unit has 16 of its own, and the finer digits of its
+    uniform are those of its row. Every probability is met to the last digit; two units of a row,
+    independent given these digits, have a covariance of 2⁻³⁴ at most.
     """
     dtype = torch.promote_types(
         p.dtype, torch.float32
@@ -132,8 +138,8 @@ def bernoulli(p: Tensor) -> Tensor:
 class Dirac(Distribution):
     """A point mass δ(x − point); its whole shape but the last `event_dims` dimensions is batch.
 
-    It is what hard EM believes of a latent and what a GAN's decoder says of an image. `log_prob` is 0 at the point and
-    −∞ elsewhere (with respect to counting measure), the entropy is 0.
+    It is what hard EM believes of a latent and what a GAN's decoder says of an image. `log_prob` is
+    0 at the point and −∞ elsewhere (with respect to counting measure), the entropy is 0.
 
     >>> Dirac(torch.tensor([1., 2.]), event_dims=1).log_prob(torch.tensor([[1., 2.], [0., 2.]]))
     tensor([0., -inf])
@@ -181,9 +187,11 @@ class Dirac(Distribution):
 
 
 class IndependentBernoulli(Independent):
-    """Binary events of several dimensions; log p(x) = x·ℓ − Σ softplus(ℓ), one product and one pass over the logits.
+    """Binary events of several dimensions; log p(x) = x·ℓ − Σ softplus(ℓ), one product and one pass
+    over the logits.
 
-    Grey values x in [0, 1] are scored by the same formula, which is the expectation over their binarisation.
+    Grey values x in [0, 1] are scored by the same formula, which is the expectation over their
+    binarisation.
 
     >>> IndependentBernoulli(torch.zeros(3), 1).log_prob(torch.tensor([1., 0., 1.])).exp()
     tensor(0.1250)
@@ -221,11 +229,12 @@ class IndependentBernoulli(Independent):
 class Joint(Distribution):
     """A Markov chain of layers seen as one distribution over the tuple of them.
 
-        p(z₁, …, z_L) = p(z_L) Π p(z_l | z_{l+1})     (top-down: `first` is the top layer, `top_down=True`)
-        q(z₁, …, z_L) = q(z₁) Π q(z_{l+1} | z_l)      (bottom-up: `first` is the lowest layer)
+        p(z₁, …, z_L) = p(z_L) Π p(z_l | z_{l+1})     (top-down: `first` is the top layer,
+        `top_down=True`) q(z₁, …, z_L) = q(z₁) Π q(z_{l+1} | z_l)      (bottom-up: `first` is the
+        lowest layer)
 
-    Either way a value is the tuple (z₁, …, z_L) from the lowest layer up, so that a prior and a recognition model
-    speak of the same thing and a trainer never sees the difference.
+    Either way a value is the tuple (z₁, …, z_L) from the lowest layer up, so that a prior and a
+    recognition model speak of the same thing and a trainer never sees the difference.
 
     Args:
         first: the distribution of the layer that is drawn first.
@@ -246,7 +255,9 @@ class Joint(Distribution):
 
     @property
     def has_rsample(self) -> bool:
-        """Whether every layer can be reparameterised, judged on one draw of the chain without gradients."""
+        """Whether every layer can be reparameterised, judged on one draw of the chain without
+        gradients.
+        """
         with torch.no_grad():
             return all(d.has_rsample for d in self.given(self.sample()))
 
@@ -285,7 +296,8 @@ class Joint(Distribution):
 
 
 class OneHot(OneHotCategorical):
-    """A categorical draw as a one-hot vector whose log-probability is linear in it, so a relaxed draw has gradients.
+    """A categorical draw as a one-hot vector whose log-probability is linear in it, so a relaxed
+    draw has gradients.
 
     log p(z) = Σ_c z_c log π_c
     """
@@ -295,7 +307,9 @@ class OneHot(OneHotCategorical):
 
 
 class UnitNormal(Normal):
-    """N(0, 1), told apart because KL(N(μ, σ²) ‖ N(0, 1)) = ½ (μ² + σ² − 1) − log σ takes half the work of the general pair."""
+    """N(0, 1), told apart because KL(N(μ, σ²) ‖ N(0, 1)) = ½ (μ² + σ² − 1) − log σ takes half the
+    work of the general pair.
+    """
 
     arg_constraints = Normal.arg_constraints
 
@@ -317,20 +331,22 @@ def relaxed(
     temperature: float = 1.0,
     hard: bool = True,
 ) -> Any:
-    """Draws that carry a gradient to the distribution's parameters even where the event is discrete.
+    """Draws that carry a gradient to the distribution's parameters even where the event is
+    discrete.
 
         soft: z̃ = softmax((ℓ + Gumbel noise) / τ),  for a binary unit σ((ℓ + logistic noise) / τ)
         hard: z = onehot(z̃) + z̃ − [z̃],  where [·] has no gradient
 
-    A hard draw is an exact draw whose gradient is that of the soft one (straight-through, biased); a soft draw has the
-    exact gradient of a relaxed model. What torch can reparameterise is drawn by `rsample`; a `Joint` layer by layer.
+    A hard draw is an exact draw whose gradient is that of the soft one (straight-through, biased);
+    a soft draw has the exact gradient of a relaxed model. What torch can reparameterise is drawn by
+    `rsample`; a `Joint` layer by layer.
 
     Raises:
         TypeError: a discrete distribution without a relaxation.
 
-    References: Maddison, Mnih and Teh (2017), "The concrete distribution"; Jang, Gu and Poole (2017), "Categorical
-    reparameterization with Gumbel-softmax"; Bengio, Léonard and Courville (2013), "Estimating or propagating gradients
-    through stochastic neurons".
+    References: Maddison, Mnih and Teh (2017), "The concrete distribution"; Jang, Gu and Poole
+    (2017), "Categorical reparameterization with Gumbel-softmax"; Bengio, Léonard and Courville
+    (2013), "Estimating or propagating gradients through stochastic neurons".
     """
 
     def draw(d: Distribution, shape: torch.Size) -> Tensor:

@@ -20,11 +20,13 @@ DEVICES = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
 
 @dataclass
 class FitResult:
-    """What a fit leaves: the trained model, one dictionary of mean quantities an epoch, and whether it converged.
+    """What a fit leaves: the trained model, one dictionary of mean quantities an epoch, and whether
+    it converged.
 
     Attributes:
         model: the model that was given, trained in place.
-        history: for each epoch the named means of its ledger (`loss`, `elbo`, ...), in nats per datum.
+        history: for each epoch the named means of its ledger (`loss`, `elbo`, ...), in nats per
+            datum.
         converged: whether the trainer's own tolerance ended the fit before `max_epochs`.
     """
 
@@ -47,18 +49,21 @@ def fit(
 
     Args:
         model: a module that serves the trainer's roles.
-        data: rows (N, *event) as a tensor, array, memory map or nested lists of numbers; an `emgen.data.Data`; or an iterable
-            of batches, such as a `DataLoader`, for data larger than memory. Rows are one batch for a closed-form trainer and
-            batches of 128 for one that descends.
+        data: rows (N, *event) as a tensor, array, memory map or nested lists of numbers; an
+            `emgen.data.Data`; or an iterable of batches, such as a `DataLoader`, for data larger
+            than memory. Rows are one batch for a closed-form trainer and batches of 128 for one
+            that descends.
         trainer: the name of an option of `configs/trainer`: em, vbem, vae, wake_sleep, ...
         max_epochs: sweeps over the data at the most.
-        seed: of the order of the rows and of every draw, also of a `DataLoader` that shuffles by torch's numbers; the caller's
-            own random numbers are left as they were.
+        seed: of the order of the rows and of every draw, also of a `DataLoader` that shuffles by
+            torch's numbers; the caller's own random numbers are left as they were.
         device: auto, cpu, cuda, cuda:1, mps.
-        trainer_arguments: arguments of the trainer's constructor, in place of the option's: `free_energy=...`, `critic=...`.
+        trainer_arguments: arguments of the trainer's constructor, in place of the option's:
+            `free_energy=...`, `critic=...`.
 
     Raises:
-        ValueError: rows that the model cannot have made, such as 0.5 under a Poisson; names the first of them.
+        ValueError: rows that the model cannot have made, such as 0.5 under a Poisson; names the
+            first of them.
         UserError: an unknown trainer or argument, with the nearest that exist.
         TypeError: the model lacks a role that the trainer needs; names the trainers that fit.
 
@@ -127,7 +132,9 @@ def _trained(
 
 
 def _trainer(name: str, model: Any, arguments: dict[str, Any]) -> Any:
-    """The trainer of an option of `configs/trainer`, over a model; `arguments` stand in for the option's."""
+    """The trainer of an option of `configs/trainer`, over a model; `arguments` stand in for the
+    option's.
+    """
     node = option("trainer", name)
     accepted = list(inspect.signature(locate(node["_target_"])).parameters)
     unknown = [argument for argument in arguments if argument not in accepted]
@@ -147,7 +154,9 @@ def _trainer(name: str, model: Any, arguments: dict[str, Any]) -> Any:
 
 
 def _is_rows(data: Any) -> bool:
-    """Whether `data` are rows: what has a shape, lists of numbers, or what `rows_of` refuses (a path, a dictionary, nothing)."""
+    """Whether `data` are rows: what has a shape, lists of numbers, or what `rows_of` refuses (a
+    path, a dictionary, nothing).
+    """
     one = data
     while isinstance(one, (list, tuple)) and one:
         one = one[0]

@@ -12,10 +12,12 @@ Statistics = dict[str, Tensor]
 
 
 class ClosedForm(torch.optim.Optimizer):
-    """θ ← argmax F from sufficient statistics; with a step size it is online EM, s ← (1 − ρ_t) s + ρ_t ŝ, ρ_t = lr · t^−decay.
+    """θ ← argmax F from sufficient statistics; with a step size it is online EM, s ← (1 − ρ_t) s +
+    ρ_t ŝ, ρ_t = lr · t^−decay.
 
-    Being an optimiser, it is stepped, checkpointed and counted by Lightning as every other one. The statistics kept
-    between steps are those that `m_step` returns, so that moments taken about an old mean are about the new one.
+    Being an optimiser, it is stepped, checkpointed and counted by Lightning as every other one. The
+    statistics kept between steps are those that `m_step` returns, so that moments taken about an
+    old mean are about the new one.
 
     Args:
         parameters: the player's parameters; may be empty, as conjugate models keep θ in buffers.
@@ -27,7 +29,8 @@ class ClosedForm(torch.optim.Optimizer):
         ValueError: if lr or decay lies outside its range.
 
     References:
-        Cappé and Moulines (2009), On-line expectation-maximization algorithm for latent data models.
+        Cappé and Moulines (2009), On-line expectation-maximization algorithm for latent data
+        models.
     """
 
     def __init__(
@@ -53,7 +56,9 @@ class ClosedForm(torch.optim.Optimizer):
         self.m_step = m_step
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the statistics in the precision they had, which torch would cast to that of the parameters."""
+        """Take up the statistics in the precision they had, which torch would cast to that of the
+        parameters.
+        """
         super().load_state_dict(state_dict)
         for memory, saved in zip(self.state.values(), state_dict["state"].values()):
             memory.update(saved)

@@ -1,9 +1,11 @@
-"""The options in `configs/` as Python objects: what a name stands for, and what a `_target_` node builds.
+"""The options in `configs/` as Python objects: what a name stands for, and what a `_target_` node
+builds.
 
-An option is a YAML file that names a class and its arguments; the command line composes many of them with Hydra, Python
-asks for one by its name.
+An option is a YAML file that names a class and its arguments; the command line composes many of
+them with Hydra, Python asks for one by its name.
 
-    trainer: {_target_: emgen.trainers.EM, latents: {_target_: emgen.estimators.beliefs.Draw}, tol: 1.0e-6}
+    trainer: {_target_: emgen.trainers.EM, latents: {_target_: emgen.estimators.beliefs.Draw}, tol:
+    1.0e-6}
 """
 
 __all__ = ["build", "check_types", "locate", "names", "naming", "option", "targets_in"]
@@ -27,7 +29,8 @@ from emgen.errors import UserError, nearest, told, typed
 
 CONFIGS = "emgen.configs"
 
-# What a configuration never calls: Python's own modules (os, subprocess, shutil, ...) but for those that only make values.
+# What a configuration never calls: Python's own modules (os, subprocess, shutil, ...) but for those
+# that only make values.
 STANDARD_LIBRARY = sys.stdlib_module_names - {
     "collections",
     "datetime",
@@ -37,7 +40,7 @@ STANDARD_LIBRARY = sys.stdlib_module_names - {
 }
 
 
-# ---- what a name stands for ----------------------------------------------------------------------------------------
+# ---- what a name stands for --------------------------------------------------------------------
 
 
 def names() -> dict[str, list[str]]:
@@ -109,7 +112,7 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-# ---- what a node builds --------------------------------------------------------------------------------------------
+# ---- what a node builds ------------------------------------------------------------------------
 
 
 def build(node: Any, where: str, **given: Any) -> Any:
@@ -123,8 +126,8 @@ def build(node: Any, where: str, **given: Any) -> Any:
         given: objects, handed over where the constructor has an argument of that name.
 
     Raises:
-        UserError: an argument is not taken or is of the wrong kind, the target cannot be imported, or it refuses its
-            arguments; the sentence names the part.
+        UserError: an argument is not taken or is of the wrong kind, the target cannot be imported,
+            or it refuses its arguments; the sentence names the part.
     """
     check_types(node, where)
     with naming(where):
@@ -175,7 +178,8 @@ def naming(where: str) -> Iterator[None]:
 
 
 def check_types(node: Any, where: str) -> None:
-    """Refuse an argument that is not taken, or a value that its annotation rules out, everywhere in a `_target_` node.
+    """Refuse an argument that is not taken, or a value that its annotation rules out, everywhere in
+    a `_target_` node.
 
     Raises:
         UserError: names the key, the value and what it should be.
@@ -271,7 +275,9 @@ def _told_type(hint: Any) -> str:
 
 
 def _allows(hint: Any, value: Any) -> bool:
-    """Whether a plain value of a configuration can be what an annotation says; of annotations beyond it, yes."""
+    """Whether a plain value of a configuration can be what an annotation says; of annotations
+    beyond it, yes.
+    """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(_allows(one, value) for one in arguments)

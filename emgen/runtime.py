@@ -1,4 +1,6 @@
-"""The process that a run lives in: its devices, its allocator, and what libraries say about themselves."""
+"""The process that a run lives in: its devices, its allocator, and what libraries say about
+themselves.
+"""
 
 __all__ = ["check_device", "keep_freed_memory", "quiet"]
 
@@ -15,7 +17,9 @@ from emgen.errors import UserError, typed
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what a step frees: taken anew from the kernel, its page faults cost reweighted wake-sleep a fifth of a step."""
+    """Let glibc keep what a step frees: taken anew from the kernel, its page faults cost reweighted
+    wake-sleep a fifth of a step.
+    """
     allocator = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if allocator is not None:
         allocator(-3, 2**25)  # M_MMAP_THRESHOLD: blocks up to 32 MiB come from the heap
@@ -64,7 +68,9 @@ def check_device(key: str, name: Any, devices: Any = 1) -> None:
 
 
 def quiet() -> None:
-    """Keep what libraries say about themselves out of a user's terminal; warnings of consequence stay."""
+    """Keep what libraries say about themselves out of a user's terminal; warnings of consequence
+    stay.
+    """
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what it raises

@@ -1,9 +1,12 @@
-"""Speed against peers: both sides in turn in one process, the same work on each, ratios and never absolute times.
+"""Speed against peers: both sides in turn in one process, the same work on each, ratios and never
+absolute times.
 
-    python scripts/bench.py            every benchmark whose peer is installed (pip install emgen[bench])
-    python scripts/bench.py vae gmm    these alone;  --rounds 5  --threads 2  --scale 0.1 for a tenth of the rows
+    python scripts/bench.py            every benchmark whose peer is installed (pip install
+    emgen[bench]) python scripts/bench.py vae gmm    these alone;  --rounds 5  --threads 2  --scale
+    0.1 for a tenth of the rows
 
-Beside the ratio of times stands that of processor times, which other work on the machine moves less.
+Beside the ratio of times stands that of processor times, which other work on the machine moves
+less.
 """
 
 import argparse
@@ -35,7 +38,10 @@ Side = Callable[[], np.ndarray]
 
 
 def alternate(name: str, ours: Side, theirs: Side, aim: float) -> None:
-    """Run both sides in turn; each returns what it took. Prints the median of theirs/ours and the spread of the rounds."""
+    """Run both sides in turn; each returns what it took.
+
+    Prints the median of theirs/ours and the spread of the rounds.
+    """
 
     def rested(side: Side) -> np.ndarray:
         time.sleep(
@@ -70,7 +76,9 @@ def timed(work: Callable[[], object]) -> np.ndarray:
 
 
 def vae() -> None:
-    """VAE 784-200-200-50, batch 128: the package with logging and progress bar on, against a bare loop of the same network."""
+    """VAE 784-200-200-50, batch 128: the package with logging and progress bar on, against a bare
+    loop of the same network.
+    """
     import pytorch_lightning as lightning
     from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
@@ -150,7 +158,9 @@ def estimators(
     x: object,
     same: Callable[[object, object], float],
 ) -> None:
-    """The same scikit-learn estimator of both packages on the same rows from the same start; results are compared first."""
+    """The same scikit-learn estimator of both packages on the same rows from the same start;
+    results are compared first.
+    """
     import warnings
 
     import sklearn.cluster
@@ -192,7 +202,9 @@ def blobs(n: int, d: int, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def gmm() -> None:
-    """Gaussian mixture, full covariances, N=200,000 D=16 K=32, float64, 5 iterations from the same means."""
+    """Gaussian mixture, full covariances, N=200,000 D=16 K=32, float64, 5 iterations from the same
+    means.
+    """
     x, centres = blobs(200_000, 16, 32)
     arguments = {
         "n_components": 32,
@@ -214,7 +226,9 @@ def gmm() -> None:
 
 
 def vbgmm() -> None:
-    """Variational Gaussian mixture, full covariances, N=200,000 D=16 K=32, float64, 5 iterations from the same start."""
+    """Variational Gaussian mixture, full covariances, N=200,000 D=16 K=32, float64, 5 iterations
+    from the same start.
+    """
     x, _ = blobs(200_000, 16, 32)
     arguments = {
         "n_components": 32,
@@ -235,7 +249,9 @@ def vbgmm() -> None:
 
 
 def kmeans() -> None:
-    """k-means, N=200,000 D=16 K=32, float64, 10 Lloyd iterations from the same rows, far from where they converge."""
+    """k-means, N=200,000 D=16 K=32, float64, 10 Lloyd iterations from the same rows, far from where
+    they converge.
+    """
     x, _ = blobs(200_000, 16, 32)
     arguments = {"n_clusters": 32, "init": x[:32], "n_init": 1, "max_iter": 10, "tol": 0.0}
     estimators(
@@ -248,7 +264,9 @@ def kmeans() -> None:
 
 
 def rbm() -> None:
-    """Boltzmann machine 784-256, persistent chains, 300 steps on binary rows: scikit-learn's default batches of 10, and batches of 100."""
+    """Boltzmann machine 784-256, persistent chains, 300 steps on binary rows: scikit-learn's
+    default batches of 10, and batches of 100.
+    """
     for batch, precision in ((10, "32-true"), (100, "32-true"), (100, "bf16-mixed")):
         x = (np.random.default_rng(0).random((60 * batch, 784)) < 0.2).astype(np.float32)
         arguments = {
@@ -275,7 +293,9 @@ def rbm() -> None:
 
 
 def single() -> None:
-    """Gaussian mixture in single precision, full covariances, N=200,000 D=16 K=32, 5 iterations from the same start."""
+    """Gaussian mixture in single precision, full covariances, N=200,000 D=16 K=32, 5 iterations
+    from the same start.
+    """
     from pomegranate.distributions import Normal
     from pomegranate.gmm import GeneralMixtureModel
 
@@ -321,7 +341,9 @@ def single() -> None:
 
 
 def hmm() -> None:
-    """Gaussian HMM, 16 states, 100 sequences of 1,000, D=8, float64, 5 iterations from the same start."""
+    """Gaussian HMM, 16 states, 100 sequences of 1,000, D=8, float64, 5 iterations from the same
+    start.
+    """
     import logging
 
     import hmmlearn.hmm
@@ -364,7 +386,9 @@ def hmm() -> None:
 
 
 def lda() -> None:
-    """Latent Dirichlet allocation, 5,000 documents of 100 words, 2,000 words, 50 topics, 5 passes from the same start."""
+    """Latent Dirichlet allocation, 5,000 documents of 100 words, 2,000 words, 50 topics, 5 passes
+    from the same start.
+    """
     from scipy.sparse import csr_matrix
 
     rng, documents = np.random.default_rng(0), int(ARGUMENTS.scale * 5_000)

@@ -103,11 +103,13 @@ def add(commands: argparse._SubParsersAction, command, **defaults) -> None:
 def bars(seeds: int, starts: int) -> None:
     """Helmholtz machine 16-8-1 on 4x4 bars by wake-sleep, KL(data || model) in bits by enumeration.
 
-    Published: .10 (Hinton, Dayan, Frey and Neal 1995); .451 (a reproduction of 2026). The schedule climbs by layers: for 30
-    epochs the top unit and the hidden units' generative biases keep still at a rare cause's -3, so that every hidden unit goes
-    on being dreamt and none dies, and all move slowly, so that they part before any settles; then, with a learning rate ten times
-    as large that falls to zero, everything moves for 30 more. Some starts end where two units share two bars; of each seed's
-    starts the one is kept that gives the validation rows the highest likelihood, which asks nothing of the true distribution.
+    Published: .10 (Hinton, Dayan, Frey and Neal 1995); .451 (a reproduction of 2026). The schedule
+    climbs by layers: for 30 epochs the top unit and the hidden units' generative biases keep still
+    at a rare cause's -3, so that every hidden unit goes on being dreamt and none dies, and all move
+    slowly, so that they part before any settles; then, with a learning rate ten times as large that
+    falls to zero, everything moves for 30 more. Some starts end where two units share two bars; of
+    each seed's starts the one is kept that gives the validation rows the highest likelihood, which
+    asks nothing of the true distribution.
     """
     found = []
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -168,11 +170,14 @@ def _learn_bars(seed: int, start: int) -> tuple[float, float]:
 def sbn(
     trainers: str, layers: str, epochs: int, particles: int, samples: int, root: str, runs: str
 ) -> None:
-    """Sigmoid belief nets on fixed-binarised MNIST: test log-likelihood in nats, resumed where an earlier call stopped.
+    """Sigmoid belief nets on fixed-binarised MNIST: test log-likelihood in nats, resumed where an
+    earlier call stopped.
 
-    Published (Bornschein and Bengio 2015, from memory): 200 units, wake-sleep -116.3, reweighted wake-sleep -103.1; 200-200,
-    -106.9 and -93.4; 200-200-200, -101.9 and -90.1. Theirs is Larochelle's binarisation, ours is fixed by a seed; 50,000 images
-    to train on, 10,000 to validate, K = `particles` in the training of reweighted wake-sleep, K = `samples` in the score.
+    Published (Bornschein and Bengio 2015, from memory): 200 units, wake-sleep -116.3, reweighted
+    wake-sleep -103.1; 200-200,
+    -106.9 and -93.4; 200-200-200, -101.9 and -90.1. Theirs is Larochelle's binarisation, ours is
+    fixed by a seed; 50,000 images to train on, 10,000 to validate, K = `particles` in the training
+    of reweighted wake-sleep, K = `samples` in the score.
     """
     published = {
         "200": (-116.3, -103.1),
@@ -214,11 +219,13 @@ def sbn(
 def rbm(
     steps: int, hidden: int, epochs: int, temperatures: int, chains: int, root: str, runs: str
 ) -> None:
-    """Boltzmann machine on binarised MNIST by contrastive divergence: test log-likelihood in nats by AIS, with its error.
+    """Boltzmann machine on binarised MNIST by contrastive divergence: test log-likelihood in nats
+    by AIS, with its error.
 
-    Published (Salakhutdinov and Murray 2008): 500 units, CD-25, -86.34 by AIS. All 60,000 images train, binarised afresh each
-    epoch; the 10,000 test images are binarised once, by a seed. The rate falls from .4 to .004 in a straight line; the parameters
-    are centred; products run in bfloat16 while it trains and in float32 under AIS, whose reverse, started from the states that
+    Published (Salakhutdinov and Murray 2008): 500 units, CD-25, -86.34 by AIS. All 60,000 images
+    train, binarised afresh each epoch; the 10,000 test images are binarised once, by a seed. The
+    rate falls from .4 to .004 in a straight line; the parameters are centred; products run in
+    bfloat16 while it trains and in float32 under AIS, whose reverse, started from the states that
     20,000 sweeps left, brackets log Z from above. An earlier call that was stopped is resumed.
     """
     run = Path(runs) / f"rbm-{hidden}-cd{steps}-{epochs}"
@@ -262,8 +269,9 @@ def rbm(
     )
 
 
-# f-GAN's own one-dimensional table (Nowozin et al. 2016, from memory): weights, means, standard deviations of the target, and
-# what was learnt under each divergence: bound, mean, standard deviation
+# f-GAN's own one-dimensional table (Nowozin et al. 2016, from memory): weights, means, standard
+# deviations of the target, and what was learnt under each divergence: bound, mean, standard
+# deviation
 TARGET = (".33,.67", "-1,2", ".255,1.41421356237")
 PAPER = {
     "kl": (0.2801, 1.0335, 1.8236),
@@ -280,17 +288,20 @@ PAPER = {
 
 
 def fgan1d(weights: str, means: str, sds: str, names: str, seeds: int, epochs: int) -> None:
-    """f-GAN's one-dimensional table: a Gaussian learnt from samples of a mixture, under each divergence.
+    """f-GAN's one-dimensional table: a Gaussian learnt from samples of a mixture, under each
+    divergence.
 
-    The optimum is found by quadrature and L-BFGS; ours is learnt by trainer FGAN from samples alone, on standardised data: both
-    players move at once by Adam whose rate falls to nothing, and the critic, shown x and x^2 through rectifiers, which do not
-    saturate in the tails, outputs the log density ratio v. By Jensen-Shannon v is taught under total variation, whose own best
-    critic is a step, and under Neyman's, whose own loss is a power of the ratio that single rows dominate. Of four short starts,
-    one wide and three narrow at quantiles of the data, the one goes on whose critic finds the least divergence; a critic that
-    finds a negative one has lost. "D" is the true divergence at what was learnt, "bound" and "tight" the critic's own estimates
-    by Fenchel's bound and by its best shift (Donsker and Varadhan's, for KL), "mean/sd*" the error of the mean over the larger
-    of |mean*| and sd*, for a mean near zero, "CPU" the seconds of processor time. The paper's figures belong to its own target,
-    the default.
+    The optimum is found by quadrature and L-BFGS; ours is learnt by trainer FGAN from samples
+    alone, on standardised data: both players move at once by Adam whose rate falls to nothing, and
+    the critic, shown x and x^2 through rectifiers, which do not saturate in the tails, outputs the
+    log density ratio v. By Jensen-Shannon v is taught under total variation, whose own best critic
+    is a step, and under Neyman's, whose own loss is a power of the ratio that single rows dominate.
+    Of four short starts, one wide and three narrow at quantiles of the data, the one goes on whose
+    critic finds the least divergence; a critic that finds a negative one has lost. "D" is the true
+    divergence at what was learnt, "bound" and "tight" the critic's own estimates by Fenchel's bound
+    and by its best shift (Donsker and Varadhan's, for KL), "mean/sd*" the error of the mean over
+    the larger of |mean*| and sd*, for a mean near zero, "CPU" the seconds of processor time. The
+    paper's figures belong to its own target, the default.
     """
     w, m, s = (
         torch.tensor([float(v) for v in text.split(",")], dtype=torch.float64)
@@ -347,7 +358,9 @@ def _divergence(name: str):
 def _learn_gaussian(
     name: str, w, m, s, seed: int, epochs: int
 ) -> tuple[float, float, tuple[float, float], float]:
-    """Mean and standard deviation learnt by f-GAN, its critic's two bounds on a quarter of the data, and the CPU seconds."""
+    """Mean and standard deviation learnt by f-GAN, its critic's two bounds on a quarter of the
+    data, and the CPU seconds.
+    """
     began, divergence = time.process_time(), _divergence(name)
     torch.set_num_threads(1)
     target = MixtureSameFamily(Categorical(w), Normal(m, s))
@@ -406,7 +419,8 @@ def _learn_gaussian(
     return float(centre + unit * mean), float(unit * sd), bounds, time.process_time() - began
 
 
-# modes found under PacGAN's protocol on its ring and its grid, mean of ten runs (Lin et al. 2018), and VEEGAN's in its own paper
+# modes found under PacGAN's protocol on its ring and its grid, mean of ten runs (Lin et al. 2018),
+# and VEEGAN's in its own paper
 MODES = {
     "GAN": (6.3, 17.3),
     "ALI": (6.6, 24.1),
@@ -416,16 +430,20 @@ MODES = {
 
 
 def modes(names: str, methods: str, seeds: int, epochs: int, runs: str) -> None:
-    """Modes found and share of good samples on the ring of 8 and the grid of 25 Gaussians, by f-GAN and by a plain GAN.
+    """Modes found and share of good samples on the ring of 8 and the grid of 25 Gaussians, by f-GAN
+    and by a plain GAN.
 
-    Data and scoring are PacGAN's: 100,000 points, batches of 100; 2,500 samples, of which one is good within 3 standard
-    deviations of its nearest mode, and a mode is found if it is the nearest of a good one (PacGAN's code; VEEGAN's words). Its
-    400 epochs are cut to `epochs`, and its networks (generator 4 x 400 with batch normalisation, critic 3 x 200 maxout of 5) to
-    2 x 128 each, from a z of the same 2 dimensions. A method is `plain_gan`, the original game without a penalty, or the name
-    of a divergence that f-GAN descends under Roth's penalty: noise on both sides whose variance falls from a quarter of the
-    data's to a ten-thousandth of that; the critic is taught by Jensen-Shannon, which is steady where the ratio is extreme. All
+    Data and scoring are PacGAN's: 100,000 points, batches of 100; 2,500 samples, of which one is
+    good within 3 standard deviations of its nearest mode, and a mode is found if it is the nearest
+    of a good one (PacGAN's code; VEEGAN's words). Its 400 epochs are cut to `epochs`, and its
+    networks (generator 4 x 400 with batch normalisation, critic 3 x 200 maxout of 5) to 2 x 128
+    each, from a z of the same 2 dimensions. A method is `plain_gan`, the original game without a
+    penalty, or the name of a divergence that f-GAN descends under Roth's penalty: noise on both
+    sides whose variance falls from a quarter of the data's to a ten-thousandth of that; the critic
+    is taught by Jensen-Shannon, which is steady where the ratio is extreme. All
     else is the same: Adam, its rate falling from .002 to nothing in a straight line.
-    What an earlier call finished is read from `runs`, where each seed leaves its score and a picture of its samples.
+    What an earlier call finished is read from `runs`, where each seed leaves its score and a
+    picture of its samples.
     """
     todo = [
         (name, method, seed, epochs, runs)
@@ -465,7 +483,9 @@ def modes(names: str, methods: str, seeds: int, epochs: int, runs: str) -> None:
 
 
 def _learn_modes(name: str, method: str, seed: int, epochs: int, runs: str) -> dict:
-    """Train one seed of `modes`, unless its record is there; score 2,500 samples and draw them over the data."""
+    """Train one seed of `modes`, unless its record is there; score 2,500 samples and draw them over
+    the data.
+    """
     record = Path(runs) / f"modes-{name}-{method}-{epochs}-{seed}.json"
     if record.exists():
         return json.loads(record.read_text())
@@ -514,7 +534,9 @@ def _learn_modes(name: str, method: str, seed: int, epochs: int, runs: str) -> d
 
 
 def _train(run: Path, *arguments: str) -> float:
-    """Train by the command line into a run folder, from where an earlier call stopped; returns the CPU minutes of all calls."""
+    """Train by the command line into a run folder, from where an earlier call stopped; returns the
+    CPU minutes of all calls.
+    """
     run.parent.mkdir(parents=True, exist_ok=True)
     record = run.parent / f"{run.name}.cpu_minutes"
     spent = float(record.read_text()) if record.exists() else 0.0

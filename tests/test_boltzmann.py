@@ -46,7 +46,7 @@ def transition_matrix(machine):
     return (down @ up).T.detach()
 
 
-# ---- the model -------------------------------------------------------------------------------------------------------
+# ---- the model ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("centred", [False, True])
@@ -219,7 +219,7 @@ def test_the_centre_is_a_running_mean_that_leaves_p_alone(deep):
     torch.testing.assert_close(machine.energy(even) + machine.log_partition(), before)
 
 
-# ---- deep machines ---------------------------------------------------------------------------------------------------
+# ---- deep machines -----------------------------------------------------------------------------
 
 
 def deep_machine(hidden=(3, 4), seed=0, **kwargs):
@@ -337,7 +337,7 @@ def test_mean_field_climbs_from_fair_coins_and_its_means_are_what_data_begin_the
     assert ((begun[..., 4:].mean(1) - second).abs() < 4 * 0.5 / 100).all()
 
 
-# ---- learning --------------------------------------------------------------------------------------------------------
+# ---- learning ----------------------------------------------------------------------------------
 
 
 def test_the_gradient_of_contrastive_divergence_tends_to_that_of_the_likelihood():

@@ -137,7 +137,7 @@ def one_sentence(text):
     return lines[0]
 
 
-# ---- a whole run ---------------------------------------------------------------------------------------------------
+# ---- a whole run -------------------------------------------------------------------------------
 
 
 def test_a_run_its_folder_and_what_is_asked_of_it(place, capsys):
@@ -231,7 +231,7 @@ def state(folder, which="last"):
     return torch.load(Path(folder) / "checkpoints" / f"{which}.ckpt", weights_only=True)
 
 
-# ---- refusals ------------------------------------------------------------------------------------------------------
+# ---- refusals ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -549,7 +549,7 @@ def test_help_lists_every_option(capsys):
     )
 
 
-# ---- what goes wrong on the way ------------------------------------------------------------------------------------
+# ---- what goes wrong on the way ----------------------------------------------------------------
 
 
 def test_a_loss_that_is_not_finite_fails_with_its_term_and_step_and_keeps_the_last_good_checkpoint(
@@ -858,7 +858,7 @@ def test_the_bound_of_a_deep_belief_net_is_reported_before_and_after_fine_tuning
     assert scored == [2, 4]  # one greedy epoch for each of two layers, then two of fine-tuning
 
 
-# ---- parts of one's own --------------------------------------------------------------------------------------------
+# ---- parts of one's own ------------------------------------------------------------------------
 
 
 MYMOD = """
@@ -947,7 +947,7 @@ def test_a_sweep_goes_on_after_a_failure_and_says_so(place, capsys):
     ]
 
 
-# ---- in a process of its own ---------------------------------------------------------------------------------------
+# ---- in a process of its own -------------------------------------------------------------------
 
 
 def test_signals_and_exit_codes_of_the_real_process(place):

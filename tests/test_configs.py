@@ -112,7 +112,7 @@ def test_every_command_composes(compose, command):
     assert compose(command, [])
 
 
-# ---- YAML and Python say the same ----------------------------------------------------------------------------------
+# ---- YAML and Python say the same --------------------------------------------------------------
 
 
 def snake(name):
@@ -191,7 +191,7 @@ def test_yaml_says_what_python_says(compose, group, name):
             )
 
 
-# ---- every option takes a step -------------------------------------------------------------------------------------
+# ---- every option takes a step -----------------------------------------------------------------
 
 
 def shrink(cfg):

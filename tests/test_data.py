@@ -17,7 +17,7 @@ from emgen.data.toy import Bars, grid_density, ring_density
 SPLITS = ("train", "validation", "test")
 
 
-# ---- text ------------------------------------------------------------------------------------------------------------
+# ---- text --------------------------------------------------------------------------------------
 
 
 def test_text_is_english_in_whatever_version_of_python():
@@ -45,7 +45,7 @@ def test_a_python_without_its_documentation_says_so(monkeypatch):
         letters()
 
 
-# ---- toy densities ---------------------------------------------------------------------------------------------------
+# ---- toy densities -----------------------------------------------------------------------------
 
 
 def test_ring_density_is_the_sum_of_its_gaussians():
@@ -129,7 +129,7 @@ def test_impossible_sizes_are_refused(call):
         call()
 
 
-# ---- real data -------------------------------------------------------------------------------------------------------
+# ---- real data ---------------------------------------------------------------------------------
 
 
 def test_digits_are_split_by_the_seed_into_disjoint_parts():
@@ -200,7 +200,7 @@ def test_download_without_a_network_is_one_sentence(tmp_path, monkeypatch):
         mnist(str(tmp_path), download=True)
 
 
-# ---- the user's own files --------------------------------------------------------------------------------------------
+# ---- the user's own files ----------------------------------------------------------------------
 
 
 def test_an_array_is_split_by_the_seed(tmp_path):

@@ -100,7 +100,7 @@ def mixture(weights, means, sds):
 FGAN_TARGET = mixture([0.33, 0.67], [-1.0, 2.0], [0.255, 2**0.5])
 
 
-# ---- laws ------------------------------------------------------------------------------------------------------------
+# ---- laws --------------------------------------------------------------------------------------
 
 
 def test_the_export_list_is_the_public_one():
@@ -264,7 +264,7 @@ def test_roth_weight_is_the_curvature_of_the_conjugate():
     )  # Roth et al.: D under Q
 
 
-# ---- values ----------------------------------------------------------------------------------------------------------
+# ---- values ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -659,7 +659,7 @@ def test_of_refuses_what_it_cannot_compare():
         FDivergence().generator(torch.ones(1))
 
 
-# ---- variational bounds ----------------------------------------------------------------------------------------------
+# ---- variational bounds ------------------------------------------------------------------------
 
 
 def test_donsker_varadhan_is_the_tight_bound_of_kl():
@@ -707,7 +707,7 @@ def test_tight_bound_is_found_for_a_critic_that_is_far_off(divergence):
     assert bool(tight.isfinite()) and tight >= loose - 1e-12 * loose.abs()
 
 
-# ---- surrogate losses ------------------------------------------------------------------------------------------------
+# ---- surrogate losses --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("loss", SURROGATES, ids=repr)

@@ -34,7 +34,7 @@ def climb(trainer, x, sweeps):
     return trainer.bounds[-1][1]
 
 
-# --- exact iterates ---------------------------------------------------------------------------------------------------
+# --- exact iterates -----------------------------------------------------------------------------
 
 
 def test_two_coins():
@@ -134,7 +134,7 @@ def test_the_dirac_limit_of_a_gaussian_mixture(faithful):
     assert float(soft) == pytest.approx(8901.768721, abs=1e-3)
 
 
-# --- guarantees -------------------------------------------------------------------------------------------------------
+# --- guarantees ---------------------------------------------------------------------------------
 
 
 def hard_data():
@@ -284,7 +284,7 @@ def test_the_gap_is_the_divergence_from_the_posterior(faithful):
         assert float(parts["gap"]) == pytest.approx(float(divergence), abs=1e-11)
 
 
-# --- batches, streams, time -------------------------------------------------------------------------------------------
+# --- batches, streams, time ---------------------------------------------------------------------
 
 
 def state(model):
@@ -407,7 +407,7 @@ def test_closed_form_refuses_bad_step_sizes():
         Gradient(1, 1.5)
 
 
-# --- Gibbs ------------------------------------------------------------------------------------------------------------
+# --- Gibbs --------------------------------------------------------------------------------------
 
 
 def gibbs_kernel(chains, biased=False):

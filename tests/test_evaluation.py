@@ -90,7 +90,7 @@ def x():
     return LinearGaussian().evidence().sample((100,)).detach()
 
 
-# ---- likelihood ------------------------------------------------------------------------------------------------------
+# ---- likelihood --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("k", "chunk"), [(1, 1024), (5, 1024), (5, 2), (7, 20)])
@@ -193,7 +193,7 @@ def test_what_has_no_likelihood_is_refused(x):
         log_likelihood(gaussian, x)
 
 
-# ---- Parzen ----------------------------------------------------------------------------------------------------------
+# ---- Parzen ------------------------------------------------------------------------------------
 
 
 def test_parzen_is_a_mixture_at_the_samples():
@@ -224,7 +224,7 @@ def test_parzen_chooses_the_bandwidth_on_validation_and_never_beats_the_truth():
         parzen(s, x, validation, [0.0, 1.0])
 
 
-# ---- samples ---------------------------------------------------------------------------------------------------------
+# ---- samples -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("density", "total"), [(ring_density(), 8), (grid_density(), 25)])
@@ -326,7 +326,7 @@ def test_distortions_touch_seven_rows_of_eight(images):
     assert same.tolist() == [i % 8 == 0 for i in range(16)]
 
 
-# ---- comparison ------------------------------------------------------------------------------------------------------
+# ---- comparison --------------------------------------------------------------------------------
 
 
 def make_run(
@@ -522,7 +522,7 @@ def test_a_run_far_from_the_others_is_cut_and_named():
     assert "polyline" in line_chart([Series("a", 0, [(5, 1.0)])], "examples", "one point")
 
 
-# --- numbers that are none --------------------------------------------------------------------------------------------
+# --- numbers that are none ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -539,7 +539,7 @@ def test_an_error_is_not_negative():
         Estimate(0.0, -1.0, "exact")
 
 
-# ---- what is counted ------------------------------------------------------------------------------------------------
+# ---- what is counted ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("symbols", [False, True])

@@ -60,7 +60,7 @@ def bound(model, x, latents):
     return model.free_energy(model.statistics(x, latents(model.posterior(x))))["elbo"].item()
 
 
-# --- exactness --------------------------------------------------------------------------------------------------------
+# --- exactness ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("missing", [False, True], ids=["whole", "missing"])
@@ -193,7 +193,7 @@ def test_one_cause_is_a_plain_model():
     assert abs(bound(alone, rows, MeanField(1)) - alone.log_prob(rows).mean().item()) < 1e-12
 
 
-# --- the belief square ------------------------------------------------------------------------------------------------
+# --- the belief square --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["mixture", "chains"])
@@ -256,7 +256,7 @@ def fitted(x, seed):
     return model
 
 
-# --- Gibbs ------------------------------------------------------------------------------------------------------------
+# --- Gibbs --------------------------------------------------------------------------------------
 
 
 def test_drawn_and_gibbs_states_follow_the_posterior():

@@ -102,7 +102,7 @@ def assert_lines(text, *parts):
         assert part in said[0], said[0]
 
 
-# ---- a refusal touches nothing -------------------------------------------------------------------------------------
+# ---- a refusal touches nothing -----------------------------------------------------------------
 
 REFUSED = {
     "a file that is not there": ["trainer=vae", "data=file", "data.path=typo.npy"],
@@ -191,7 +191,7 @@ def test_a_resume_that_is_refused_leaves_the_run_as_it_was(place, run):
         assert everything(place / "run") == before
 
 
-# ---- one process at a time -----------------------------------------------------------------------------------------
+# ---- one process at a time ---------------------------------------------------------------------
 
 
 def test_a_second_start_is_refused_and_the_first_ends_whole(place):
@@ -334,7 +334,7 @@ def test_what_is_written_replaces_a_link_and_does_not_follow_it(place):
     assert sorted(p.name for p in place.iterdir()) == ["rows.npy", "secret", "status.json"]
 
 
-# ---- a record is read, not obeyed ----------------------------------------------------------------------------------
+# ---- a record is read, not obeyed --------------------------------------------------------------
 
 PAYLOADS = [
     "+callbacks.evil={_target_: joblib.load, filename: run/evil.pkl}",
@@ -400,7 +400,7 @@ def test_what_this_command_line_trusts_is_built(place):
     assert emgen("resume=run", "lightning.max_epochs=3", "callbacks.mine._target_=ownmod.Mine") == 0
 
 
-# ---- a resumed run goes on with what it was ------------------------------------------------------------------------
+# ---- a resumed run goes on with what it was ----------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -465,7 +465,7 @@ def test_a_record_that_is_none_is_told_in_a_sentence(place, run, capsys, content
     assert_lines(capsys.readouterr().err, "overrides.yaml")
 
 
-# ---- users' modules come last --------------------------------------------------------------------------------------
+# ---- users' modules come last ------------------------------------------------------------------
 
 
 def test_a_module_beside_the_user_stands_in_for_no_installed_one(place):

@@ -61,7 +61,7 @@ def assert_monotone(bounds, tolerance=1e-9):
         assert after >= before - tolerance * max(1, abs(before)), f"{before} fell to {after}"
 
 
-# --- recursions -------------------------------------------------------------------------------------------------------
+# --- recursions ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32], ids=["double", "float"])
@@ -212,7 +212,7 @@ def test_an_impossible_sequence_has_probability_zero():
     assert model.log_prob(torch.tensor([[0, 0], [0, 1]])).exp().tolist() == [1.0, 0.0]
 
 
-# --- exact numbers ----------------------------------------------------------------------------------------------------
+# --- exact numbers ------------------------------------------------------------------------------
 
 
 def test_rainy_and_sunny():
@@ -308,7 +308,7 @@ def test_iterates_equal_those_of_hmmlearn(emission):
     assert ours.transition.mean[1, 0] == 0
 
 
-# --- the belief square ------------------------------------------------------------------------------------------------
+# --- the belief square --------------------------------------------------------------------------
 
 ragged = padded(
     [
@@ -474,7 +474,7 @@ def test_gibbs_passes_geweke_and_a_biased_sampler_fails(wrong):
         geweke(draw, kernel, statistics, chains=400)
 
 
-# --- data -------------------------------------------------------------------------------------------------------------
+# --- data ---------------------------------------------------------------------------------------
 
 
 def test_weights_padding_lengths_and_batches_are_one_arithmetic():

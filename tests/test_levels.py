@@ -60,7 +60,7 @@ def test_every_level_leaves_its_picture_after_a_few_epochs(name, tmp_path):
     assert reported(metrics, PICTURES[name])
 
 
-# ---- the published and the exact numbers ----------------------------------------------------------------------------
+# ---- the published and the exact numbers -------------------------------------------------------
 
 
 def test_two_coins(tmp_path):
@@ -216,7 +216,7 @@ def test_gibbs_in_a_factorial_mixture_agrees_with_enumeration(tmp_path):
     assert share[0] < 0.03 and share[1] > 0.97
 
 
-# ---- what all pictures share ----------------------------------------------------------------------------------------
+# ---- what all pictures share -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["level4_generalised_em", "level7_gibbs"])

@@ -81,7 +81,7 @@ def mixtures(seed=0):
     }
 
 
-# --- exact numbers ----------------------------------------------------------------------------------------------------
+# --- exact numbers ------------------------------------------------------------------------------
 
 
 def test_evidence_by_enumeration():
@@ -137,7 +137,7 @@ def test_gibbs_visits_partitions_as_often_as_the_posterior_says():
     ).all()
 
 
-# --- laws of every mixture --------------------------------------------------------------------------------------------
+# --- laws of every mixture ----------------------------------------------------------------------
 
 
 @rows_in
@@ -256,7 +256,7 @@ def test_the_mode_is_the_first_of_the_largest_scores(shape, dtype):
             )
 
 
-# --- starts, restarts, empty components -------------------------------------------------------------------------------
+# --- starts, restarts, empty components ---------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["kmeans++", "rows", "random"])
@@ -319,7 +319,7 @@ def test_an_empty_cluster_moves_to_the_worst_row_as_in_scikit_learn():
     assert (model.posterior(x).mode().probs.sum(0) > 0).all()
 
 
-# --- Bregman clustering and a user's own family -----------------------------------------------------------------------
+# --- Bregman clustering and a user's own family -------------------------------------------------
 
 
 def test_bregman_mixture_of_the_generalised_kl_is_the_poisson_mixture():
@@ -397,7 +397,7 @@ def test_a_users_family_has_a_hidden_markov_model():
     assert Path(sys.modules["mylab.exponential"].__file__).read_text().count("\n") < 40
 
 
-# --- shared and fixed parameters, errors ------------------------------------------------------------------------------
+# --- shared and fixed parameters, errors --------------------------------------------------------
 
 
 def test_fixed_parameters_stay_and_the_rest_is_learnt():

@@ -52,7 +52,7 @@ def one(model, state, x):
     return lambda data: Scripted(model.recognition(data), state.view(-1, 1))
 
 
-# ---- Terms ---------------------------------------------------------------------------------------------------------
+# ---- Terms -------------------------------------------------------------------------------------
 
 
 def test_terms_add_and_scale_the_loss_and_leave_parts_their_meaning():
@@ -69,7 +69,7 @@ def test_two_parts_of_one_name_are_refused_and_renaming_mends_it():
     assert set((part + part.renamed(bound="bound_critic")).parts) == {"bound", "bound_critic"}
 
 
-# ---- the free energy -----------------------------------------------------------------------------------------------
+# ---- the free energy ---------------------------------------------------------------------------
 
 
 def test_the_elbo_is_the_evidence_less_the_kl_to_the_posterior(model):
@@ -197,7 +197,7 @@ def test_values_out_of_range_are_refused_by_name(make, named):
         make()
 
 
-# ---- the two halves of wake-sleep ----------------------------------------------------------------------------------
+# ---- the two halves of wake-sleep --------------------------------------------------------------
 
 
 def test_wake_descends_the_kl_from_q_to_p_over_theta_alone(model):
@@ -257,7 +257,7 @@ def test_sleep_draws_the_dreams_asked_for():
     assert seen == [torch.Size([7])]
 
 
-# ---- the adversarial bound -----------------------------------------------------------------------------------------
+# ---- the adversarial bound ---------------------------------------------------------------------
 
 
 COUNTS_P, COUNTS_Q = torch.tensor([1, 3, 4, 2]), torch.tensor([4, 2, 1, 3])
@@ -317,7 +317,7 @@ def test_each_side_of_the_game_reaches_its_own_player(divergence, non_saturating
     assert (gradient(game.model(lambda x: weight * x, samples).loss, [samples]) < 0).all()
 
 
-# ---- all of them ---------------------------------------------------------------------------------------------------
+# ---- all of them -------------------------------------------------------------------------------
 
 
 def test_objectives_are_frozen_and_their_defaults_are_shared_safely():

@@ -52,7 +52,7 @@ def margins_of(p):
     return (rows, p.sum(1)), (columns, p.sum(0))
 
 
-# ---- densities -------------------------------------------------------------------------------------------------------
+# ---- densities ---------------------------------------------------------------------------------
 
 
 def test_the_i_projection_takes_one_peak_and_the_m_projection_covers_both():
@@ -146,7 +146,7 @@ def test_targets_that_have_no_projection_are_refused():
     assert abs(float(i_projection(heavy, GaussianFamily()).mean) - 1) < 1e-5
 
 
-# ---- tables ----------------------------------------------------------------------------------------------------------
+# ---- tables ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(5))

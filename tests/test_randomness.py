@@ -40,7 +40,7 @@ def equal(ones, others):
     return all(torch.equal(a, b) for a, b in zip(ones, others, strict=True))
 
 
-# --- emgen.fit --------------------------------------------------------------------------------------------------------
+# --- emgen.fit ----------------------------------------------------------------------------------
 
 MIXTURE = (
     "em",
@@ -162,7 +162,7 @@ def test_a_fit_inside_a_fit_changes_nothing_of_it():
     assert equal(*found)
 
 
-# --- loaders that shuffle ---------------------------------------------------------------------------------------------
+# --- loaders that shuffle -----------------------------------------------------------------------
 
 
 def loader(order, size=4, workers=0):
@@ -251,7 +251,7 @@ def test_dropout_inside_a_step_follows_the_seed():
     assert equal(*found)
 
 
-# --- estimators -------------------------------------------------------------------------------------------------------
+# --- estimators ---------------------------------------------------------------------------------
 
 
 X = np.random.RandomState(0).randn(60, 3)

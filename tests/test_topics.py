@@ -406,7 +406,7 @@ def test_bad_input_is_named():
         model.statistics(TINY, model.posterior(TINY), torch.ones(len(TINY)))
 
 
-# ---- what a corpus counts: documents --------------------------------------------------------------------------------
+# ---- what a corpus counts: documents -----------------------------------------------------------
 
 
 def small_corpus(**options):

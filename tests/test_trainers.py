@@ -74,7 +74,7 @@ def test_objectives_keep_the_laws():
     check_objective(ContrastiveDivergence(), machine, x, images().flip(0))
 
 
-# ---- descend -------------------------------------------------------------------------------------------------------
+# ---- descend -----------------------------------------------------------------------------------
 
 
 class Quadratic(nn.Module):
@@ -179,7 +179,7 @@ def test_no_parameter_belongs_to_two_players_and_none_of_a_pair_to_nobody():
     assert len(owned) == len(set(owned)) == len(list(trainer.parameters()))
 
 
-# ---- the schedule --------------------------------------------------------------------------------------------------
+# ---- the schedule ------------------------------------------------------------------------------
 
 
 def run(trainer, data, epochs=2, **options):
@@ -324,7 +324,7 @@ def test_closed_form_steps_of_all_sizes_are_online_em():
             ClosedForm([], m_step=lambda s: s, lr=lr, decay=decay)
 
 
-# ---- several processes ---------------------------------------------------------------------------------------------
+# ---- several processes -------------------------------------------------------------------------
 
 
 class PointEncoder(nn.Module):
@@ -400,7 +400,7 @@ def test_a_batch_smaller_than_the_number_of_processes_is_refused():
     assert len(_Loader(Data(torch.zeros(19, 3), batch_size=9, drop_last=True, block=1), 0, 2)) == 2
 
 
-# ---- numbers that are none -------------------------------------------------------------------------------------------
+# ---- numbers that are none ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("values", [(1.0, math.nan), (math.inf, -math.inf)])

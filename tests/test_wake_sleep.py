@@ -116,7 +116,7 @@ def evidence_gradient(model):
     return gradient((EMPIRICAL * model.log_prob(X)).sum(), generative(model))
 
 
-# ---- the two half-steps -------------------------------------------------------------------------------------------------
+# ---- the two half-steps ------------------------------------------------------------------------
 
 
 def test_sleep_descends_the_reversed_kl_over_phi(machine):
@@ -180,7 +180,7 @@ def test_the_recorded_parts_are_the_two_projections_up_to_an_entropy(machine):
         assert abs(float(value - mean)) < 4 * error
 
 
-# ---- reweighted wake-sleep ----------------------------------------------------------------------------------------------
+# ---- reweighted wake-sleep ---------------------------------------------------------------------
 
 
 def test_one_sample_reweighted_is_wake(machine):
@@ -246,7 +246,7 @@ def test_wake_phi_descends_the_inclusive_kl_on_data_in_the_limit():
     assert bias[0] > bias[1] > bias[2]
 
 
-# ---- the free energy itself ---------------------------------------------------------------------------------------------
+# ---- the free energy itself --------------------------------------------------------------------
 
 
 def free_energy(model, samples) -> torch.Tensor:
@@ -363,7 +363,7 @@ def test_bad_hyper_parameters_are_refused(objective, arguments, reason):
         objective(**arguments)
 
 
-# ---- the schedules ------------------------------------------------------------------------------------------------------
+# ---- the schedules -----------------------------------------------------------------------------
 
 
 def descend(trainer, data: Data, epochs: int) -> float:

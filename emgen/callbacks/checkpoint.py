@@ -18,7 +18,10 @@ from pytorch_lightning.callbacks import Checkpoint as LightningCheckpoint
 
 
 class Interrupted(BaseException):
-    """A signal stopped the run, whatever it was at; `signum` says which. No error, so nothing that catches errors takes it for one."""
+    """A signal stopped the run, whatever it was at; `signum` says which.
+
+    No error, so nothing that catches errors takes it for one.
+    """
 
     def __init__(self, signum: int, path: Path):
         super().__init__(
@@ -28,10 +31,12 @@ class Interrupted(BaseException):
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes beside the target, flushes to the disk and renames, keeping the checkpoint before as `*.previous`.
+    """Writes beside the target, flushes to the disk and renames, keeping the checkpoint before as
+    `*.previous`.
 
-    A reader therefore sees the old file or the new one, never half of one. Loading verifies the archive's own CRC-32
-    sums and unpickles nothing but tensors and plain containers (`weights_only=True`).
+    A reader therefore sees the old file or the new one, never half of one. Loading verifies the
+    archive's own CRC-32 sums and unpickles nothing but tensors and plain containers
+    (`weights_only=True`).
 
     Raises:
         OSError: the folder cannot be written.
@@ -89,13 +94,15 @@ def damage(path: str | Path) -> str:
 
 
 class Checkpoint(LightningCheckpoint):
-    """Keeps `checkpoints/last.ckpt` and `checkpoints/best.ckpt`; on SIGTERM or Ctrl-C saves and raises `Interrupted`.
+    """Keeps `checkpoints/last.ckpt` and `checkpoints/best.ckpt`; on SIGTERM or Ctrl-C saves and
+    raises `Interrupted`.
 
     A second signal is not held back.
 
     Args:
         every_n_epochs: how often `last.ckpt` is written; the end of training always writes it.
-        monitor: the tag, larger is better, whose record makes `best.ckpt`; a run without that tag keeps no best.
+        monitor: the tag, larger is better, whose record makes `best.ckpt`; a run without that tag
+            keeps no best.
     """
 
     def __init__(self, every_n_epochs: int = 1, monitor: str = "val/log_likelihood"):

@@ -1,4 +1,6 @@
-"""Pictures of a mixture's clusters: points in the colours of their components, and who is drawn together with whom."""
+"""Pictures of a mixture's clusters: points in the colours of their components, and who is drawn
+together with whom.
+"""
 
 __all__ = ["Clusters", "CoClustering"]
 
@@ -15,9 +17,11 @@ from emgen.figures.mixture_ellipses import bound_history, mixture_ellipses, weig
 
 
 class Clusters(Picture):
-    """Two-dimensional data in the colours of their components, ellipses of two standard deviations, and their history.
+    """Two-dimensional data in the colours of their components, ellipses of two standard deviations,
+    and their history.
 
-    A component without rows, one that the belief has pruned, is not drawn; rows that are undecided are ringed.
+    A component without rows, one that the belief has pruned, is not drawn; rows that are undecided
+    are ringed.
 
     Args:
         beside: what is drawn by epoch beside them: the `bound`, or the `weights` of the components.
@@ -53,10 +57,11 @@ class Clusters(Picture):
 
 
 class CoClustering(Picture):
-    """What a Gibbs sampler says of a mixture: the means it draws, and p(z_i = z_j | x) of every pair of rows.
+    """What a Gibbs sampler says of a mixture: the means it draws, and p(z_i = z_j | x) of every
+    pair of rows.
 
-    Each draw of θ counts with Σ_k r_ik r_jk, its expectation of [z_i = z_j], which relabelling does not change. Where
-    there are few enough partitions, the exact matrix stands beside it.
+    Each draw of θ counts with Σ_k r_ik r_jk, its expectation of [z_i = z_j], which relabelling does
+    not change. Where there are few enough partitions, the exact matrix stands beside it.
 
     Args:
         burn_in: sweeps left out of the average.

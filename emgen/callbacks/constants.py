@@ -15,7 +15,8 @@ from emgen.models.energy.boltzmann_machine import BoltzmannMachine
 
 
 class NormalisingConstants(Picture):
-    """Left, log Z of a trained machine by AIS, its reverse and bridges against enumeration; right, its Gibbs chains.
+    """Left, log Z of a trained machine by AIS, its reverse and bridges against enumeration; right,
+    its Gibbs chains.
 
     Args:
         temperatures: lengths of the ladders.
@@ -24,8 +25,8 @@ class NormalisingConstants(Picture):
         seed: of all draws; the global random state is left as it was.
 
     Raises:
-        TypeError, ValueError: before training, of a model that is no Boltzmann machine of at most 20 hidden units, which is
-            what can be enumerated and drawn from exactly.
+        TypeError, ValueError: before training, of a model that is no Boltzmann machine of at most
+            20 hidden units, which is what can be enumerated and drawn from exactly.
     """
 
     name = "normalising"

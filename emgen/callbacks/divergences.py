@@ -1,4 +1,6 @@
-"""Pictures of level 9: what each divergence prefers, and a model trained with one divergence judged by all."""
+"""Pictures of level 9: what each divergence prefers, and a model trained with one divergence judged
+by all.
+"""
 
 __all__ = ["CrossTable", "Preferences", "Projections"]
 
@@ -22,10 +24,11 @@ Table = Mapping[str, Mapping[str, float]]
 
 
 class Preferences(Picture):
-    """On the line: the data's density, the Gaussian that each divergence likes best, the one learnt, and the critic.
+    """On the line: the data's density, the Gaussian that each divergence likes best, the one
+    learnt, and the critic.
 
-    For data whose `density` is known and a model with a `distribution()`, such as `line` and `location_scale`; the
-    figures reported are the true divergences D_f(data ‖ model) under every f.
+    For data whose `density` is known and a model with a `distribution()`, such as `line` and
+    `location_scale`; the figures reported are the true divergences D_f(data ‖ model) under every f.
     """
 
     name = "divergences"
@@ -41,10 +44,12 @@ class Preferences(Picture):
 
 
 class CrossTable(lightning.Callback):
-    """Train with one divergence, test with all: a table over the runs of a sweep, after `Preferences` has judged each.
+    """Train with one divergence, test with all: a table over the runs of a sweep, after
+    `Preferences` has judged each.
 
-    Every run adds its row to `cross_table.csv` and `cross_table.png` in the folder of the sweep. A cell is the true
-    divergence of the learnt model, its colour the excess over the best of the column.
+    Every run adds its row to `cross_table.csv` and `cross_table.png` in the folder of the sweep. A
+    cell is the true divergence of the learnt model, its colour the excess over the best of the
+    column.
     """
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
@@ -75,10 +80,11 @@ class CrossTable(lightning.Callback):
 
 
 class Projections(Picture):
-    """In the plane: the data's density, its M-projection onto the Gaussians, and its I-projection from each peak.
+    """In the plane: the data's density, its M-projection onto the Gaussians, and its I-projection
+    from each peak.
 
-    The M-projection matches moments and covers every peak; it is what EM with one component finds. An I-projection
-    takes one peak; which one, its start decides.
+    The M-projection matches moments and covers every peak; it is what EM with one component finds.
+    An I-projection takes one peak; which one, its start decides.
     """
 
     name = "projections"

@@ -21,12 +21,14 @@ log = logging.getLogger(__name__)
 
 
 class Figures(lightning.Callback):
-    """Writes `samples`, `reconstructions` and `filters` to the run's `figures` folder and, where there is one, to TensorBoard.
+    """Writes `samples`, `reconstructions` and `filters` to the run's `figures` folder and, where
+    there is one, to TensorBoard.
 
-    Images become a grid of means E[x|z] (reconstructions stand below what was seen), two-dimensional points a scatter
-    against the data; other shapes are skipped. Filters run from black to white over their own range, for weights are
-    small beside data, and of either sign. The noise is fixed and the random state restored, so that pictures
-    compare over epochs and a run is the same with and without them.
+    Images become a grid of means E[x|z] (reconstructions stand below what was seen),
+    two-dimensional points a scatter against the data; other shapes are skipped. Filters run from
+    black to white over their own range, for weights are small beside data, and of either sign. The
+    noise is fixed and the random state restored, so that pictures compare over epochs and a run is
+    the same with and without them.
 
     Args:
         every_n_epochs: how often; the first and the last epoch are always drawn.

@@ -1,4 +1,6 @@
-"""Pictures that make the point of a level: the path of EM, its lower bounds, its half-steps, its hard limit."""
+"""Pictures that make the point of a level: the path of EM, its lower bounds, its half-steps, its
+hard limit.
+"""
 
 __all__ = ["HalfSteps", "LowerBounds", "ParameterPath", "Tempering"]
 
@@ -17,7 +19,8 @@ from emgen.figures.tempering import tempering
 
 
 class ParameterPath(Picture):
-    """The path of a mixture of two coins over the contours of log p(x|θ), and the log-likelihood beside it.
+    """The path of a mixture of two coins over the contours of log p(x|θ), and the log-likelihood
+    beside it.
 
     Args:
         names: of the two components' parameters.
@@ -50,9 +53,11 @@ class ParameterPath(Picture):
 
 
 class LowerBounds(Picture):
-    """log p(x|θ) of a mixture whose only free parameter is one component's mean, and the bounds that EM builds on it.
+    """log p(x|θ) of a mixture whose only free parameter is one component's mean, and the bounds
+    that EM builds on it.
 
-        log p(x|θ) ≥ F(q_t, θ) = E_{q_t} log p(x, z|θ) + H(q_t),     equal at θ_t, where q_t is the posterior
+        log p(x|θ) ≥ F(q_t, θ) = E_{q_t} log p(x, z|θ) + H(q_t),     equal at θ_t, where q_t is the
+        posterior
 
     Args:
         low, high: the slice of θ that is drawn.
@@ -111,9 +116,11 @@ class HalfSteps(Picture):
 
 
 class Tempering(Picture):
-    """Responsibilities harden as σ² → 0: a tempered belief q ∝ posteriorᵝ at variance σ² is the posterior at σ²/β.
+    """Responsibilities harden as σ² → 0: a tempered belief q ∝ posteriorᵝ at variance σ² is the
+    posterior at σ²/β.
 
-    Training ends at the model's own variance; from there each next one is reached by tempered EM from the one before.
+    Training ends at the model's own variance; from there each next one is reached by tempered EM
+    from the one before.
 
     Args:
         variances: σ² in squared units of the data, from soft to hard.

@@ -17,10 +17,11 @@ from emgen.figures.canvas import Drawing, saved
 
 
 class Picture(lightning.Callback, ABC):
-    """Notes something of the model at an explicit start and after every epoch; at the end draws it to `figures/<name>.png`.
+    """Notes something of the model at an explicit start and after every epoch; at the end draws it
+    to `figures/<name>.png`.
 
-    Nothing here draws random numbers, and the notes go into checkpoints, so a run is the same with and without its
-    picture, and a resumed run draws the same one.
+    Nothing here draws random numbers, and the notes go into checkpoints, so a run is the same with
+    and without its picture, and a resumed run draws the same one.
     """
 
     name: str
@@ -33,7 +34,9 @@ class Picture(lightning.Callback, ABC):
         """The picture of the notes, and the figures to be reported."""
 
     def note(self, module: Any, x: Tensor) -> dict[str, Tensor]:
-        """What is remembered of the trainer's model now; nothing where the picture is one of the end alone."""
+        """What is remembered of the trainer's model now; nothing where the picture is one of the
+        end alone.
+        """
         return {}
 
     def state_dict(self) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from rich.progress import Progress as Bar
 
 
 class Progress(lightning.Callback):
-    """Shows epochs, time left, examples a second and the latest bound; costs one refresh a block of batches.
+    """Shows epochs, time left, examples a second and the latest bound; costs one refresh a block of
+    batches.
 
     Args:
         lines: without a terminal, how many lines a run prints.

@@ -1,4 +1,6 @@
-"""Pictures of models whose latents have a structure: what states emit, what topics say, what restricted beliefs lose."""
+"""Pictures of models whose latents have a structure: what states emit, what topics say, what
+restricted beliefs lose.
+"""
 
 __all__ = ["Causes", "Emissions", "RestrictedBeliefs", "TopicWords"]
 
@@ -16,7 +18,8 @@ from emgen.figures.topic_words import topic_words
 
 
 class Emissions(Picture):
-    """What each state of a hidden Markov model of symbols emits, how it moves, and the states behind the first frames.
+    """What each state of a hidden Markov model of symbols emits, how it moves, and the states
+    behind the first frames.
 
     Args:
         shown: frames of the first sequence that are drawn.
@@ -39,7 +42,8 @@ class Emissions(Picture):
 
 
 class TopicWords(Picture):
-    """The most probable words of each topic, the topics in the order of the words that they explain.
+    """The most probable words of each topic, the topics in the order of the words that they
+    explain.
 
     Args:
         top: words drawn of each topic.
@@ -66,9 +70,11 @@ class TopicWords(Picture):
 
 
 class RestrictedBeliefs(Picture):
-    """Three beliefs about the causes of a factorial model at the θ of each epoch: whole, chain by chain, all on their own.
+    """Three beliefs about the causes of a factorial model at the θ of each epoch: whole, chain by
+    chain, all on their own.
 
-        F(factorised) ≤ F(structured) ≤ F(exact) = log p(x|θ),     each short of it by its own KL(q ‖ posterior)
+        F(factorised) ≤ F(structured) ≤ F(exact) = log p(x|θ),     each short of it by its own KL(q
+        ‖ posterior)
 
     Args:
         sweeps: of coordinate ascent for the two that are not exact.
@@ -102,7 +108,8 @@ class RestrictedBeliefs(Picture):
 
 
 class Causes(Picture):
-    """The causes that a factorial mixture has learnt, and its marginals by Gibbs sampling beside the exact ones.
+    """The causes that a factorial mixture has learnt, and its marginals by Gibbs sampling beside
+    the exact ones.
 
     The chain draws each cause given the others, from a random start; nothing of it reaches the run.
 

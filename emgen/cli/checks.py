@@ -1,4 +1,6 @@
-"""Numbers and parts of a composed configuration that no run could start with, refused before anything is built."""
+"""Numbers and parts of a composed configuration that no run could start with, refused before
+anything is built.
+"""
 
 __all__ = ["STATEFUL", "check_counts", "check_ranges", "flat"]
 
@@ -14,7 +16,8 @@ PRECISIONS = ("32-true", "64-true", "bf16-mixed", "32", "64", "bf16")
 
 
 def check_ranges(cfg: Any) -> None:
-    """Refuse numbers that no part would accept: NaN anywhere, rates that no optimiser takes, no epochs, no samples.
+    """Refuse numbers that no part would accept: NaN anywhere, rates that no optimiser takes, no
+    epochs, no samples.
 
     Raises:
         UserError: names the key and the value.
@@ -69,7 +72,8 @@ def check_ranges(cfg: Any) -> None:
 
 
 def check_counts(cfg: Any) -> None:
-    """Refuse numbers of samples, rows and the like that no command accepts; null stands where the option's default is.
+    """Refuse numbers of samples, rows and the like that no command accepts; null stands where the
+    option's default is.
 
     Raises:
         UserError: names the key and the value.
@@ -108,7 +112,9 @@ def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _check_optimizer(key: str, last: str, value: Any) -> None:
-    """Refuse arguments that every torch optimiser refuses, and one that asks for several losses a step."""
+    """Refuse arguments that every torch optimiser refuses, and one that asks for several losses a
+    step.
+    """
     if last == "_target_" and str(value).endswith("LBFGS"):
         raise UserError(
             f"{key}={value}: it asks for several losses a step, which no trainer gives; use another"

@@ -36,7 +36,8 @@ def load_run(
         trust: import prefixes of your own modules that the run's configuration may build.
 
     Raises:
-        UserError: no run there, no checkpoint, or a configuration that asks for an untrusted import.
+        UserError: no run there, no checkpoint, or a configuration that asks for an untrusted
+            import.
     """
     folder = RunFolder(Path(run))
     if checkpoint not in ("best", "last"):
@@ -86,7 +87,9 @@ def load_run(
 
 
 def evaluate(cfg: Any) -> None:
-    """Print the scores of a run and of its samples, and write them to `evaluation.json` in its folder."""
+    """Print the scores of a run and of its samples, and write them to `evaluation.json` in its
+    folder.
+    """
     from emgen.figures.samples import samples_of
 
     model, data, config = load_run(cfg.run, cfg.checkpoint, cfg.trust)
@@ -148,7 +151,9 @@ def evaluate(cfg: Any) -> None:
 
 
 def sample(cfg: Any) -> None:
-    """Write `n` draws of a run's model as samples.npy, and as a picture where they are images or points."""
+    """Write `n` draws of a run's model as samples.npy, and as a picture where they are images or
+    points.
+    """
     from emgen.figures.samples import draw, samples_of
 
     model, data, _ = load_run(cfg.run, cfg.checkpoint, cfg.trust)

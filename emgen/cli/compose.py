@@ -1,4 +1,6 @@
-"""Composing a configuration with Hydra: the options that were chosen, and the values that were given."""
+"""Composing a configuration with Hydra: the options that were chosen, and the values that were
+given.
+"""
 
 __all__ = ["CONFIGS", "checked", "composer", "shipped_targets"]
 
@@ -57,7 +59,9 @@ def composer(config_dirs: Sequence[str] = ()) -> Iterator[Compose]:
 def checked(
     arguments: Sequence[str], compose: Compose, name: str = "train", complete: bool = True
 ) -> DictConfig:
-    """The configuration that is asked for (of a sweep: its first), every choice of it tried and, if it is to be run, its numbers."""
+    """The configuration that is asked for (of a sweep: its first), every choice of it tried and, if
+    it is to be run, its numbers.
+    """
     cfg = None
     for request in overrides.single_choices(arguments):
         try:

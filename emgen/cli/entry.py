@@ -1,10 +1,12 @@
-"""The command `emgen`: which one of its commands is asked for, how it ends, and with what exit code.
+"""The command `emgen`: which one of its commands is asked for, how it ends, and with what exit
+code.
 
-    emgen [train] trainer=vae model=dense data=digits ...    emgen -m trainer=vae,wake_sleep,gan,fgan
-    emgen evaluate run=DIR      emgen sample run=DIR n=64      emgen compare RUN ...      emgen export run=DIR
+    emgen [train] trainer=vae model=dense data=digits ...    emgen -m
+    trainer=vae,wake_sleep,gan,fgan emgen evaluate run=DIR      emgen sample run=DIR n=64      emgen
+    compare RUN ...      emgen export run=DIR
 
-A configuration walks one way: `overrides` reads what was typed, `compose` makes it whole, `checks` and `trust` look at it,
-`training` builds, fits and scores, `folder` keeps what came out.
+A configuration walks one way: `overrides` reads what was typed, `compose` makes it whole, `checks`
+and `trust` look at it, `training` builds, fits and scores, `folder` keeps what came out.
 """
 
 __all__ = ["main"]
@@ -38,7 +40,9 @@ _claimed: dict[Path, RunFolder] = {}  # by this command, before Hydra is asked t
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command and exit: 0 done, 1 failed, 2 badly asked, 130 and 143 interrupted by Ctrl-C and SIGTERM."""
+    """Run one command and exit: 0 done, 1 failed, 2 badly asked, 130 and 143 interrupted by Ctrl-C
+    and SIGTERM.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     sys.path.append(
         os.getcwd()

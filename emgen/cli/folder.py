@@ -1,4 +1,6 @@
-"""The folder of a run: claimed by one exclusive step, written file by file, and never cleared of what it did not write."""
+"""The folder of a run: claimed by one exclusive step, written file by file, and never cleared of
+what it did not write.
+"""
 
 __all__ = ["RunFolder", "status_of", "write_atomically"]
 
@@ -23,7 +25,8 @@ from emgen.callbacks.checkpoint import AtomicCheckpointIO, damage
 from emgen.errors import UserError, told
 from emgen.evaluation.runs import strict_json
 
-# What a run writes. In a folder that holds no run a file of such a name is the user's, and stays as it is.
+# What a run writes. In a folder that holds no run a file of such a name is the user's, and stays as
+# it is.
 OURS = (
     ".hydra",
     "checkpoints",
@@ -46,11 +49,13 @@ NO_LOCKS = (
 
 
 class RunFolder:
-    """`.hydra/`, `config.yaml`, `checkpoints/`, `metrics.csv`, `summary.json`, `status.json`, `figures/` of one run.
+    """`.hydra/`, `config.yaml`, `checkpoints/`, `metrics.csv`, `summary.json`, `status.json`,
+    `figures/` of one run.
 
-    A process claims the folder before it writes anything there, by an advisory lock (`flock`) on `.emgen.lock`, which the
-    kernel gives back however the process ends. What is refused before training began leaves nothing: the files that this process
-    made go one by one, and the folder itself only if this process made it and it is empty again. A parent stays.
+    A process claims the folder before it writes anything there, by an advisory lock (`flock`) on
+    `.emgen.lock`, which the kernel gives back however the process ends. What is refused before
+    training began leaves nothing: the files that this process made go one by one, and the folder
+    itself only if this process made it and it is empty again. A parent stays.
     """
 
     def __init__(self, path: str | Path):
@@ -63,7 +68,8 @@ class RunFolder:
 
     @classmethod
     def new(cls, path: str | Path) -> "RunFolder":
-        """A folder that no other process has: `path`, or where that exists `path-2`, `path-3`, ..., made and claimed.
+        """A folder that no other process has: `path`, or where that exists `path-2`, `path-3`, ...,
+        made and claimed.
 
         Raises:
             UserError: it cannot be written.
@@ -97,7 +103,7 @@ class RunFolder:
         """What goes on with the run."""
         return f"emgen {shlex.quote(f'resume={self.path}')}"
 
-    # ---- whose folder it is --------------------------------------------------------------------------------------
+    # ---- whose folder it is ---------------------------------------------------------------------
 
     def claim(self, resume: bool = False) -> None:
         """Make the folder this process's own until `release`; claimed already, nothing happens.
@@ -105,11 +111,12 @@ class RunFolder:
         Of several processes of one run the first claims for all.
 
         Args:
-            resume: whether the run in the folder is to be continued; without it a folder that holds one is refused.
+            resume: whether the run in the folder is to be continued; without it a folder that holds
+                one is refused.
 
         Raises:
-            UserError: another process trains here, the folder holds a run or files of the user's that would be written over,
-                or it cannot be written. Nothing has been changed then.
+            UserError: another process trains here, the folder holds a run or files of the user's
+                that would be written over, or it cannot be written. Nothing has been changed then.
         """
         if self._lock is not None or not _is_first_process():
             return
@@ -199,14 +206,16 @@ class RunFolder:
             )
         return ""
 
-    # ---- what is written -----------------------------------------------------------------------------------------
+    # ---- what is written ------------------------------------------------------------------------
 
     def begin(self, config: dict[str, Any], hydra: dict[str, Any] | None = None) -> None:
-        """Write down what runs: a status of `running`, the resolved `config.yaml`, and under `.hydra/` what Hydra keeps.
+        """Write down what runs: a status of `running`, the resolved `config.yaml`, and under
+        `.hydra/` what Hydra keeps.
 
         Args:
             config: the resolved configuration.
-            hydra: `config.yaml`, `hydra.yaml` and `overrides.yaml` as OmegaConf objects; None where Hydra did not run.
+            hydra: `config.yaml`, `hydra.yaml` and `overrides.yaml` as OmegaConf objects; None where
+                Hydra did not run.
         """
         if not _is_first_process():
             return
@@ -218,7 +227,9 @@ class RunFolder:
             write_atomically(self.path / ".hydra" / name, OmegaConf.to_yaml(content))
 
     def write_status(self, status: str, message: str = "") -> None:
-        """running, finished, failed or interrupted, with a sentence for the last two; of a run that has begun."""
+        """running, finished, failed or interrupted, with a sentence for the last two; of a run that
+        has begun.
+        """
         if not self.started or not _is_first_process():
             return
         content = {
@@ -236,7 +247,9 @@ class RunFolder:
             write_atomically(self.path / "summary.json", strict_json(summary))
 
     def failed(self, error: Exception) -> str:
-        """Record what ended the run, of which a request that was refused leaves no trace; returns it in one sentence."""
+        """Record what ended the run, of which a request that was refused leaves no trace; returns
+        it in one sentence.
+        """
         message = told(error)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             again = (self.path / "checkpoints" / "last.ckpt").exists()
@@ -246,10 +259,11 @@ class RunFolder:
             self.write_status("failed", message)
         return message
 
-    # ---- what is read --------------------------------------------------------------------------------------------
+    # ---- what is read ---------------------------------------------------------------------------
 
     def checkpoint(self, name: str) -> Path | None:
-        """`checkpoints/<name>.ckpt`, or the one before it where that is damaged (which is told); None if the run wrote none.
+        """`checkpoints/<name>.ckpt`, or the one before it where that is damaged (which is told);
+        None if the run wrote none.
 
         Raises:
             UserError: both are damaged.
@@ -297,7 +311,8 @@ def status_of(run: str | Path) -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file by a whole new one: a reader sees the old or the new, and a link is replaced, not followed.
+    """Replace a file by a whole new one: a reader sees the old or the new, and a link is replaced,
+    not followed.
 
     Raises:
         OSError: the folder cannot be written; the old file is as it was.
@@ -324,13 +339,17 @@ def _busy(path: Path) -> str:
 
 
 def _is_first_process() -> bool:
-    """Whether this is the process that writes: ranks that a launcher started say so in the environment."""
+    """Whether this is the process that writes: ranks that a launcher started say so in the
+    environment.
+    """
     ranks = (os.environ.get(name, "0") for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
     return all(rank in ("0", "") for rank in ranks)
 
 
 def _open_lock(path: Path) -> tuple[int, bool]:
-    """The lock file's handle and whether it was made by this call; an existing one is opened as it is."""
+    """The lock file's handle and whether it was made by this call; an existing one is opened as it
+    is.
+    """
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
     except FileExistsError:
@@ -362,7 +381,9 @@ def _is_locked(run: Path) -> bool:
 
 
 def _says_running(run: Path) -> bool:
-    """Whether status.json says `running` and was written by a process of this machine that still lives, other than this one."""
+    """Whether status.json says `running` and was written by a process of this machine that still
+    lives, other than this one.
+    """
     content = _status(run)
     if content is None or content["status"] != "running":
         return False
@@ -385,7 +406,9 @@ def _says_running(run: Path) -> bool:
 
 
 def _born(pid: int) -> float:
-    """When a process started, in seconds since the epoch, to a second or so; -inf where the system does not tell."""
+    """When a process started, in seconds since the epoch, to a second or so; -inf where the system
+    does not tell.
+    """
     try:
         ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
         booted = next(

@@ -57,7 +57,8 @@ FLAGS = {
 
 
 def expand(arguments: Sequence[str]) -> list[str]:
-    """Flags first, as Hydra wants them, then overrides; `divergence=NAME` is short for the trainer's divergence.
+    """Flags first, as Hydra wants them, then overrides; `divergence=NAME` is short for the
+    trainer's divergence.
 
     Raises:
         UserError: a word that is neither a flag nor an override.
@@ -92,9 +93,11 @@ def expand(arguments: Sequence[str]) -> list[str]:
 
 
 def quoted(argument: str) -> str:
-    """An override that names a path, in the quotes that Hydra asks for around blanks, brackets and letters beyond ASCII.
+    """An override that names a path, in the quotes that Hydra asks for around blanks, brackets and
+    letters beyond ASCII.
 
-    With a comma a key that can be swept over may name several, which it does unless there is one of that name.
+    With a comma a key that can be swept over may name several, which it does unless there is one of
+    that name.
 
     >>> quoted("run=my runs/ü"), quoted("run=runs/1")
     ("run='my runs/ü'", 'run=runs/1')
@@ -140,7 +143,8 @@ def explain(error: Exception, known: Sequence[str]) -> str:
     """One sentence for a composition error: what is unknown and the nearest names that are not.
 
     Args:
-        error: what Hydra raised; its `missing_cfg_file` and `options`, or its text, say what was wrong.
+        error: what Hydra raised; its `missing_cfg_file` and `options`, or its text, say what was
+            wrong.
         known: every key of the configuration, and the option groups.
     """
     text = str(error)
@@ -195,7 +199,8 @@ def explain(error: Exception, known: Sequence[str]) -> str:
 
 
 def single_choices(arguments: Sequence[str]) -> list[list[str]]:
-    """The plain requests a sweep stands for: each value of each comma-separated override once, the others at their first.
+    """The plain requests a sweep stands for: each value of each comma-separated override once, the
+    others at their first.
 
     Ranges and intervals (`range(…)`, `tag(…)`) are left to the sweeper.
     """
@@ -223,7 +228,8 @@ def single_choices(arguments: Sequence[str]) -> list[list[str]]:
 def refuse_unasked_sweep(arguments: Sequence[str]) -> None:
     """
     Raises:
-        UserError: an override has several values, but neither a flag nor an experiment says that this is a sweep.
+        UserError: an override has several values, but neither a flag nor an experiment says that
+            this is a sweep.
     """
     if {"-m", "--multirun"} & set(arguments) or any(
         a.startswith(("experiment=", "hydra.mode=", "-")) for a in arguments

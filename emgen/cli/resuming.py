@@ -1,4 +1,6 @@
-"""A run that is to be continued: where it is, what it was asked for, and whether what is asked now can go on from there."""
+"""A run that is to be continued: where it is, what it was asked for, and whether what is asked now
+can go on from there.
+"""
 
 __all__ = ["continued", "resumable"]
 
@@ -40,7 +42,8 @@ class Record:
     """What a run folder says the run was asked for.
 
     Attributes:
-        overrides: of the command line that started it, without those that name a folder or trust a module.
+        overrides: of the command line that started it, without those that name a folder or trust a
+            module.
         config: its `config.yaml`, resolved; what counts where the two differ.
     """
 
@@ -51,8 +54,9 @@ class Record:
 def resumable(arguments: Sequence[str], run_dir: Callable[[], Path]) -> tuple[Path | None, bool]:
     """The run that is to be continued, and whether it was named.
 
-    `resume=DIR` (or its `checkpoints/last.ckpt`) is that run, which goes on as it was asked for; `resume=auto` is
-    `paths.run_dir` if it holds a run, else the newest unfinished run beside it, asked for anew.
+    `resume=DIR` (or its `checkpoints/last.ckpt`) is that run, which goes on as it was asked for;
+    `resume=auto` is `paths.run_dir` if it holds a run, else the newest unfinished run beside it,
+    asked for anew.
 
     Args:
         arguments: of the command line.
@@ -85,7 +89,8 @@ def resumable(arguments: Sequence[str], run_dir: Callable[[], Path]) -> tuple[Pa
 def continued(
     run: Path, named: bool, arguments: list[str], config_dirs: Sequence[str], compose: Compose
 ) -> list[str]:
-    """The overrides that go on with a run, which have been held against its record and against what may be built.
+    """The overrides that go on with a run, which have been held against its record and against what
+    may be built.
 
     Args:
         run: the run folder.
@@ -121,7 +126,8 @@ def read_record(run: Path) -> Record:
     """The record in a run folder, which may be a stranger's: read, never executed.
 
     Raises:
-        UserError: it cannot be read, or its overrides would reach beyond the run, into Hydra's own configuration.
+        UserError: it cannot be read, or its overrides would reach beyond the run, into Hydra's own
+            configuration.
     """
     lines = _load(run / ".hydra" / "overrides.yaml", list)
     config = _load(run / "config.yaml", dict)
@@ -154,11 +160,13 @@ def check_same(run: Path, was: dict[str, Any], now: Any, before: Any = None) -> 
         run: the run folder.
         was: its `config.yaml`.
         now: the configuration that is asked for.
-        before: the configuration that the run's recorded overrides give by themselves, if they are gone on from.
+        before: the configuration that the run's recorded overrides give by themselves, if they are
+            gone on from.
 
     Raises:
-        UserError: the checkpoint belongs to other networks, optimisers or ladders; the rows would be others than those that
-            were trained on; or the run's record does not give its configuration.
+        UserError: the checkpoint belongs to other networks, optimisers or ladders; the rows would
+            be others than those that were trained on; or the run's record does not give its
+            configuration.
     """
     old, new = _leaves(was), _leaves(now)
     recorded = new if before is None else _leaves(before)
@@ -195,7 +203,9 @@ def check_same(run: Path, was: dict[str, Any], now: Any, before: Any = None) -> 
 
 
 def _named_now(arguments: Sequence[str], config_dirs: Sequence[str]) -> set[str]:
-    """The imports that this command line itself names: by `..._target_=`, or in a file of its `--config-dir`."""
+    """The imports that this command line itself names: by `..._target_=`, or in a file of its
+    `--config-dir`.
+    """
     named = {
         a.partition("=")[2].strip("'\"")
         for a in arguments

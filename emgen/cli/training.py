@@ -1,4 +1,6 @@
-"""One run, one way: build its parts, fit them under Lightning, score the test rows, write down what came out."""
+"""One run, one way: build its parts, fit them under Lightning, score the test rows, write down what
+came out.
+"""
 
 __all__ = ["build_parts", "train"]
 
@@ -32,7 +34,8 @@ def train(
 ) -> dict[str, float]:
     """Build, fit, score and record one run; returns its metrics.
 
-    Nothing is written before all of it has been built, so that a request which a part refuses leaves no trace.
+    Nothing is written before all of it has been built, so that a request which a part refuses
+    leaves no trace.
 
     Args:
         cfg: a composed `train.yaml`.
@@ -82,8 +85,8 @@ def _run(
 def build_parts(config: Any) -> tuple[Any, Any]:
     """The data and the trainer (which holds the model and the critic) of a composed configuration.
 
-    Who meets whom is here: a model builder that takes `event_shape` is given the data's, a trainer that takes `critic`
-    is given one.
+    Who meets whom is here: a model builder that takes `event_shape` is given the data's, a trainer
+    that takes `critic` is given one.
 
     Args:
         config: resolved; plain mappings or OmegaConf's.
@@ -195,7 +198,9 @@ def _write_hyperparameters(
 
 
 def _names(config: dict[str, Any], choices: dict[str, str]) -> dict[str, str]:
-    """The names of the options of trainer, model and data, or of their classes where none was chosen."""
+    """The names of the options of trainer, model and data, or of their classes where none was
+    chosen.
+    """
     parts = ("trainer", "model", "data")
     return {
         part: choices.get(part) or config[part]["_target_"].rpartition(".")[2] for part in parts

@@ -26,7 +26,8 @@ TRUSTED_CLASSES = (
     "torch.optim",
 )
 
-# What a resumed run may build beyond our own options: Lightning's callbacks that neither write nor execute what they are told.
+# What a resumed run may build beyond our own options: Lightning's callbacks that neither write nor
+# execute what they are told.
 KNOWN = frozenset(
     f"pytorch_lightning.callbacks.{name}"
     for name in (
@@ -42,7 +43,8 @@ KNOWN = frozenset(
 
 
 def check_trust(node: Any, where: str, trust: Any, known: Collection[str] = ()) -> None:
-    """Refuse a configuration from a file that would build or call what is neither ours nor trusted, at any depth of it.
+    """Refuse a configuration from a file that would build or call what is neither ours nor trusted,
+    at any depth of it.
 
     Args:
         node: a part of the configuration, resolved.
@@ -74,7 +76,9 @@ def check_trust(node: Any, where: str, trust: Any, known: Collection[str] = ()) 
 
 
 def _is_ours(target: str) -> bool:
-    """Whether a name is a public one of the packages that are trusted, and what it names is defined there."""
+    """Whether a name is a public one of the packages that are trusted, and what it names is defined
+    there.
+    """
     packages = TRUSTED if _within(target, TRUSTED) else TRUSTED_CLASSES
     if not _within(target, packages) or any(name.startswith("_") for name in target.split(".")):
         return False

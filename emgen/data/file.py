@@ -25,10 +25,12 @@ def file(
     drop_last: bool = False,
     seed: int = 0,
 ) -> Data:
-    """Rows of a NumPy file: one array (N, *event), or an `.npz` with `train` and, if you like, `validation` and `test`.
+    """Rows of a NumPy file: one array (N, *event), or an `.npz` with `train` and, if you like,
+    `validation` and `test`.
 
-    Images are best stored as (N, channels, height, width). A single array (in an `.npz` by any name) is split
-    by the seed; splits that the file brings itself stay as they are. An array (N,) becomes (N, 1).
+    Images are best stored as (N, channels, height, width). A single array (in an `.npz` by any
+    name) is split by the seed; splits that the file brings itself stay as they are. An array (N,)
+    becomes (N, 1).
 
     Args:
         path: the `.npy` or `.npz` file.
@@ -39,7 +41,8 @@ def file(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not a NumPy file, unknown arrays in it, no rows, values that are not finite real numbers.
+        ValueError: not a NumPy file, unknown arrays in it, no rows, values that are not finite real
+            numbers.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

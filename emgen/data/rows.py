@@ -10,10 +10,12 @@ from torch import Tensor
 
 
 def rows_of(values: Any, name: str = "the data") -> Tensor:
-    """Rows (N, *event) of a tensor, an array, a data frame or nested lists of numbers; arrays are not copied if torch can read them.
+    """Rows (N, *event) of a tensor, an array, a data frame or nested lists of numbers; arrays are
+    not copied if torch can read them.
 
     Raises:
-        ValueError: no numbers, rows of different lengths, complex numbers, or no rows; the message says what was given.
+        ValueError: no numbers, rows of different lengths, complex numbers, or no rows; the message
+            says what was given.
 
     >>> rows_of([[0, 1], [1, 1]])
     tensor([[0, 1],

@@ -1,4 +1,6 @@
-"""Real English from what Python ships: its own language reference, as letters and as a corpus of word counts."""
+"""Real English from what Python ships: its own language reference, as letters and as a corpus of
+word counts.
+"""
 
 __all__ = [
     "ALPHABET",
@@ -35,7 +37,8 @@ STOP_WORDS = frozenset(
 
 
 def prose() -> list[str]:
-    """The paragraphs of running English in Python's language reference (`pydoc_data.topics`), without code or tables.
+    """The paragraphs of running English in Python's language reference (`pydoc_data.topics`),
+    without code or tables.
 
     They differ a little from one version of Python to the next.
 
@@ -100,7 +103,8 @@ def corpus(
     Args:
         words: size of the vocabulary, the most frequent words that are not stop words.
         shortest: paragraphs with fewer words of the vocabulary are left out.
-        documents: paragraphs taken, from the start of the text; how many there are depends on the version of Python.
+        documents: paragraphs taken, from the start of the text; how many there are depends on the
+            version of Python.
         batch_size: entries a step; None takes all.
         seed: of the order.
 
@@ -131,7 +135,9 @@ def corpus(
 
 
 def vocabulary_of(texts: Sequence[Sequence[str]], words: int) -> dict[str, int]:
-    """The index of each of the most frequent words that are not stop words; ties in alphabetical order."""
+    """The index of each of the most frequent words that are not stop words; ties in alphabetical
+    order.
+    """
     counts = Counter(w for text in texts for w in text if w not in STOP_WORDS and len(w) > 2)
     ranked = sorted(counts, key=lambda w: (-counts[w], w))[:words]
     return {word: i for i, word in enumerate(sorted(ranked))}
@@ -152,7 +158,8 @@ def word_counts(texts: Sequence[Sequence[str]], vocabulary: dict[str, int]) -> T
 
 
 def entries(counts: Any) -> Tensor:
-    """Entries (document, word, count) of a SciPy, torch sparse or dense matrix of counts (documents, words).
+    """Entries (document, word, count) of a SciPy, torch sparse or dense matrix of counts
+    (documents, words).
 
     >>> entries(torch.tensor([[0, 2], [1, 0]]))
     tensor([[0, 1, 2],

@@ -1,4 +1,6 @@
-"""Divergences as objects: f-divergences, the losses that induce them, Bregman divergences, projections."""
+"""Divergences as objects: f-divergences, the losses that induce them, Bregman divergences,
+projections.
+"""
 
 from emgen.divergences.activations import PaperActivation
 from emgen.divergences.base import FDivergence

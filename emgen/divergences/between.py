@@ -115,7 +115,9 @@ def _found(
     drawn: tuple[Distribution, Distribution],
     samples: int | None,
 ) -> Estimate:
-    """The value by the best way there is, of distributions in double precision; `drawn` are the given ones."""
+    """The value by the best way there is, of distributions in double precision; `drawn` are the
+    given ones.
+    """
     if samples is not None:
         return _monte_carlo(divergence, _alike(*drawn), _alike(*drawn[::-1]), samples)
     closed = divergence.exact(p, q)
@@ -135,7 +137,9 @@ def _found(
 
 
 def torch_kl(p: Distribution, q: Distribution) -> Tensor | None:
-    """KL(p‖q) where torch knows it, else None; over finitely many outcomes Σ p (log p − log q), as torch rounds rare ones to zero."""
+    """KL(p‖q) where torch knows it, else None; over finitely many outcomes Σ p (log p − log q), as
+    torch rounds rare ones to zero.
+    """
     if isinstance(p, Independent) and isinstance(q, Independent):
         return _summed(p, q, torch_kl(p.base_dist, q.base_dist))
     p, q = _alike(p, q), _alike(q, p)
@@ -158,7 +162,8 @@ def torch_kl(p: Distribution, q: Distribution) -> Tensor | None:
 def log_affinity(p: Distribution, q: Distribution, alpha: float) -> Tensor | None:
     """log ∫ pᵅ q¹⁻ᵅ between Gaussians (+∞ where it diverges), else None.
 
-    With precisions Λ and d = μ_p − μ_q, Λ_α = α Λ_p + (1−α) Λ_q is the precision of the normalised pᵅ q¹⁻ᵅ and
+    With precisions Λ and d = μ_p − μ_q, Λ_α = α Λ_p + (1−α) Λ_q is the precision of the normalised
+    pᵅ q¹⁻ᵅ and
 
         log ∫ pᵅ q¹⁻ᵅ = ½ (α log|Λ_p| + (1−α) log|Λ_q| − log|Λ_α| − α (1−α) dᵀ Λ_p Λ_α⁻¹ Λ_q d).
     """
@@ -192,7 +197,9 @@ def log_affinity(p: Distribution, q: Distribution, alpha: float) -> Tensor | Non
 
 
 def _outcomes(p: Distribution, q: Distribution) -> tuple[int, bool] | None:
-    """How many of the outcomes 0, 1, 2, … to begin with, and whether there are more; None where there are others, or too many."""
+    """How many of the outcomes 0, 1, 2, … to begin with, and whether there are more; None where
+    there are others, or too many.
+    """
     n, more = 1, False
     for one in (p, q):
         support = support_of(one)
@@ -247,7 +254,9 @@ def _enumerate(divergence: FDivergence, p: Distribution, q: Distribution) -> Est
 def _count(
     divergence: FDivergence, p: Distribution, q: Distribution, n: int, more: bool
 ) -> Estimate:
-    """The sum over n outcomes, or over twice as many until the second half adds nothing: +∞ if it goes on adding."""
+    """The sum over n outcomes, or over twice as many until the second half adds nothing: +∞ if it
+    goes on adding.
+    """
     while True:
         letters = _letters(p, q, n)
         terms = divergence.perspective(
@@ -278,7 +287,9 @@ def _quadrature(divergence: FDivergence, p: Distribution, q: Distribution) -> Es
 def _monte_carlo(
     divergence: FDivergence, p: Distribution, q: Distribution, samples: int
 ) -> Estimate:
-    """Stratified draws from m = (p+q)/2: E_m of the perspective of p/m and q/m, each term non-negative and tame."""
+    """Stratified draws from m = (p+q)/2: E_m of the perspective of p/m and q/m, each term
+    non-negative and tame.
+    """
     if not isinstance(samples, Integral) or samples < 4:
         raise ValueError(
             f"samples={samples}: the Monte Carlo estimate needs two draws from each side; give an"
@@ -300,7 +311,9 @@ def _monte_carlo(
 
 
 def _density(distribution: Distribution, x: Tensor) -> Tensor:
-    """log densities, none of which may be no number: as a zero it would be a wrong value with a small error."""
+    """log densities, none of which may be no number: as a zero it would be a wrong value with a
+    small error.
+    """
     found = log_density(distribution, x)
     if bool(found.isnan().any()):
         raise ValueError(
@@ -316,7 +329,9 @@ def _finite(value: Tensor) -> Tensor:
 
 
 def _alike(p: Distribution, q: Distribution) -> Distribution:
-    """A Gaussian p over vectors written as a full one when q is a Gaussian written in another way; of two one-hot letters the letter."""
+    """A Gaussian p over vectors written as a full one when q is a Gaussian written in another way;
+    of two one-hot letters the letter.
+    """
     if isinstance(p, OneHotCategorical) and isinstance(q, OneHotCategorical):
         return p._categorical
 

@@ -1,4 +1,6 @@
-"""Bregman divergences, each from its potential alone, and their tie to KL within an exponential family."""
+"""Bregman divergences, each from its potential alone, and their tie to KL within an exponential
+family.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +32,15 @@ from torch.func import grad, hessian, vmap
 
 
 class Bregman:
-    """D_φ(x, y) = φ(x) − φ(y) − ⟨∇φ(y), x − y⟩ ≥ 0 for a strictly convex potential φ on the last dimension.
+    """D_φ(x, y) = φ(x) − φ(y) − ⟨∇φ(y), x − y⟩ ≥ 0 for a strictly convex potential φ on the last
+    dimension.
 
-    A subclass overrides `potential(x)` alone. Whatever φ is, the point that minimises a weighted mean of D_φ(xᵢ, y)
-    over y is the weighted mean of the xᵢ; this is why one M-step serves every Bregman clustering.
+    A subclass overrides `potential(x)` alone. Whatever φ is, the point that minimises a weighted
+    mean of D_φ(xᵢ, y) over y is the weighted mean of the xᵢ; this is why one M-step serves every
+    Bregman clustering.
 
-    References: Bregman (1967), The relaxation method of finding the common point of convex sets; Banerjee, Merugu,
-    Dhillon & Ghosh (2005), Clustering with Bregman divergences.
+    References: Bregman (1967), The relaxation method of finding the common point of convex sets;
+    Banerjee, Merugu, Dhillon & Ghosh (2005), Clustering with Bregman divergences.
 
     >>> class Quartic(Bregman):
     ...     def potential(self, x):
@@ -74,7 +78,8 @@ class Bregman:
         return torch.zeros_like(like)
 
     def inverse_link(self, theta: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        """∇φ*(θ), the point x with ∇φ(x) = θ, by damped Newton steps on φ(x) − ⟨θ, x⟩; differentiable once.
+        """∇φ*(θ), the point x with ∇φ(x) = θ, by damped Newton steps on φ(x) − ⟨θ, x⟩;
+        differentiable once.
 
         Raises:
             ValueError: if no such point is reached, because θ is outside the range of ∇φ.
@@ -193,7 +198,9 @@ class Mahalanobis(Bregman):
 
 @dataclass(frozen=True)
 class GeneralisedKL(Bregman):
-    """Σ x log x/y − x + y, φ(x) = Σ x log x − x on x ≥ 0, ∞ below: Poisson counts, and KL on the simplex."""
+    """Σ x log x/y − x + y, φ(x) = Σ x log x − x on x ≥ 0, ∞ below: Poisson counts, and KL on the
+    simplex.
+    """
 
     def potential(self, x: Tensor) -> Tensor:
         return (torch.xlogy(x, x) - x).sum(-1)
@@ -212,7 +219,9 @@ class GeneralisedKL(Bregman):
         return torch.where((x < 0) | (y < 0), torch.inf, x * logs - x + y).sum(-1).clamp_min(0)
 
     def pairwise(self, x: Tensor, y: Tensor) -> Tensor:
-        """As for every Bregman divergence; a centre with a zero is infinitely far from rows that are positive there."""
+        """As for every Bregman divergence; a centre with a zero is infinitely far from rows that
+        are positive there.
+        """
         slope = y.log().clamp_min(-torch.finfo(y.dtype).max / 2)
         impossible = (x > 0).to(y.dtype) @ (y == 0).to(y.dtype).T > 0
         finite = (
@@ -224,7 +233,9 @@ class GeneralisedKL(Bregman):
 
 @dataclass(frozen=True)
 class ItakuraSaito(Bregman):
-    """Σ x/y − log x/y − 1, φ(x) = −Σ log x on x > 0, ∞ elsewhere: exponential waiting times, and power spectra."""
+    """Σ x/y − log x/y − 1, φ(x) = −Σ log x on x > 0, ∞ elsewhere: exponential waiting times, and
+    power spectra.
+    """
 
     def potential(self, x: Tensor) -> Tensor:
         return -x.log().sum(-1)
@@ -251,17 +262,20 @@ class ItakuraSaito(Bregman):
 
 @dataclass(frozen=True)
 class LogPartition(Bregman):
-    """The Bregman divergence of a family's log partition function A(η): KL with its arguments swapped,
+    """The Bregman divergence of a family's log partition function A(η): KL with its arguments
+    swapped,
 
         KL(p₁ ‖ p₂) = D_A(η₂, η₁) = D_A*(μ₁, μ₂),      μ = ∇A(η) the mean parameters.
 
     Args:
-        family: a class of torch distributions that is an exponential family: Normal, Poisson, Gamma, Dirichlet, …
+        family: a class of torch distributions that is an exponential family: Normal, Poisson,
+            Gamma, Dirichlet, …
 
     Raises:
         TypeError: if torch does not know the family's natural parameters.
 
-    Reference: Wainwright & Jordan (2008), Graphical models, exponential families, and variational inference.
+    Reference: Wainwright & Jordan (2008), Graphical models, exponential families, and variational
+    inference.
 
     >>> from torch.distributions import Poisson, kl_divergence
     >>> p, q = Poisson(3.0), Poisson(2.0)
@@ -303,5 +317,7 @@ class LogPartition(Bregman):
         )
 
     def origin(self, like: Tensor) -> Tensor:
-        """Natural parameters inside the domain: concentrations are positive, minus a rate or a precision negative."""
+        """Natural parameters inside the domain: concentrations are positive, minus a rate or a
+        precision negative.
+        """
         return torch.full_like(like, 1.0 if issubclass(self.family, (Dirichlet, Beta)) else -0.5)

@@ -1,4 +1,6 @@
-"""What sums and quadrature ask of a distribution: its support, where its mass lies, and log densities outside the support too."""
+"""What sums and quadrature ask of a distribution: its support, where its mass lies, and log
+densities outside the support too.
+"""
 
 from __future__ import annotations
 
@@ -78,8 +80,8 @@ def log_density(distribution: Distribution, x: Tensor) -> Tensor:
 def log_mass(distribution: Distribution, letters: Tensor) -> Tensor:
     """log probabilities of 0, 1, 2, … from what was given, logits or probabilities.
 
-    From one torch makes the other in the given precision: the rarer side of a logit of 40 is 0 to it, and a probability of 0 is
-    1e-7, which would hide an ∞.
+    From one torch makes the other in the given precision: the rarer side of a logit of 40 is 0 to
+    it, and a probability of 0 is 1e-7, which would hide an ∞.
     """
     if isinstance(distribution, Categorical):
         given, logits = _given(distribution)
@@ -98,9 +100,11 @@ def log_mass(distribution: Distribution, letters: Tensor) -> Tensor:
 
 
 def continuous_bernoulli_kl(p: ContinuousBernoulli, q: ContinuousBernoulli) -> Tensor:
-    """KL(p‖q) = (a − b) E_p[x] + L(a) − L(b) of p(x) = exp(a x + L(a)) on [0, 1], from the logits a and b.
+    """KL(p‖q) = (a − b) E_p[x] + L(a) − L(b) of p(x) = exp(a x + L(a)) on [0, 1], from the logits a
+    and b.
 
-    torch clamps the probabilities that it makes from logits, which is wrong from |a| = 15 on in float32 and 36 in float64.
+    torch clamps the probabilities that it makes from logits, which is wrong from |a| = 15 on in
+    float32 and 36 in float64.
     """
     a, b = _logits(p), _logits(q)
     return (a - b) * _mean(a) + _log_normaliser(a) - _log_normaliser(b)
@@ -155,7 +159,9 @@ def _binomial(n: Tensor, k: Tensor, log_no: Tensor, log_yes: Tensor) -> Tensor:
 
 
 def support_of(distribution: Distribution) -> Any:
-    """The declared support; None of a distribution that declares none, such as a joint over a tuple of layers."""
+    """The declared support; None of a distribution that declares none, such as a joint over a tuple
+    of layers.
+    """
     if isinstance(
         distribution, VonMises
     ):  # declared to be the line, on which its density comes again and again
@@ -185,7 +191,9 @@ def interval(distribution: Distribution) -> tuple[float, float]:
 
 
 def _centre(distribution: Distribution) -> Tensor:
-    """A point of the support: the mean, or where the base's is taken by the transforms of what has none in closed form, or a draw."""
+    """A point of the support: the mean, or where the base's is taken by the transforms of what has
+    none in closed form, or a draw.
+    """
     if _lacks_mean(distribution):
         return _transformed(distribution, _centre(distribution.base_dist))
     try:

@@ -1,4 +1,6 @@
-"""The divergences made of a power of the density ratio: χ² both ways, Hellinger, and the family they belong to."""
+"""The divergences made of a power of the density ratio: χ² both ways, Hellinger, and the family
+they belong to.
+"""
 
 from __future__ import annotations
 
@@ -111,9 +113,9 @@ class SquaredHellinger(FDivergence):
 class Alpha(FDivergence):
     """(∫ pᵅ q¹⁻ᵅ − 1) / (α(α−1)): f(u) = (uᵅ − 1 − α(u−1)) / (α(α−1)).
 
-    KL(P‖Q) at α = 1, KL(Q‖P) at α = 0, half of Pearson's and Neyman's χ² at 2 and −1, twice the squared Hellinger
-    distance at ½ (Amari's family in the parametrisation of Cichocki & Amari, 2010, Families of alpha-, beta- and
-    gamma-divergences).
+    KL(P‖Q) at α = 1, KL(Q‖P) at α = 0, half of Pearson's and Neyman's χ² at 2 and −1, twice the
+    squared Hellinger distance at ½ (Amari's family in the parametrisation of Cichocki & Amari,
+    2010, Families of alpha-, beta- and gamma-divergences).
 
     Args:
         alpha: the order, any real number; beyond −1.2 < α < 2.2 float32 overflows before |v| = 40.
@@ -190,7 +192,9 @@ class Alpha(FDivergence):
 
 
 def power(v: Tensor, exponent: float) -> Tensor:
-    """(e^{exponent·v} − 1)/exponent and its limit v at zero; its gradient keeps all digits, which that of expm1 loses."""
+    """(e^{exponent·v} − 1)/exponent and its limit v at zero; its gradient keeps all digits, which
+    that of expm1 loses.
+    """
     if not exponent:
         return v.clone()
     x = exponent * v

@@ -1,4 +1,6 @@
-"""Projections of a density onto a family: the I-projection takes one peak, the M-projection covers them all."""
+"""Projections of a density onto a family: the I-projection takes one peak, the M-projection covers
+them all.
+"""
 
 from __future__ import annotations
 
@@ -26,19 +28,22 @@ from emgen.divergences.base import FDivergence
 def i_projection(target: Distribution, family: Any, start: Tensor | None = None) -> Distribution:
     """argmin over q in the family of KL(q ‖ target), the information projection; it seeks a mode.
 
-    The expectations under q are Gauss-Hermite sums, so the objective is smooth and deterministic; it is descended by
-    L-BFGS from each start and the lowest is kept. It has as many local minima as the target has separate peaks.
+    The expectations under q are Gauss-Hermite sums, so the objective is smooth and deterministic;
+    it is descended by L-BFGS from each start and the lowest is kept. It has as many local minima as
+    the target has separate peaks.
 
     Args:
         target: a distribution with `log_prob` on vectors or scalars.
         family: a `GaussianFamily` or `MixtureFamily`.
-        start: (S, K, D) or (S, D) means to start from; None for the peaks of a mixture, else draws of the target.
+        start: (S, K, D) or (S, D) means to start from; None for the peaks of a mixture, else draws
+            of the target.
 
     Raises:
-        TypeError, ValueError: if the target is no distribution or a batch, or has not the whole space for its support.
+        TypeError, ValueError: if the target is no distribution or a batch, or has not the whole
+            space for its support.
 
-    References: Csiszár (1975), I-divergence geometry of probability distributions and minimization problems; Bishop
-    (2006), Pattern recognition and machine learning, section 10.1.2.
+    References: Csiszár (1975), I-divergence geometry of probability distributions and minimization
+    problems; Bishop (2006), Pattern recognition and machine learning, section 10.1.2.
 
     >>> from torch.distributions import MultivariateNormal
     >>> target = MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.8], [0.8, 1.0]]))
@@ -68,10 +73,12 @@ def i_projection(target: Distribution, family: Any, start: Tensor | None = None)
 
 
 def m_projection(target: Distribution, family: Any) -> Distribution:
-    """argmin over q in the family of KL(target ‖ q), the moment projection; it matches moments and covers all modes.
+    """argmin over q in the family of KL(target ‖ q), the moment projection; it matches moments and
+    covers all modes.
 
-    For an exponential family the moments of the projection are those of the target, here exact for Gaussians and
-    their mixtures and otherwise those of 50,000 draws. For a mixture it is maximum likelihood on the target, by EM.
+    For an exponential family the moments of the projection are those of the target, here exact for
+    Gaussians and their mixtures and otherwise those of 50,000 draws. For a mixture it is maximum
+    likelihood on the target, by EM.
 
     Args:
         target: a distribution with `log_prob` on vectors or scalars.
@@ -87,10 +94,12 @@ def m_projection(target: Distribution, family: Any) -> Distribution:
 
 
 def f_projection(target: Distribution, divergence: FDivergence) -> Normal:
-    """argmin over Gaussians q on the line of D_f(target ‖ q), for any f, by quadrature and L-BFGS from several starts.
+    """argmin over Gaussians q on the line of D_f(target ‖ q), for any f, by quadrature and L-BFGS
+    from several starts.
 
-    It starts from the whole of the target and from each of its peaks, for a divergence that seeks a mode has as many
-    local minima as there are peaks, and one as strict as Neyman's is infinite but near them.
+    It starts from the whole of the target and from each of its peaks, for a divergence that seeks a
+    mode has as many local minima as there are peaks, and one as strict as Neyman's is infinite but
+    near them.
 
     Args:
         target: a distribution of scalars.
@@ -282,7 +291,9 @@ def _one(target: Any, family: Any) -> Distribution:
 
 
 def _points(target: Distribution) -> tuple[Tensor, Tensor]:
-    """Weighted points (N, D), (N,) that stand for the target: Gauss-Hermite nodes of Gaussians, or draws."""
+    """Weighted points (N, D), (N,) that stand for the target: Gauss-Hermite nodes of Gaussians, or
+    draws.
+    """
     parts = _gaussian_parts(target)
     if parts is None:
         x = target.sample((50_000,)).double().reshape(50_000, -1)
@@ -294,7 +305,9 @@ def _points(target: Distribution) -> tuple[Tensor, Tensor]:
 
 
 def _gaussian_parts(target: Distribution) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Weights (K,), means (K, D) and Cholesky factors (K, D, D) of a Gaussian or a mixture of them, else None."""
+    """Weights (K,), means (K, D) and Cholesky factors (K, D, D) of a Gaussian or a mixture of them,
+    else None.
+    """
     mixture = isinstance(target, MixtureSameFamily)
     part = target.component_distribution if mixture else target.expand((1,))
     probs = target.mixture_distribution.probs if mixture else torch.ones(1)
@@ -309,7 +322,9 @@ def _gaussian_parts(target: Distribution) -> tuple[Tensor, Tensor, Tensor] | Non
 
 
 def _peaks(target: Distribution, points: Tensor) -> Tensor:
-    """(S, D) places where a search may start: the means of a mixture's components, or some of the points."""
+    """(S, D) places where a search may start: the means of a mixture's components, or some of the
+    points.
+    """
     parts = _gaussian_parts(target)
     return points[:: max(1, len(points) // 8)][:8] if parts is None else parts[1]
 
@@ -322,7 +337,9 @@ def _moments(points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _hermite(dims: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Nodes (N, D) and weights (N,) for expectations under N(0, I): a Gauss-Hermite grid, Sobol points beyond 3-D."""
+    """Nodes (N, D) and weights (N,) for expectations under N(0, I): a Gauss-Hermite grid, Sobol
+    points beyond 3-D.
+    """
     if dims > 3:
         uniform = torch.quasirandom.SobolEngine(dims, scramble=True, seed=0).draw(
             4096, dtype=torch.float64

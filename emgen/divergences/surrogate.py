@@ -1,4 +1,6 @@
-"""Margin losses and the f-divergences they induce: a critic trained as a classifier measures a divergence."""
+"""Margin losses and the f-divergences they induce: a critic trained as a classifier measures a
+divergence.
+"""
 
 from __future__ import annotations
 
@@ -30,16 +32,18 @@ _REACH = 345.0  # margins up to sinh 345 = 10^149 are searched: the square of on
 
 
 class MarginLoss(FDivergence):
-    """A convex loss φ(m) of the margin m = ±v, seen as the f-divergence that its best risk measures.
+    """A convex loss φ(m) of the margin m = ±v, seen as the f-divergence that its best risk
+    measures.
 
-        f(u)                       = φ(0) (u + 1) − inf over m of [φ(m) u + φ(−m)],          f(1) = 0
-        activation(v)              = φ(0) − φ(v)         on data
+        f(u)                       = φ(0) (u + 1) − inf over m of [φ(m) u + φ(−m)],          f(1) =
+        0 activation(v)              = φ(0) − φ(v)         on data
         conjugate_of_activation(v) = φ(−v) − φ(0)        on the model's samples
         bound                      = 2 φ(0) − E_P[φ(v)] − E_Q[φ(−v)]  ≤  D_f(P‖Q)
 
-    so it serves wherever an f-divergence does: what the critic's risk gains over knowing nothing is a lower bound on
-    D_f, and the best critic attains it. A subclass overrides `loss` alone; the divergence is then found numerically,
-    differentiable twice, and `induces` names it in closed form where it has a name.
+    so it serves wherever an f-divergence does: what the critic's risk gains over knowing nothing is
+    a lower bound on D_f, and the best critic attains it. A subclass overrides `loss` alone; the
+    divergence is then found numerically, differentiable twice, and `induces` names it in closed
+    form where it has a name.
 
     Reference: Nguyen, Wainwright & Jordan (2009), On surrogate loss functions and f-divergences.
 
@@ -84,7 +88,9 @@ class MarginLoss(FDivergence):
         )  # < 0 where φ rises
 
     def conjugate(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """f*(t) = inf of φ(−m) − φ(0) over the margins m with φ(0) − φ(m) ≥ t, twice differentiable."""
+        """f*(t) = inf of φ(−m) − φ(0) over the margins m with φ(0) − φ(m) ≥ t, twice
+        differentiable.
+        """
         named, factor = self.induces()
         if named is not self:  # f = c g, so f*(t) = c g*(t/c)
             return factor * named.conjugate(t / factor)
@@ -110,7 +116,9 @@ class MarginLoss(FDivergence):
         return torch.where(beyond, torch.inf, expanded).to(t.dtype)
 
     def _best_margin(self, u: Tensor) -> Tensor:
-        """argmin of φ(m) u + φ(−m), by bisection of its slope; a Newton step about it carries dm/du."""
+        """argmin of φ(m) u + φ(−m), by bisection of its slope; a Newton step about it carries
+        dm/du.
+        """
 
         def slope(m: Tensor, ratio: Tensor) -> Tensor:
             return elementwise(lambda x: ratio * self.loss(x) + self.loss(-x), m)
@@ -126,7 +134,8 @@ class MarginLoss(FDivergence):
 def _bisect(above: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
     """The margin at which a monotone condition begins to hold, elementwise.
 
-    The search is over arsinh m: a loss with a slow tail, as √(1+m²) − m has, is best at margins that are powers of u.
+    The search is over arsinh m: a loss with a slow tail, as √(1+m²) − m has, is best at margins
+    that are powers of u.
     """
     low, high = (
         torch.full_like(like, -_REACH),
@@ -168,7 +177,9 @@ class ExponentialLoss(MarginLoss):
 
 @dataclass(frozen=True)
 class LogisticLoss(MarginLoss):
-    """φ(m) = log(1 + e⁻ᵐ) ↔ the Jensen-Shannon divergence; its best margin is the log density ratio."""
+    """φ(m) = log(1 + e⁻ᵐ) ↔ the Jensen-Shannon divergence; its best margin is the log density
+    ratio.
+    """
 
     def loss(self, margin: Tensor) -> Tensor:
         return softplus(-margin)
@@ -190,24 +201,29 @@ class LeastSquaresLoss(MarginLoss):
 
 @dataclass(frozen=True)
 class LossOfDivergence(MarginLoss):
-    """The margin losses that induce a given symmetric divergence, one for every convex increasing h with h(0) = 0:
+    """The margin losses that induce a given symmetric divergence, one for every convex increasing h
+    with h(0) = 0:
 
         φ(m) = f(0) + h(−m)  for m < 0,      φ(m) = f(0) + f*(−h(m))  for m ≥ 0.
 
-    A margin loss treats the two sides alike, so only f(u) = u f(1/u) are induced by one. For the Hellinger distance
-    h(x) = eˣ − 1 is the exponential loss, for total variation h(x) = x is the hinge.
+    A margin loss treats the two sides alike, so only f(u) = u f(1/u) are induced by one. For the
+    Hellinger distance h(x) = eˣ − 1 is the exponential loss, for total variation h(x) = x is the
+    hinge.
 
     Args:
         divergence: a symmetric f-divergence.
         link: h, applied to margins ≥ 0 elementwise.
 
-    Of f is taken the version f(u) − c (u − 1) for which f(u) = u f(1/u); its divergence is the same.
+    Of f is taken the version f(u) − c (u − 1) for which f(u) = u f(1/u); its divergence is the
+    same.
 
     Raises:
         TypeError: if the divergence is no FDivergence or the link no function of a tensor.
-        ValueError: if the divergence is not symmetric or has f(0) = ∞, or if the link is not 0 at 0 and rising.
+        ValueError: if the divergence is not symmetric or has f(0) = ∞, or if the link is not 0 at 0
+            and rising.
 
-    Reference: Nguyen, Wainwright & Jordan (2009), On surrogate loss functions and f-divergences, theorem 2.
+    Reference: Nguyen, Wainwright & Jordan (2009), On surrogate loss functions and f-divergences,
+    theorem 2.
 
     >>> LossOfDivergence(SquaredHellinger(), torch.expm1).loss(torch.tensor([-1.0, 0.0, 1.0]))
     tensor([2.7183, 1.0000, 0.3679])
@@ -264,7 +280,8 @@ class LossOfDivergence(MarginLoss):
 class TriangularDiscrimination(FDivergence):
     """∫ (p−q)²/(p+q): f(u) = (u−1)²/(u+1), f*(t) = (2 − √(1−t))² − 1 for −3 ≤ t ≤ 1.
 
-    Reference: Topsøe (2000), Some inequalities for information divergence and related measures of discrimination.
+    Reference: Topsøe (2000), Some inequalities for information divergence and related measures of
+    discrimination.
     """
 
     def generator(self, u: Tensor) -> Tensor:

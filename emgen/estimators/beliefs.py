@@ -115,10 +115,11 @@ class Structured(Belief):
 
 @dataclass(frozen=True)
 class Gradient(Belief):
-    """A partial M-step: natural-gradient steps from the current point towards the mode (generalised EM).
+    """A partial M-step: natural-gradient steps from the current point towards the mode (generalised
+    EM).
 
-    In mean parameters the natural gradient is the difference between the mode and the point, so each step goes a share
-    `lr` of the way, and no step lowers F.
+    In mean parameters the natural gradient is the difference between the mode and the point, so
+    each step goes a share `lr` of the way, and no step lowers F.
 
     Args:
         steps: how many.

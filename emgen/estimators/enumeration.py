@@ -1,4 +1,6 @@
-"""Exact evidence of tiny models by summing over every configuration of their latents: the oracle of the tests and of users."""
+"""Exact evidence of tiny models by summing over every configuration of their latents: the oracle of
+the tests and of users.
+"""
 
 __all__ = ["Enumeration", "enumerate_latents", "log_evidence"]
 
@@ -92,9 +94,10 @@ def enumerate_latents(
 def log_evidence(model: Any, x: Any, parameters: str = "point") -> Enumeration:
     """Enumerate the latents of a mixture, hidden Markov model, topic model or factorial model.
 
-    With `parameters="point"` the centre of θ is known, log p(x, z|θ); with `parameters="distribution"` θ is integrated
-    out under the model's conjugate priors, log p(x, z) = Σ_parts log ∫ p(s|θ) dp(θ). A topic model's latents are the topics
-    of its words, in the order of the sorted entries; a hidden Markov model's the states of all frames, packed time first; a
+    With `parameters="point"` the centre of θ is known, log p(x, z|θ); with
+    `parameters="distribution"` θ is integrated out under the model's conjugate priors, log p(x, z)
+    = Σ_parts log ∫ p(s|θ) dp(θ). A topic model's latents are the topics of its words, in the order
+    of the sorted entries; a hidden Markov model's the states of all frames, packed time first; a
     factorial model's the states of all causes row by row.
 
     Args:
@@ -134,7 +137,9 @@ def log_evidence(model: Any, x: Any, parameters: str = "point") -> Enumeration:
 
 
 def _log_joint(model: Any, s: dict[str, Tensor], parameters: str) -> Tensor:
-    """log p(x, z|θ) or log p(x, z), from the statistics of one z: both are the free energy at a certain z."""
+    """log p(x, z|θ) or log p(x, z), from the statistics of one z: both are the free energy at a
+    certain z.
+    """
     total = s["n"].new_zeros(())
     for name, belief in model.theta().items():
         own = {

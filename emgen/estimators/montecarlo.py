@@ -16,9 +16,11 @@ class LogMean:
 
     Args:
         value: log of the mean, in nats, of any shape.
-        error: standard error of `value` by the delta rule, sd(w) / (√n mean(w)); it is honest while `ess` is large, and
-            with less than about ten a lower bound, for the weights that matter may not have been drawn.
-        ess: effective sample size (Σw)² / Σw², from 1 (one weight holds all the mass) to n (all alike).
+        error: standard error of `value` by the delta rule, sd(w) / (√n mean(w)); it is honest while
+            `ess` is large, and with less than about ten a lower bound, for the weights that matter
+            may not have been drawn.
+        ess: effective sample size (Σw)² / Σw², from 1 (one weight holds all the mass) to n (all
+            alike).
 
     >>> print(LogMean(torch.tensor(23.2581), torch.tensor(0.0123), torch.tensor(812.)))
     23.258 ± 0.012 (ESS 812)
@@ -56,7 +58,8 @@ def log_mean_exp(log_w: Float[Tensor, "n *batch"]) -> LogMean:
     The delta rule gives Var(log w̄) ≈ Var(w) / (n w̄²) = (n / ESS − 1) / (n − 1).
 
     Raises:
-        ValueError: no weights, all of them zero (log_w = −∞), or one that is infinite or not a number.
+        ValueError: no weights, all of them zero (log_w = −∞), or one that is infinite or not a
+            number.
 
     >>> log_mean_exp(torch.tensor([0., math.log(3.)])).value.exp()
     tensor(2.)

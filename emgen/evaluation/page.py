@@ -1,4 +1,6 @@
-"""The comparison page: one HTML file with its pictures and curves inside; it loads nothing and runs no script."""
+"""The comparison page: one HTML file with its pictures and curves inside; it loads nothing and runs
+no script.
+"""
 
 __all__ = ["counted", "method", "page", "scored"]
 

@@ -25,17 +25,19 @@ def check_support(
 ) -> None:
     """Refuse values that the model gives no probability, and those that are not finite.
 
-    NaN is a missing value to a conjugate model. A value in [0, 1] stands for the expectation of a binary one, as long as
-    nobody asks for its likelihood; so do fractions of a count. Every group of multinomial units has their total. A model that
-    is neither conjugate nor latent nor of such units is asked for nothing more.
+    NaN is a missing value to a conjugate model. A value in [0, 1] stands for the expectation of a
+    binary one, as long as nobody asks for its likelihood; so do fractions of a count. Every group
+    of multinomial units has their total. A model that is neither conjugate nor latent nor of such
+    units is asked for nothing more.
 
     Args:
         model: any model.
         x: what its likelihood will see, (N, *event).
         name: what the message calls the rows.
         scored: whether the likelihood will be reported of them.
-        beside_means: whether a critic will tell them from means of p(x|z), which fill the convex closure of its support: all
-            of [0, 1] for a Bernoulli, all of [0, ∞) for a Poisson. Nothing may be missing then.
+        beside_means: whether a critic will tell them from means of p(x|z), which fill the convex
+            closure of its support: all of [0, 1] for a Bernoulli, all of [0, ∞) for a Poisson.
+                Nothing may be missing then.
 
     Raises:
         ValueError: names the first value outside, its row, what is expected and what to do.
@@ -44,7 +46,8 @@ def check_support(
     >>> check_support(BernoulliMixture(2), torch.tensor([[0.0, 1.0], [2.5, 1.0]]))
     Traceback (most recent call last):
     ...
-    ValueError: row 1 of the data holds 2.5, but Bernoulli takes values from 0 to 1 alone: rescale or binarise them, or ...
+    ValueError: row 1 of the data holds 2.5, but Bernoulli takes values from 0 to 1 alone: rescale
+    or binarise them, or ...
     """
     conjugate = serves(model, Conjugate) and not beside_means
     support, kind, shape, total = _support(model, scored)
@@ -98,8 +101,9 @@ def check_support(
 
 
 def _support(model: Any, scored: bool) -> tuple[Any, str, torch.Size | None, int | None]:
-    """The constraint on single values (None where they are real), the name of the distribution that makes it, the shape of an
-    event of a model of networks or units, and the counts in a group of multinomial units."""
+    """The constraint on single values (None where they are real), the name of the distribution that
+    makes it, the shape of an event of a model of networks or units, and the counts in a group of
+    multinomial units."""
     shape = None
     family = getattr(model, "components", getattr(model, "emission", None))
     if serves(model, Conjugate):
@@ -138,7 +142,9 @@ def _support(model: Any, scored: bool) -> tuple[Any, str, torch.Size | None, int
 
 
 def _closure(support: Any) -> Any:
-    """The convex closure of a constraint on single values: where the means of its distributions lie."""
+    """The convex closure of a constraint on single values: where the means of its distributions
+    lie.
+    """
     if support is constraints.boolean:
         return constraints.unit_interval
     low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)

@@ -37,7 +37,9 @@ ROUND = 8.0  # eps that a sum over rows is off by, of its largest partial sum: i
 
 
 def remembered(method: Callable) -> Callable:
-    """Remember what a method of a family computed until one of its buffers, or its regulariser, changes."""
+    """Remember what a method of a family computed until one of its buffers, or its regulariser,
+    changes.
+    """
 
     @wraps(method)
     def recall(self):
@@ -59,7 +61,8 @@ def remembered(method: Callable) -> Callable:
 class Family(nn.Module, ABC):
     """A belief about the parameters of K members of a family: what a conjugate model asks of it.
 
-    One class is prior, posterior, point and draw. Its buffers hold a centre and a concentration that counts data:
+    One class is prior, posterior, point and draw. Its buffers hold a centre and a concentration
+    that counts data:
 
         c = ∞  a point or a draw        0 < c < ∞  a distribution        c = 0  the flat prior
 
@@ -77,20 +80,27 @@ class Family(nn.Module, ABC):
         """Sufficient statistics of the rows with weights r (N, K): named sums over rows, which add."""
 
     def chosen(self, x: Tensor, choice: Choice) -> dict[str, Tensor]:
-        """The statistics of rows that belong to one member each; a family that gains by the zeros says how."""
+        """The statistics of rows that belong to one member each; a family that gains by the zeros
+        says how.
+        """
         return self.statistics(x, choice.dense())
 
     @abstractmethod
     def expected_fit(self, s: dict[str, Tensor]) -> Tensor:
-        """Σ_i r_ik E_θ log p(x_i|θ_k), one value a component, linear in the statistics that this belief took."""
+        """Σ_i r_ik E_θ log p(x_i|θ_k), one value a component, linear in the statistics that this
+        belief took.
+        """
 
     def doubt(self, s: dict[str, Tensor]) -> Tensor:
-        """How far round-off may move `expected_fit`, one value a component; a family whose terms cancel says so."""
+        """How far round-off may move `expected_fit`, one value a component; a family whose terms
+        cancel says so.
+        """
         return next(iter(s.values())).new_zeros(())
 
     @abstractmethod
     def update(self, s: dict[str, Tensor], about: Any = None) -> Self:
-        """The conjugate posterior of this prior, given statistics that the belief `about` took (default: this one).
+        """The conjugate posterior of this prior, given statistics that the belief `about` took
+        (default: this one).
 
         A component with neither data nor a prior stays where `about` has it.
         """
@@ -111,7 +121,9 @@ class Family(nn.Module, ABC):
 
     @abstractmethod
     def kl(self, prior: Any) -> Tensor:
-        """KL(q(θ_k) ‖ p(θ_k)), one value a component; of a point −log p(θ_k); a flat prior counts as p = 1."""
+        """KL(q(θ_k) ‖ p(θ_k)), one value a component; of a point −log p(θ_k); a flat prior counts
+        as p = 1.
+        """
 
     @abstractmethod
     def likelihood(self) -> Distribution:
@@ -129,7 +141,9 @@ class Family(nn.Module, ABC):
 
     @abstractmethod
     def weak(self, x: Tensor, weight: Tensor | None = None) -> Self:
-        """This prior with its flat parts replaced by a proper one, worth one datum and centred on the (weighted) rows."""
+        """This prior with its flat parts replaced by a proper one, worth one datum and centred on
+        the (weighted) rows.
+        """
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x|θ_k) at the centre, (N, K)."""
@@ -141,7 +155,8 @@ class Family(nn.Module, ABC):
         """The same belief with some buffers given, each broadcast to its shape.
 
         Raises:
-            ValueError: a name that is no buffer of this family, a shape that does not fit, a negative count or variance.
+            ValueError: a name that is no buffer of this family, a shape that does not fit, a
+                negative count or variance.
         """
         for name, value in values.items():
             if name not in self._buffers:
@@ -169,11 +184,15 @@ class Family(nn.Module, ABC):
         return self.replace(**values)
 
     def distance(self, x: Tensor, seeds: Tensor) -> Tensor:
-        """How far rows (N, D) lie from seeds (R, D), (N, R), for a start: squared Euclidean distance."""
+        """How far rows (N, D) lie from seeds (R, D), (N, R), for a start: squared Euclidean
+        distance.
+        """
         return torch.cdist(x, seeds, compute_mode="donot_use_mm_for_euclid_dist").square()
 
     def rebase(self, s: dict[str, Tensor], about: Any) -> dict[str, Tensor]:
-        """The statistics taken by `about` as this belief would have taken them; only centred moments change."""
+        """The statistics taken by `about` as this belief would have taken them; only centred
+        moments change.
+        """
         return s
 
     def replace(self, **buffers: Tensor) -> Self:
@@ -185,7 +204,9 @@ class Family(nn.Module, ABC):
 
 
 def observed(x: Tensor, features: int) -> tuple[Tensor, Tensor | None]:
-    """Rows with features flattened, missing ones (NaN) at zero, and the mask of what was seen, None if all was."""
+    """Rows with features flattened, missing ones (NaN) at zero, and the mask of what was seen, None
+    if all was.
+    """
     x = x.reshape(len(x), -1)
     if x.shape[1] != features:
         raise ValueError(
@@ -239,10 +260,12 @@ def spread(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def round_off(bound: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """How far the round-off of its terms may move a free energy per datum, of rows in `dtype` (default: the bound's own).
+    """How far the round-off of its terms may move a free energy per datum, of rows in `dtype`
+    (default: the bound's own).
 
-    Its terms are means over rows of quadratic forms and logarithms, larger than F itself where they cancel, and the sums of
-    them are off by up to N eps. A quarter of the digits is left for both: 64 eps^¾ is 1e-10 in double precision, 4e-4 in single.
+    Its terms are means over rows of quadratic forms and logarithms, larger than F itself where they
+    cancel, and the sums of them are off by up to N eps. A quarter of the digits is left for both:
+    64 eps^¾ is 1e-10 in double precision, 4e-4 in single.
     """
     return 64 * torch.finfo(dtype or bound.dtype).eps ** 0.75 * bound.abs().clamp(min=1.0)
 
@@ -250,14 +273,17 @@ def round_off(bound: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 def resolution(mean: Tensor) -> Tensor:
     """The variance that identical rows at `mean` may seem to have.
 
-    A mean of equal numbers is off by some units in the last place, which `spread` and moments about it square. A variance
+    A mean of equal numbers is off by some units in the last place, which `spread` and moments about
+    it square. A variance
     that is no larger says nothing: with other instructions it would be 0.
     """
     return (ROUND * torch.finfo(mean.dtype).eps * mean).square()
 
 
 def centre_of(mean: Tensor) -> Tensor:
-    """A point amid the means (K, D) that single precision holds exactly, so that x − centre rounds nothing."""
+    """A point amid the means (K, D) that single precision holds exactly, so that x − centre rounds
+    nothing.
+    """
     return mean.mean(0).float().to(mean.dtype)
 
 
@@ -267,7 +293,9 @@ def masked(values: Tensor, seen: Tensor) -> Tensor:
 
 
 def share(part: Tensor, whole: Tensor) -> Tensor:
-    """part / whole, and 0 where there is no mass; of c = ∞ every finite part is 0, so what is fixed stays."""
+    """part / whole, and 0 where there is no mass; of c = ∞ every finite part is 0, so what is fixed
+    stays.
+    """
     tiny = torch.finfo(whole.dtype).tiny
     return torch.where(whole > tiny, part / whole.clamp(min=tiny), 0.0)
 

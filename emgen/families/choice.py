@@ -1,4 +1,6 @@
-"""A belief that is certain about every row, kept as labels rather than as a table of ones and zeros."""
+"""A belief that is certain about every row, kept as labels rather than as a table of ones and
+zeros.
+"""
 
 __all__ = ["Choice"]
 
@@ -9,7 +11,8 @@ from torch import Tensor
 
 
 class Choice:
-    """Responsibilities r (N, M) with a single one in each of R groups of K = M/R members: which member each row chose.
+    """Responsibilities r (N, M) with a single one in each of R groups of K = M/R members: which
+    member each row chose.
 
     Args:
         labels: the chosen of K members, (N, [R]).

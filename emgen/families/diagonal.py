@@ -1,4 +1,6 @@
-"""Gaussians with independent features, their own variances or one for all, and their Normal-Gamma beliefs."""
+"""Gaussians with independent features, their own variances or one for all, and their Normal-Gamma
+beliefs.
+"""
 
 __all__ = ["DiagonalGaussian"]
 
@@ -28,11 +30,13 @@ ROWS = 512  # rows a block where differences are taken explicitly
 
 
 class DiagonalGaussian(Family):
-    """K Gaussians Π_d N(x_d|μ_kd, 1/λ), belief μ|λ ~ N(m, 1/(κ λ)), λ ~ Gamma(shape ν/2, rate ν v/2), so E[λ] = 1/v.
+    """K Gaussians Π_d N(x_d|μ_kd, 1/λ), belief μ|λ ~ N(m, 1/(κ λ)), λ ~ Gamma(shape ν/2, rate ν
+    v/2), so E[λ] = 1/v.
 
-    The variances are (G, F): K × D diagonal, K × 1 spherical, 1 × 1 one for all; who shares a variance pools scatter. Modes,
-    flat and fixed priors and `reg_covar` are as in `Gaussian`: a fixed σ² is a prior with ν = ∞. Missing values (NaN) are
-    left out exactly.
+    The variances are (G, F): K × D diagonal, K × 1 spherical, 1 × 1 one for all; who shares a
+    variance pools scatter. Modes,
+    flat and fixed priors and `reg_covar` are as in `Gaussian`: a fixed σ² is a prior with ν = ∞.
+    Missing values (NaN) are left out exactly.
 
     Args:
         mean: m, (K, D).
@@ -40,8 +44,9 @@ class DiagonalGaussian(Family):
         kappa: (K, D) data that the belief about each mean is worth.
         nu: (G, F) observed values that the belief about each variance is worth.
         reg_covar: ε, in squared units of x.
-        wishart: take E log λ as if the D variances were the diagonal of one Wishart matrix with ν (spherical: ν/D) degrees, as
-            scikit-learn does. It is no expectation under this belief, so the bound is no longer one.
+        wishart: take E log λ as if the D variances were the diagonal of one Wishart matrix with ν
+            (spherical: ν/D) degrees, as scikit-learn does. It is no expectation under this belief,
+            so the bound is no longer one.
 
     >>> DiagonalGaussian(torch.zeros(1, 1), torch.ones(1, 1)).expected_log_prob(torch.zeros(1, 1))
     tensor([[-0.9189]])
@@ -98,10 +103,12 @@ class DiagonalGaussian(Family):
         variance = torch.ones(1 if tied else components, 1 if spherical else features, dtype=dtype)
         return cls(torch.zeros(components, features, dtype=dtype), variance, 0.0, 0.0, reg_covar)
 
-    # --- data under the belief ----------------------------------------------------------------------------------------
+    # --- data under the belief -------------------------------------------------------------------
 
     def expected_log_prob(self, x: Tensor) -> Tensor:
-        """E log N(x|μ, 1/λ) = −½ Σ_d [log 2π − E log λ + 1/κ + ((x − m)² + ε)/v] over what was seen, (N, K)."""
+        """E log N(x|μ, 1/λ) = −½ Σ_d [log 2π − E log λ + 1/κ + ((x − m)² + ε)/v] over what was
+        seen, (N, K).
+        """
         x, seen = observed(x, self.mean.shape[1])
         x = x if x.is_floating_point() else x.to(self.mean.dtype)
         if not self._safe(x.dtype):
@@ -115,7 +122,9 @@ class DiagonalGaussian(Family):
         ).T  # (K, N) in memory: what runs over K then runs along rows
 
     def statistics(self, x: Tensor, r: Tensor) -> dict[str, Tensor]:
-        """Moments about the current means: count (K, D), Σ r (x − m_k) (K, D), and scatter (K, F), pooled over the features of a sphere."""
+        """Moments about the current means: count (K, D), Σ r (x − m_k) (K, D), and scatter (K, F),
+        pooled over the features of a sphere.
+        """
         x, seen = observed(x, self.mean.shape[1])
         dtype = self.mean.dtype
         centre, features = self._quadratics()[0], self.mean.shape[1]
@@ -150,7 +159,9 @@ class DiagonalGaussian(Family):
         return {"count": count, "sum": total, "scatter": scatter}
 
     def chosen(self, x: Tensor, choice: Choice) -> dict[str, Tensor]:
-        """The same of one choice a row: differences from the chosen mean itself, which are exact and few."""
+        """The same of one choice a row: differences from the chosen mean itself, which are exact
+        and few.
+        """
         x, seen = observed(x, self.mean.shape[1])
         away = choice.of(self.mean).sub_(x.to(choice.dtype)[:, None])  # m − x, in the place of m
         if seen is None:
@@ -171,7 +182,7 @@ class DiagonalGaussian(Family):
         scatter = s["scatter"] + self.reg_covar * self._across(s["count"])
         return -0.5 * (per_component(fit) + per_component(scatter / self._shared(self.variance)))
 
-    # --- the belief itself --------------------------------------------------------------------------------------------
+    # --- the belief itself -----------------------------------------------------------------------
 
     def update(self, s: dict[str, Tensor], about: "DiagonalGaussian | None" = None) -> Self:
         about, count = self if about is None else about, s["count"]
@@ -275,7 +286,7 @@ class DiagonalGaussian(Family):
             nu=torch.where(self.nu == 0, 1.0, self.nu),
         )
 
-    # --- plumbing -----------------------------------------------------------------------------------------------------
+    # --- plumbing --------------------------------------------------------------------------------
 
     @remembered
     def _expected_log(self) -> Tensor:
@@ -293,8 +304,8 @@ class DiagonalGaussian(Family):
 
     @remembered
     def _quadratics(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """A common centre (D), and the scores as quadratics about it: linear (K, D), square (K, F), and what is constant (K, D),
-        about the centre and about the means."""
+        """A common centre (D), and the scores as quadratics about it: linear (K, D), square (K, F),
+        and what is constant (K, D), about the centre and about the means."""
         weight, centre = self._shared(1 / self.variance), centre_of(self.mean)
         shift = self.mean - centre
         constant = -0.5 * (
@@ -312,7 +323,9 @@ class DiagonalGaussian(Family):
         )
 
     def _sufficient(self, x: Tensor, seen: Tensor | None, centre: Tensor) -> Tensor:
-        """What scores are linear in, about the common centre: y, its squares, and 1 (or what was seen of y), side by side."""
+        """What scores are linear in, about the common centre: y, its squares, and 1 (or what was
+        seen of y), side by side.
+        """
         y = x - centre
         if seen is None:
             return torch.cat([y, self._squares(y), y.new_ones(len(y), 1)], 1)
@@ -320,7 +333,9 @@ class DiagonalGaussian(Family):
         return torch.cat([y, self._squares(y), seen.to(y.dtype)], 1)
 
     def _safe(self, dtype: torch.dtype) -> bool:
-        """Whether squares about the common centre keep 8 digits (4 in single precision) of those about the means."""
+        """Whether squares about the common centre keep 8 digits (4 in single precision) of those
+        about the means.
+        """
         return self._spread() * torch.finfo(dtype).eps ** 0.5 < 1
 
     @remembered
@@ -329,7 +344,9 @@ class DiagonalGaussian(Family):
         return float((linear * (self.mean - centre)).max())
 
     def _differences(self, x: Tensor, seen: Tensor | None) -> Tensor:
-        """The scores by blocks of rows from x − m_k itself, where means lie too far apart for expanded squares."""
+        """The scores by blocks of rows from x − m_k itself, where means lie too far apart for
+        expanded squares.
+        """
         out = x.new_empty(len(x), len(self.mean))
         centre, _, square, _, constant = self._quadratics()
         shift = self.mean - centre

@@ -1,4 +1,6 @@
-"""Discrete exponential families: Bernoulli, binomial, Poisson, categorical, and stick-breaking weights."""
+"""Discrete exponential families: Bernoulli, binomial, Poisson, categorical, and stick-breaking
+weights.
+"""
 
 __all__ = ["Bernoulli", "Binomial", "Categorical", "Poisson", "StickBreaking"]
 
@@ -13,7 +15,8 @@ from emgen.families.exponential import ExponentialFamily
 
 
 class Bernoulli(ExponentialFamily):
-    """K rows of D independent binary features, p(x|p) = pˣ(1−p)¹⁻ˣ, with belief p ~ Beta(c m, c (1 − m)).
+    """K rows of D independent binary features, p(x|p) = pˣ(1−p)¹⁻ˣ, with belief p ~ Beta(c m, c (1
+    − m)).
 
     >>> Bernoulli(torch.tensor([[0.25]])).expected_log_prob(torch.tensor([[1.0]])).exp()
     tensor([[0.2500]])
@@ -49,7 +52,8 @@ class Bernoulli(ExponentialFamily):
 
 
 class Binomial(ExponentialFamily):
-    """K rows of D independent counts out of n trials, p(x|p) = C(n, x) pˣ(1−p)ⁿ⁻ˣ, p ~ Beta(c m, c (n − m)), m = np.
+    """K rows of D independent counts out of n trials, p(x|p) = C(n, x) pˣ(1−p)ⁿ⁻ˣ, p ~ Beta(c m, c
+    (n − m)), m = np.
 
     Args:
         mean: (K, D) mean counts n p.
@@ -103,7 +107,8 @@ class Binomial(ExponentialFamily):
 
 
 class Poisson(ExponentialFamily):
-    """K rows of D independent counts, p(x|λ) = e^{−λ} λˣ / x!, with belief λ ~ Gamma(shape c m, rate c).
+    """K rows of D independent counts, p(x|λ) = e^{−λ} λˣ / x!, with belief λ ~ Gamma(shape c m,
+    rate c).
 
     >>> Poisson(torch.tensor([[2.0]])).expected_log_prob(torch.tensor([[0.0]]))
     tensor([[-2.]])
@@ -137,11 +142,13 @@ class Poisson(ExponentialFamily):
 
 
 class Categorical(ExponentialFamily):
-    """Rows of probabilities over V symbols with belief Dirichlet(c m); also mixture weights and transition matrices.
+    """Rows of probabilities over V symbols with belief Dirichlet(c m); also mixture weights and
+    transition matrices.
 
     Args:
-        mean: (..., V) probabilities: (K, D, V) for D features of symbols 0 … V−1, (K,) for the weights of a mixture,
-            (K, K) for transitions. A probability of 0 stays 0 where the prior has it so.
+        mean: (..., V) probabilities: (K, D, V) for D features of symbols 0 … V−1, (K,) for the
+            weights of a mixture, (K, K) for transitions. A probability of 0 stays 0 where the prior
+            has it so.
         concentration: (...), Σ of the Dirichlet's parameters.
 
     >>> Categorical(torch.tensor([0.5, 0.5]), 2.0).expected()[0]  # ψ(1) − ψ(2)
@@ -233,10 +240,12 @@ class Categorical(ExponentialFamily):
 
 
 class StickBreaking(Family):
-    """Weights of a truncated Dirichlet process, π_k = v_k Π_{j<k} (1 − v_j): a drop-in for `Categorical` weights.
+    """Weights of a truncated Dirichlet process, π_k = v_k Π_{j<k} (1 − v_j): a drop-in for
+    `Categorical` weights.
 
     Args:
-        sticks: K rows of (v_k, 1 − v_k) with their Beta beliefs; `StickBreaking.process` makes the prior.
+        sticks: K rows of (v_k, 1 − v_k) with their Beta beliefs; `StickBreaking.process` makes the
+            prior.
 
     References:
         Blei and Jordan (2006), Variational inference for Dirichlet process mixtures.

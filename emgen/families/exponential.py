@@ -1,4 +1,6 @@
-"""Exponential families with their conjugate beliefs, derived from t(x), log h, η, A and the prior's normaliser."""
+"""Exponential families with their conjugate beliefs, derived from t(x), log h, η, A and the prior's
+normaliser.
+"""
 
 __all__ = ["ExponentialFamily"]
 
@@ -14,16 +16,20 @@ CANCELLED = 1e-3  # nats that the precision of the rows may cost a score; beyond
 
 
 class ExponentialFamily(Family):
-    """A family p(x|η_k) = h(x) exp(⟨η_k, t(x)⟩ − A(η_k)) with its conjugate belief p(η|m, c) ∝ exp(c⟨η, m⟩ − c A(η)).
+    """A family p(x|η_k) = h(x) exp(⟨η_k, t(x)⟩ − A(η_k)) with its conjugate belief p(η|m, c) ∝
+    exp(c⟨η, m⟩ − c A(η)).
 
-    The *mean* is m = E[∇A(η)], the *concentration* c the number of data that the belief is worth. Features are independent
-    and NaN marks a missing value. A family of one's own writes the seven abstract methods; all else follows from them.
-    Densities of beliefs are taken in natural coordinates, so the mode is m itself: it always exists, and under a flat
-    prior it is the maximum-likelihood estimate.
+    The *mean* is m = E[∇A(η)], the *concentration* c the number of data that the belief is worth.
+    Features are independent and NaN marks a missing value. A family of one's own writes the seven
+    abstract methods; all else follows from them.
+    Densities of beliefs are taken in natural coordinates, so the mode is m itself: it always
+    exists, and under a flat prior it is the maximum-likelihood estimate.
 
     Args:
-        mean: mean parameters, (K, D) for a scalar statistic, (K, D, T) for a vector one (`statistic_dim = 1`).
-        concentration: broadcast to (K, D), the number of data the belief is worth; ∞ makes it a point.
+        mean: mean parameters, (K, D) for a scalar statistic, (K, D, T) for a vector one
+            (`statistic_dim = 1`).
+        concentration: broadcast to (K, D), the number of data the belief is worth; ∞ makes it a
+            point.
 
     Raises:
         ValueError: if a concentration is negative.
@@ -52,7 +58,7 @@ class ExponentialFamily(Family):
         self.register_buffer("mean", mean)
         self.register_buffer("concentration", concentration)
 
-    # --- what a family of one's own writes ----------------------------------------------------------------------------
+    # --- what a family of one's own writes -------------------------------------------------------
 
     @abstractmethod
     def sufficient(self, x: Tensor) -> Tensor:
@@ -78,7 +84,7 @@ class ExponentialFamily(Family):
     def draw(self, total: Tensor, concentration: Tensor) -> Tensor:
         """Mean parameters drawn from that prior."""
 
-    # --- data under the belief ----------------------------------------------------------------------------------------
+    # --- data under the belief -------------------------------------------------------------------
 
     def expected_log_prob(self, x: Tensor) -> Tensor:
         """E_θ log p(x|θ_k), (N, K): one product of matrices; missing features are left out."""
@@ -98,7 +104,9 @@ class ExponentialFamily(Family):
         return t.flatten(1) @ natural.flatten(1).T - log_partition + base.sum(1, keepdim=True)
 
     def statistics(self, x: Tensor, r: Tensor) -> dict[str, Tensor]:
-        """Sums over rows with weights r (N, K): count Σr, sum Σ r t(x), base Σ r log h(x); they add."""
+        """Sums over rows with weights r (N, K): count Σr, sum Σ r t(x), base Σ r log h(x); they
+        add.
+        """
         x, seen = observed(x, self.mean.shape[1])
         r = r.to(self.mean.dtype)
         t, base = self.sufficient(x).to(r.dtype), self.log_base(x).to(r.dtype)
@@ -122,7 +130,9 @@ class ExponentialFamily(Family):
         return per_component(fit) + s.get("base", 0.0)
 
     def divergence(self, x: Tensor) -> Tensor:
-        """D(t(x), m_k), (N, K): the Bregman divergence of the family, sup_η log p(x|η) − log p(x|m_k) ≥ 0."""
+        """D(t(x), m_k), (N, K): the Bregman divergence of the family, sup_η log p(x|η) − log
+        p(x|m_k) ≥ 0.
+        """
         x, seen = observed(x, self.mean.shape[1])
         t = self.sufficient(x).to(self.mean.dtype)
         natural = self.natural(t)
@@ -131,11 +141,13 @@ class ExponentialFamily(Family):
         x = x.to(t.dtype) if seen is None else x.to(t.dtype).masked_fill(~seen, torch.nan)
         return (best.sum(1, keepdim=True) - self.mode().expected_log_prob(x)).clamp(min=0)
 
-    # --- the belief itself --------------------------------------------------------------------------------------------
+    # --- the belief itself -----------------------------------------------------------------------
 
     @remembered
     def expected(self) -> tuple[Tensor, Tensor]:
-        """(E η, E A) = (∂, −∂) log Z(total, c) where the belief is a distribution, η and A themselves at a point."""
+        """(E η, E A) = (∂, −∂) log Z(total, c) where the belief is a distribution, η and A
+        themselves at a point.
+        """
         natural = self.natural(self.mean)
         partition, proper = self.log_partition(natural), self._proper
         if not proper.any():
@@ -184,7 +196,9 @@ class ExponentialFamily(Family):
         ).mode()
 
     def kl(self, prior: "ExponentialFamily") -> Tensor:
-        """KL(q(θ_k) ‖ p(θ_k)), one value a component; of a point −log p(θ_k); a flat prior counts as p = 1."""
+        """KL(q(θ_k) ‖ p(θ_k)), one value a component; of a point −log p(θ_k); a flat prior counts
+        as p = 1.
+        """
         return per_component(prior.cross_entropy(self) - self.entropy())
 
     def cross_entropy(self, belief: "ExponentialFamily") -> Tensor:
@@ -207,8 +221,8 @@ class ExponentialFamily(Family):
     def weak(self, x: Tensor, weight: Tensor | None = None) -> Self:
         """Where flat, a proper prior worth one datum, at the mean of the data.
 
-        Where that is no prior, as the data are all 0 or all of the largest value, it is the mean of the data and of one datum
-        at the flat prior's own mean.
+        Where that is no prior, as the data are all 0 or all of the largest value, it is the mean of
+        the data and of one datum at the flat prior's own mean.
         """
         ones = torch.ones(len(x), len(self.mean), dtype=self.mean.dtype, device=x.device)
         ones = ones if weight is None else ones * weight[:, None]
@@ -227,7 +241,9 @@ class ExponentialFamily(Family):
 
     @remembered
     def _cancels(self) -> float:
-        """Nats that ⟨η, t⟩ and A(η) may have in common: near a bound, as of a pixel that is always on, A = η is large."""
+        """Nats that ⟨η, t⟩ and A(η) may have in common: near a bound, as of a pixel that is always
+        on, A = η is large.
+        """
         partition = self.expected()[1]
         return float(partition.abs().sum(-1).max()) if partition.numel() else 0.0
 

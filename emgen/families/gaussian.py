@@ -36,12 +36,14 @@ from emgen.families.quadratic import (
 
 
 class Gaussian(Family):
-    """K Gaussians N(x|μ_k, Λ_g⁻¹), belief μ_k|Λ ~ N(m_k, (κ_k Λ)⁻¹), Λ_g ~ Wishart with E[Λ_g] = C_g⁻¹ and ν_g degrees.
+    """K Gaussians N(x|μ_k, Λ_g⁻¹), belief μ_k|Λ ~ N(m_k, (κ_k Λ)⁻¹), Λ_g ~ Wishart with E[Λ_g] =
+    C_g⁻¹ and ν_g degrees.
 
-    Full covariance is G = K, tied covariance G = 1; K/G components share each Λ_g. κ and ν count data: ∞ makes a point, 0 a
-    flat prior. Modes are taken with respect to the measure that affine maps leave invariant, so the mode is (m, C⁻¹) and
-    under a flat prior it is the maximum-likelihood estimate. With `reg_covar` = ε the log density of a row carries
-    −(ε/2) tr Λ: S_k + εI is then the exact M-step and the bound stays monotone.
+    Full covariance is G = K, tied covariance G = 1; K/G components share each Λ_g. κ and ν count
+    data: ∞ makes a point, 0 a flat prior. Modes are taken with respect to the measure that affine
+    maps leave invariant, so the mode is (m, C⁻¹) and under a flat prior it is the
+    maximum-likelihood estimate. With `reg_covar` = ε the log density of a row carries −(ε/2) tr Λ:
+    S_k + εI is then the exact M-step and the bound stays monotone.
 
     Args:
         mean: m, (K, D).
@@ -51,7 +53,8 @@ class Gaussian(Family):
         reg_covar: ε, in squared units of x.
 
     Raises:
-        ValueError: if a covariance is not positive definite; the message names the component and its mass.
+        ValueError: if a covariance is not positive definite; the message names the component and
+            its mass.
 
     References:
         Bishop (2006), Pattern recognition and machine learning, section 10.2.
@@ -107,10 +110,12 @@ class Gaussian(Family):
         covariance = torch.eye(features, dtype=dtype).repeat(1 if tied else components, 1, 1)
         return cls(torch.zeros(components, features, dtype=dtype), covariance, 0.0, 0.0, reg_covar)
 
-    # --- data under the belief ----------------------------------------------------------------------------------------
+    # --- data under the belief -------------------------------------------------------------------
 
     def expected_log_prob(self, x: Tensor) -> Tensor:
-        """E log N(x|μ_k, Λ⁻¹) = log N(x|m_k, C) + ½(E log|Λ| + log|C|) − D/2κ_k − (ε/2) tr C⁻¹, (N, K)."""
+        """E log N(x|μ_k, Λ⁻¹) = log N(x|m_k, C) + ½(E log|Λ| + log|C|) − D/2κ_k − (ε/2) tr C⁻¹, (N,
+        K).
+        """
         x = complete(x, self.mean.shape[1])
         out = x.new_empty(len(self.mean), len(x))
         if (
@@ -171,7 +176,7 @@ class Gaussian(Family):
             * (self._shared(self.precision()).abs() * s["scatter"].abs()).sum((1, 2))
         )
 
-    # --- the belief itself --------------------------------------------------------------------------------------------
+    # --- the belief itself -----------------------------------------------------------------------
 
     def update(self, s: dict[str, Tensor], about: "Gaussian | None" = None) -> Self:
         about, count = self if about is None else about, s["count"]
@@ -203,9 +208,11 @@ class Gaussian(Family):
         return self.replace(mean=mean, covariance=covariance, kappa=kappa, nu=nu)
 
     def _settled(self, covariance: Tensor, cancelled: Tensor, mean: Tensor, held: Tensor) -> Tensor:
-        """The covariance if it is positive definite beyond round-off, of which `cancelled` (G, D) is what moved means left.
+        """The covariance if it is positive definite beyond round-off, of which `cancelled` (G, D)
+        is what moved means left.
 
-        Where that alone hides it, the next moments, about the new means, will know better: until then it is widened by twice
+        Where that alone hides it, the next moments, about the new means, will know better: until
+            then it is widened by twice
         what is unknown. Nothing helps where rows fill no volume.
         """
         least = (
@@ -277,7 +284,9 @@ class Gaussian(Family):
         return self.replace(mean=mean, covariance=covariance).mode()
 
     def kl(self, prior: "Gaussian") -> Tensor:
-        """KL(q‖p) of Normal-Wisharts; shared covariances count in equal shares for their components."""
+        """KL(q‖p) of Normal-Wisharts; shared covariances count in equal shares for their
+        components.
+        """
         covariances = prior._wishart_cross(self) - self._wishart_cross(self)
         return (
             prior._normal_cross(self)
@@ -311,7 +320,9 @@ class Gaussian(Family):
         )
 
     def weak(self, x: Tensor, weight: Tensor | None = None) -> Self:
-        """Where flat, κ = 1 at the data's mean and ν = D at their covariance; at their variances where round-off spoils that."""
+        """Where flat, κ = 1 at the data's mean and ν = D at their covariance; at their variances
+        where round-off spoils that.
+        """
         x = complete(x, self.mean.shape[1]).to(self.mean.dtype)
         mean, features = spread(x, weight)[0], x.shape[1]
         covariance = (
@@ -320,7 +331,8 @@ class Gaussian(Family):
             .reshape(features, features)
         )
         covariance.diagonal().add_(self.reg_covar)
-        # a component of one row x adds (x − mean)(x − mean)ᵀ to it, up to N times as large as all rows together
+        # a component of one row x adds (x − mean)(x − mean)ᵀ to it, up to N times as large as all
+        # rows together
         counted = x if weight is None else x[weight > 0]
         reach = covariance.diagonal() + (counted - mean).square().amax(0)
         if not definite(covariance[None], reach[None]).all():
@@ -332,7 +344,7 @@ class Gaussian(Family):
             nu=torch.where(self.nu == 0, features, self.nu),
         )
 
-    # --- determinants and traces --------------------------------------------------------------------------------------
+    # --- determinants and traces -----------------------------------------------------------------
 
     @remembered
     def factor(self) -> Tensor:
@@ -361,7 +373,9 @@ class Gaussian(Family):
 
     @remembered
     def _whitening(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Whitening matrices L⁻¹ stacked to (K·D, D), the whitened centre less the means (K·D), and what does not depend on x (K)."""
+        """Whitening matrices L⁻¹ stacked to (K·D, D), the whitened centre less the means (K·D), and
+        what does not depend on x (K).
+        """
         features = self.mean.shape[1]
         eye = torch.eye(features, dtype=self.mean.dtype, device=self.mean.device)
         whiten = self._shared(torch.linalg.solve_triangular(self.factor(), eye, upper=False))
@@ -376,7 +390,9 @@ class Gaussian(Family):
 
     @remembered
     def _quadratics(self) -> tuple[Tensor, Tensor, float]:
-        """A common centre (D), the scores as quadratics about it (K, F), and how much expanding them cancels."""
+        """A common centre (D), the scores as quadratics about it (K, F), and how much expanding
+        them cancels.
+        """
         centre = centre_of(self.mean)
         shift, precision = self.mean - centre, self._shared(self.precision())
         linear = torch.einsum("kde,ke->kd", precision, shift)
@@ -392,7 +408,9 @@ class Gaussian(Family):
         ).eps < ACCURACY.get(dtype, 1e-3)
 
     def _features(self, x: Tensor, reuse: bool = False) -> Iterator[tuple[slice, Tensor]]:
-        """The rows expanded block by block; those of a short E-step are kept for the statistics that follow it."""
+        """The rows expanded block by block; those of a short E-step are kept for the statistics
+        that follow it.
+        """
         memory = vars(self).setdefault("_memory", {})
         rows, known = memory.pop("features", (None, []))
         if (
@@ -423,7 +441,9 @@ class Gaussian(Family):
         return torch.where(proper, value, 0.0)
 
     def _wishart_cross(self, belief: "Gaussian") -> Tensor:
-        """−E log Wishart(Λ|C, ν) with respect to |Λ|^{−(D+1)/2} dΛ under `belief`, (G,); improper constants left out."""
+        """−E log Wishart(Λ|C, ν) with respect to |Λ|^{−(D+1)/2} dΛ under `belief`, (G,); improper
+        constants left out.
+        """
         features = self.mean.shape[1]
         held, proper = (
             (self.nu > 0) & self.nu.isfinite(),

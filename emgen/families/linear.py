@@ -1,4 +1,6 @@
-"""Linear-Gaussian regression with its Normal-Gamma belief: the emission of factor analysers and factorial models."""
+"""Linear-Gaussian regression with its Normal-Gamma belief: the emission of factor analysers and
+factorial models.
+"""
 
 __all__ = ["LinearGaussian"]
 
@@ -15,11 +17,14 @@ from emgen.families.base import ROUND, Family, remembered, spread
 
 
 class LinearGaussian(Family):
-    """x_d | u ~ N(w_d · u, 1/τ_d), belief w_d|τ ~ N(m_d, (τ_d Λ_d)⁻¹), τ_g ~ Gamma(ν_g/2, ν_g C_g/2).
+    """x_d | u ~ N(w_d · u, 1/τ_d), belief w_d|τ ~ N(m_d, (τ_d Λ_d)⁻¹), τ_g ~ Gamma(ν_g/2, ν_g
+    C_g/2).
 
-    The regressors u (P,) are latent or known; a belief about them enters by its first two moments. `variance` of length D
-    is a noise of each feature's own (factor analysis), of length 1 one noise for all (probabilistic PCA). As in the
-    Gaussian families Λ and ν count data: ∞ makes a point, 0 a flat prior, and modes are maximum likelihood under it.
+    The regressors u (P,) are latent or known; a belief about them enters by its first two moments.
+    `variance` of length D is a noise of each feature's own (factor analysis), of length 1 one noise
+    for all (probabilistic PCA). As in the
+    Gaussian families Λ and ν count data: ∞ makes a point, 0 a flat prior, and modes are maximum
+    likelihood under it.
 
     Args:
         mean: m, (D, P).
@@ -28,7 +33,8 @@ class LinearGaussian(Family):
         nu: (D,) or (1,), data that the belief about the noise is worth.
 
     References:
-        Ghahramani and Beal (2000), "Variational inference for Bayesian mixtures of factor analysers".
+        Ghahramani and Beal (2000), "Variational inference for Bayesian mixtures of factor
+        analysers".
     """
 
     mean: Tensor
@@ -82,7 +88,7 @@ class LinearGaussian(Family):
             0.0,
         )
 
-    # --- data under the belief ----------------------------------------------------------------------------------------
+    # --- data under the belief -------------------------------------------------------------------
 
     @remembered
     def moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -103,7 +109,9 @@ class LinearGaussian(Family):
     def quadratic(
         self, x: Float[Tensor, "rows features"], about: Float[Tensor, "regressors"]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """E_θ log p(x|u) = c + h·δ − ½ δᵀJδ in δ = u − about: c (N,), h (N, P), J (P, P) or (N, P, P) where values miss."""
+        """E_θ log p(x|u) = c + h·δ − ½ δᵀJδ in δ = u − about: c (N,), h (N, P), J (P, P) or (N, P,
+        P) where values miss.
+        """
         if x.shape[1] != len(self.mean):
             raise ValueError(
                 f"rows have {x.shape[1]} features and the model {len(self.mean)}: give"
@@ -143,7 +151,8 @@ class LinearGaussian(Family):
         scatter: Callable[[Tensor], Tensor],
         weight: Float[Tensor, "rows"] | None = None,
     ) -> dict[str, Tensor]:
-        """Moments of residuals about the current weights, (x − m u): count, ru, rr, and the regressors' own uu.
+        """Moments of residuals about the current weights, (x − m u): count, ru, rr, and the
+        regressors' own uu.
 
         Args:
             x: data, NaN where missing.
@@ -179,7 +188,7 @@ class LinearGaussian(Family):
             + (spread * s["uu"]).sum((1, 2))
         )
 
-    # --- the belief itself --------------------------------------------------------------------------------------------
+    # --- the belief itself -----------------------------------------------------------------------
 
     def update(self, s: dict[str, Tensor], about: "LinearGaussian | None" = None) -> Self:
         about = self if about is None else about
@@ -204,7 +213,8 @@ class LinearGaussian(Family):
         own = torch.where(self.nu > 0, self.variance, about.variance)
         share = torch.where(count > 0, count / nu, 0.0)
         variance = torch.lerp(own, square / count.clamp(min=torch.finfo(count.dtype).tiny), share)
-        # `square` is what moments of residuals about the old weights leave: each of P terms is off by some eps of them
+        # `square` is what moments of residuals about the old weights leave: each of P terms is off
+        # by some eps of them
         lost = variance <= rounding * share * self._pooled(s["rr"]) / count.clamp(min=1)
         if bool(lost.any()):
             raise ValueError(
@@ -273,7 +283,9 @@ class LinearGaussian(Family):
         return bool((self.nu == 0).any() or (self.precision.diagonal(dim1=1, dim2=2) == 0).any())
 
     def weak(self, x: Tensor, weight: Tensor | None = None, about: Tensor | None = None) -> Self:
-        """Where flat, weights worth one datum, ν = 1 at the data's variance; m · about is the data's mean (default m = 0)."""
+        """Where flat, weights worth one datum, ν = 1 at the data's variance; m · about is the
+        data's mean (default m = 0).
+        """
         centre, variance = spread(x.to(self.mean.dtype), weight)
         variance = variance if len(self.variance) > 1 else variance.mean(0, keepdim=True)
         eye = torch.eye(self.mean.shape[1], dtype=self.mean.dtype, device=self.mean.device)

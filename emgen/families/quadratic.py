@@ -26,7 +26,9 @@ ROWS = 2048  # rows a block, so that what is computed from a block stays in cach
 
 
 def expand(x: Tensor, centre: Tensor) -> Tensor:
-    """The features (1, y_i, y_i y_j for i ≤ j) of y = x − centre for each row of x (B, D), as (1 + D + D(D+1)/2, B)."""
+    """The features (1, y_i, y_i y_j for i ≤ j) of y = x − centre for each row of x (B, D), as (1 +
+    D + D(D+1)/2, B).
+    """
     rows, features = x.shape
     out = x.new_empty(1 + features + features * (features + 1) // 2, rows)
     one, y, *products = out.split([1, features, *range(features, 0, -1)])
@@ -38,7 +40,9 @@ def expand(x: Tensor, centre: Tensor) -> Tensor:
 
 
 def packed(constant: Tensor, linear: Tensor, symmetric: Tensor) -> Tensor:
-    """Coefficients (K, F) of the quadratics constant + ⟨linear, y⟩ + yᵀ symmetric y on `expand`'s features."""
+    """Coefficients (K, F) of the quadratics constant + ⟨linear, y⟩ + yᵀ symmetric y on `expand`'s
+    features.
+    """
     i, j = torch.triu_indices(*symmetric.shape[1:], device=symmetric.device)
     return torch.cat(
         [
@@ -60,7 +64,9 @@ def unpacked(sums: Tensor, features: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def moments(x: Tensor, r: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ r (x − m_k) (K, D) and Σ r (x − m_k)(x − m_k)ᵀ (K, D, D) by explicit differences, in the precision of the means."""
+    """Σ r (x − m_k) (K, D) and Σ r (x − m_k)(x − m_k)ᵀ (K, D, D) by explicit differences, in the
+    precision of the means.
+    """
     total, scatter = torch.zeros_like(mean), mean.new_zeros(*mean.shape, mean.shape[1])
     rows = max(1, ROWS // len(mean))
     for start in range(0, len(x), rows):
@@ -84,10 +90,10 @@ def trace(matrices: Tensor) -> Tensor:
 def definite(covariance: Tensor, reach: Tensor) -> Tensor:
     """Whether covariances (G, D, D) are positive definite whatever their round-off, (G,).
 
-    Entry (i, j) was added up from terms as large as √(a_i a_j), a = `reach` (G, D), so it is known to ε √(a_i a_j) with
-    ε = ROUND · eps. Such an error E has |xᵀEx| ≤ ε (Σ √a_i |x_i|)² ≤ D ε Σ a_i x_i²: what is left of the covariance after
-    D ε diag(a) is taken from it decides, and every processor decides alike unless it is that near to its own edge, where
-    both answers are right.
+    Entry (i, j) was added up from terms as large as √(a_i a_j), a = `reach` (G, D), so it is known
+    to ε √(a_i a_j) with ε = ROUND · eps. Such an error E has |xᵀEx| ≤ ε (Σ √a_i |x_i|)² ≤ D ε Σ a_i
+    x_i²: what is left of the covariance after D ε diag(a) is taken from it decides, and every
+    processor decides alike unless it is that near to its own edge, where both answers are right.
     """
     margin = covariance.shape[-1] * ROUND * torch.finfo(covariance.dtype).eps * reach
     return torch.linalg.cholesky_ex(covariance - torch.diag_embed(margin)).info == 0

@@ -1,4 +1,6 @@
-"""What the pictures share: an empty figure, its colours, points in the colours of their components, and saving."""
+"""What the pictures share: an empty figure, its colours, points in the colours of their components,
+and saving.
+"""
 
 __all__ = ["COLOURS", "Drawing", "blank", "saved", "scatter"]
 
@@ -42,7 +44,9 @@ def blank(width: float = 10.0, height: float = 4.2) -> Figure:
 
 
 def saved(figure: Figure, path: Path) -> np.ndarray:
-    """Write a figure, its axes open at the top and the right, to `path`; returns its pixels (height, width, 3)."""
+    """Write a figure, its axes open at the top and the right, to `path`; returns its pixels
+    (height, width, 3).
+    """
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +56,9 @@ def saved(figure: Figure, path: Path) -> np.ndarray:
 
 
 def scatter(axes: Axes, x: Tensor, r: Tensor) -> None:
-    """Points (N, 2) in the colours of their components, mixed as their responsibilities r (N, K) are; the undecided are ringed."""
+    """Points (N, 2) in the colours of their components, mixed as their responsibilities r (N, K)
+    are; the undecided are ringed.
+    """
     components = r.shape[1]
     palette = np.array([to_rgb(COLOURS[k % len(COLOURS)]) for k in range(components)])
     colours = (r.cpu().numpy() @ palette).clip(0, 1)

@@ -16,7 +16,8 @@ WRITTEN = 12  # rows up to which each probability is written into its cell
 
 
 def co_clustering(model: Any, x: Tensor, together: Tensor, means: Tensor, sweeps: int) -> Drawing:
-    """The last draws of the means, and p(z_i = z_j | x); the exact matrix beside it where partitions are few enough.
+    """The last draws of the means, and p(z_i = z_j | x); the exact matrix beside it where
+    partitions are few enough.
 
     Args:
         model: a mixture.

@@ -1,4 +1,6 @@
-"""The causes that a factorial mixture has learnt, and its marginals by Gibbs sampling beside the exact ones."""
+"""The causes that a factorial mixture has learnt, and its marginals by Gibbs sampling beside the
+exact ones.
+"""
 
 __all__ = ["factorial_causes"]
 
@@ -103,7 +105,9 @@ def _chain(p: Any, sweeps: int, seed: int) -> Tensor:
 
 
 def _mosaic(loadings: Tensor, causes: int, states: int) -> np.ndarray:
-    """Loadings (D, M·K) about their cause's mean as M rows of K pictures, square if D is, with lines of NaN between."""
+    """Loadings (D, M·K) about their cause's mean as M rows of K pictures, square if D is, with
+    lines of NaN between.
+    """
     w = loadings.view(-1, causes, states)
     w = (w - w.mean(2, keepdim=True)).permute(1, 2, 0)  # (M, K, D)
     side = isqrt(w.shape[2])

@@ -1,4 +1,6 @@
-"""A hidden Markov model of symbols: what each state emits, how it moves, and the states behind the first frames."""
+"""A hidden Markov model of symbols: what each state emits, how it moves, and the states behind the
+first frames.
+"""
 
 __all__ = ["hidden_markov_symbols"]
 
@@ -50,7 +52,9 @@ def hidden_markov_symbols(
 
 
 def _emissions(axes: Axes, emission: Tensor, names: Sequence[str]) -> None:
-    """p(symbol | state), (K, symbols), the symbols grouped by the state that is the likelier to emit them."""
+    """p(symbol | state), (K, symbols), the symbols grouped by the state that is the likelier to
+    emit them.
+    """
     states, symbols = emission.shape
     likelier = emission.argmax(0)
     order = sorted(range(symbols), key=lambda s: (int(likelier[s]), s))

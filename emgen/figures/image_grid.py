@@ -13,7 +13,8 @@ GREY = 128
 
 
 def image_grid(x: Tensor, data: Tensor, seen: Tensor | None = None) -> np.ndarray:
-    """RGB pixels (height, width, 3) of images, black and white the least and the largest value of the data.
+    """RGB pixels (height, width, 3) of images, black and white the least and the largest value of
+    the data.
 
     Args:
         x: images (N, 1 or 3, H, W).

@@ -23,7 +23,8 @@ class Series:
 
 
 def line_chart(series: Sequence[Series], x_label: str, title: str) -> str:
-    """Curves over a shared axis; a run far outside the others is cut at the edge and its last value written there.
+    """Curves over a shared axis; a run far outside the others is cut at the edge and its last value
+    written there.
 
     >>> "polyline" in line_chart([Series("vae", 0, [(0, 1.0), (1, 2.0)])], "examples", "val/elbo")
     True
@@ -109,7 +110,9 @@ def compact(value: float) -> str:
 
 
 def _limits(values: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """The range of the curves after their first tenth, without a run that lies far from most of the others."""
+    """The range of the curves after their first tenth, without a run that lies far from most of the
+    others.
+    """
     settled = [list(v[len(v) // 10 :]) for v in values]
     ends = sorted((min(v), max(v)) for v in settled)
     middles = sorted((low + high) / 2 for low, high in ends)

@@ -14,7 +14,8 @@ from emgen.figures.canvas import COLOURS, Drawing, blank
 def lower_bounds(
     model: Any, x: Tensor, path: Tensor, low: float, high: float, component: int, bounds: int
 ) -> Drawing:
-    """Each bound F(q_t, θ) = E_{q_t} log p(x, z|θ) + H(q_t) touches log p(x|θ) at θ_t and is climbed to its top.
+    """Each bound F(q_t, θ) = E_{q_t} log p(x, z|θ) + H(q_t) touches log p(x|θ) at θ_t and is
+    climbed to its top.
 
     Args:
         model: a mixture of which only one component's mean, θ, is free.

@@ -1,4 +1,6 @@
-"""Points in the colours of a mixture's components, ellipses of two standard deviations, and how they came about."""
+"""Points in the colours of a mixture's components, ellipses of two standard deviations, and how
+they came about.
+"""
 
 __all__ = ["bound_history", "mixture_ellipses", "weight_history"]
 
@@ -22,7 +24,8 @@ def mixture_ellipses(
     history: Callable[[Axes], None],
     features: Sequence[str],
 ) -> Drawing:
-    """The points, the components that hold any of them, the paths of their means, and a history beside them.
+    """The points, the components that hold any of them, the paths of their means, and a history
+    beside them.
 
     Args:
         model: a mixture of Gaussians.

@@ -1,4 +1,6 @@
-"""On the line: the data's density, the Gaussian that each divergence likes best, the one learnt, and the critic."""
+"""On the line: the data's density, the Gaussian that each divergence likes best, the one learnt,
+and the critic.
+"""
 
 __all__ = ["JUDGES", "preferred_gaussians", "snake"]
 
@@ -28,7 +30,8 @@ JUDGES = (
 def preferred_gaussians(
     density: Distribution, learnt: Distribution, critic: Any, divergence: FDivergence, x: Tensor
 ) -> Drawing:
-    """The densities left and the critic right; the numbers are the true D_f(data ‖ learnt) under every f.
+    """The densities left and the critic right; the numbers are the true D_f(data ‖ learnt) under
+    every f.
 
     Args:
         density: of the data, events (1,).

@@ -1,4 +1,6 @@
-"""In the plane: a density, its M-projection onto the Gaussians, and its I-projection from each peak."""
+"""In the plane: a density, its M-projection onto the Gaussians, and its I-projection from each
+peak.
+"""
 
 __all__ = ["projections"]
 

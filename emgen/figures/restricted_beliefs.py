@@ -1,4 +1,6 @@
-"""What beliefs about several hidden causes lose if they are restricted: chain by chain, or all on their own."""
+"""What beliefs about several hidden causes lose if they are restricted: chain by chain, or all on
+their own.
+"""
 
 __all__ = ["beliefs_of", "restricted_beliefs"]
 
@@ -36,7 +38,8 @@ def beliefs_of(posterior: Any, sweeps: int) -> dict[str, Any]:
 def restricted_beliefs(
     model: Any, x: Tensor, bounds: Mapping[str, Tensor], log_p: Tensor, sweeps: int, shown: int
 ) -> Drawing:
-    """F(factorised) ≤ F(structured) ≤ F(exact) = log p(x|θ), each short of it by its own KL(q ‖ posterior).
+    """F(factorised) ≤ F(structured) ≤ F(exact) = log p(x|θ), each short of it by its own KL(q ‖
+    posterior).
 
     Args:
         model: a factorial hidden Markov model.

@@ -16,7 +16,9 @@ from emgen.roles import Latent, serves
 
 
 def draw(x: Tensor, data: Tensor, path: Path) -> Path | None:
-    """Write the picture of samples `x` beside their data to `path`; None if their shape cannot be drawn."""
+    """Write the picture of samples `x` beside their data to `path`; None if their shape cannot be
+    drawn.
+    """
     pixels = picture(x, data)
     if pixels is None:
         return None
@@ -25,7 +27,8 @@ def draw(x: Tensor, data: Tensor, path: Path) -> Path | None:
 
 
 def picture(x: Tensor, data: Tensor, seen: Tensor | None = None) -> np.ndarray | None:
-    """RGB pixels (height, width, 3) of samples, or of reconstructions with what was seen; None for shapes beyond both.
+    """RGB pixels (height, width, 3) of samples, or of reconstructions with what was seen; None for
+    shapes beyond both.
 
     Args:
         x: samples or reconstructions, (N, 1 or 3, H, W) or (N, 2).
@@ -45,7 +48,9 @@ def picture(x: Tensor, data: Tensor, seen: Tensor | None = None) -> np.ndarray |
 
 
 def samples_of(model: Any, n: int) -> Tensor | None:
-    """`n` draws of a model as one wants to see them: images as means E[x|z]; None from a model that cannot be drawn from."""
+    """`n` draws of a model as one wants to see them: images as means E[x|z]; None from a model that
+    cannot be drawn from.
+    """
     if serves(model, Latent):
         z = model.prior().sample(torch.Size((n,)))
         return _seen_of(model.likelihood(z))

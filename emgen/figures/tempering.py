@@ -15,7 +15,8 @@ from emgen.figures.canvas import Drawing, blank, scatter
 def tempering(
     model: Any, x: Tensor, variances: Sequence[float], sweeps: int, features: Sequence[str]
 ) -> Drawing:
-    """The points at each variance, reached by tempered EM from the one before, and the entropy of all rows.
+    """The points at each variance, reached by tempered EM from the one before, and the entropy of
+    all rows.
 
     Args:
         model: a mixture of Gaussians of one variance, which is left as it is.
@@ -52,7 +53,10 @@ def tempering(
 
 
 def _belief_at(variance: float, model: Any, x: Tensor, sweeps: int) -> Any:
-    """The posterior at σ²: q ∝ posteriorᵝ with β = the model's own variance over σ². The model's means move."""
+    """The posterior at σ²: q ∝ posteriorᵝ with β = the model's own variance over σ².
+
+    The model's means move.
+    """
     own = float(model.components.variance.flatten()[0])
     soft = Tempered(own / variance)
     for _ in range(sweeps):

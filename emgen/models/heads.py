@@ -1,4 +1,6 @@
-"""Heads: the last layer of an encoder or decoder, features in, a `torch.distributions.Distribution` out."""
+"""Heads: the last layer of an encoder or decoder, features in, a `torch.distributions.Distribution`
+out.
+"""
 
 __all__ = ["Bernoulli", "Categorical", "Dirac", "Gaussian", "OneHot"]
 
@@ -40,7 +42,8 @@ class Gaussian(nn.Module):
         features: size of h.
         event_shape: shape of x.
         scale: a fixed σ; None learns σ(h) = softplus(·) + min_scale.
-        min_scale: the smallest learnt σ, which keeps a density from running off to infinity on a single point.
+        min_scale: the smallest learnt σ, which keeps a density from running off to infinity on a
+            single point.
     """
 
     def __init__(
@@ -102,7 +105,8 @@ class Categorical(nn.Module):
 
 
 class Dirac(nn.Module):
-    """A point and nothing around it, p(x|h) = δ(x − g(h)): an implicit model, for adversarial trainers alone.
+    """A point and nothing around it, p(x|h) = δ(x − g(h)): an implicit model, for adversarial
+    trainers alone.
 
     Args:
         features: size of h.
@@ -123,7 +127,8 @@ class Dirac(nn.Module):
 
 
 class OneHot(nn.Module):
-    """Categorical units as one-hot vectors, p(z|h) = Π_d OneHot(z_d; softmax(ℓ_d)): discrete latents a network can read.
+    """Categorical units as one-hot vectors, p(z|h) = Π_d OneHot(z_d; softmax(ℓ_d)): discrete
+    latents a network can read.
 
     Args:
         features: size of h.
@@ -143,10 +148,11 @@ class OneHot(nn.Module):
 
 
 def shaped(flat: Tensor, shape: torch.Size) -> Tensor:
-    """The last dimension of `flat` as an event of this shape (a vector is one already), in full precision.
+    """The last dimension of `flat` as an event of this shape (a vector is one already), in full
+    precision.
 
-    Under mixed precision the layer before gives 8 bits: uniforms of so few drew a rare unit three times too often, and a
-    log-likelihood of hundreds of nats was rounded to whole ones.
+    Under mixed precision the layer before gives 8 bits: uniforms of so few drew a rare unit three
+    times too often, and a log-likelihood of hundreds of nats was rounded to whole ones.
     """
     flat = flat.float() if flat.dtype in (torch.bfloat16, torch.float16) else flat
     return flat if len(shape) == 1 else flat.view(flat.shape[:-1] + shape)

@@ -12,8 +12,9 @@ from torch import Tensor
 class Terms:
     """A loss to be minimised and its named parts, all scalar means in nats per datum.
 
-    Terms add and scale, so a hybrid reads as its equation: `free_energy(...) + 0.1 * adversarial(...)`. Scaling weighs
-    the loss alone; a part keeps its meaning (an `elbo` stays a bound in nats per datum whatever its weight).
+    Terms add and scale, so a hybrid reads as its equation: `free_energy(...) + 0.1 *
+    adversarial(...)`. Scaling weighs the loss alone; a part keeps its meaning (an `elbo` stays a
+    bound in nats per datum whatever its weight).
 
     >>> import torch
     >>> (Terms(torch.tensor(2.), {"a": torch.tensor(5.)}) + 0.5 * Terms(torch.tensor(4.))).loss

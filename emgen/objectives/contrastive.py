@@ -1,4 +1,6 @@
-"""Contrastive divergence: lower the energy of the data, raise it where a short Markov chain has wandered."""
+"""Contrastive divergence: lower the energy of the data, raise it where a short Markov chain has
+wandered.
+"""
 
 __all__ = ["ContrastiveDivergence", "ModelPhase"]
 
@@ -18,9 +20,9 @@ class ContrastiveDivergence:
 
         loss = E_p̂[energy(x)] − E_chain[energy(x̃)] + λ/2 ‖W‖² + κ/2 Σ_j (E[h_j] − ρ)²
 
-    At x̃ ~ p its gradient is that of −log p(x) exactly; at x̃ = k sweeps from the data it is that of contrastive
-    divergence, KL(p̂ ‖ p) − KL(T^k p̂ ‖ p) without the term that follows the chain. The value is a difference of
-    energies, not a likelihood.
+    At x̃ ~ p its gradient is that of −log p(x) exactly; at x̃ = k sweeps from the data it is that
+    of contrastive divergence, KL(p̂ ‖ p) − KL(T^k p̂ ‖ p) without the term that follows the chain.
+    The value is a difference of energies, not a likelihood.
 
     Args:
         weight_decay: λ, on parameters with two or more dimensions (weights, never biases).
@@ -31,9 +33,9 @@ class ContrastiveDivergence:
         ValueError: a negative weight, or an activity outside (0, 1).
 
     References:
-        Hinton (2002), "Training products of experts by minimizing contrastive divergence"; Tieleman (2008), "Training
-        restricted Boltzmann machines using approximations to the likelihood gradient"; Lee, Ekanadham and Ng (2008),
-        "Sparse deep belief net model for visual area V2".
+        Hinton (2002), "Training products of experts by minimizing contrastive divergence"; Tieleman
+        (2008), "Training restricted Boltzmann machines using approximations to the likelihood
+        gradient"; Lee, Ekanadham and Ng (2008), "Sparse deep belief net model for visual area V2".
     """
 
     weight_decay: float = 0.0
@@ -49,11 +51,12 @@ class ContrastiveDivergence:
             )
 
     def __call__(self, model: Any, x: Tensor, chain: Any) -> Terms:
-        """Part `contrast`, the difference of the two mean energies (the hidden units' entropy aside, given `statistics`).
+        """Part `contrast`, the difference of the two mean energies (the hidden units' entropy
+        aside, given `statistics`).
 
         Args:
-            model: serves `Energy`; `statistics(v, weight)` spares it the automatic differentiation, `hidden_mean(x)` serves
-                sparsity.
+            model: serves `Energy`; `statistics(v, weight)` spares it the automatic differentiation,
+                `hidden_mean(x)` serves sparsity.
             x: data (B, *event).
             chain: states of the Markov chain, as `model.gibbs` returns them.
         """
@@ -77,10 +80,11 @@ class ContrastiveDivergence:
 
 @dataclass(frozen=True)
 class ModelPhase:
-    """The model's half of ∇ log Z, by a chain: loss = −E_chain[energy(x̃)], whose gradient is that of log Z at x̃ ~ p.
+    """The model's half of ∇ log Z, by a chain: loss = −E_chain[energy(x̃)], whose gradient is that
+    of log Z at x̃ ~ p.
 
-    Added to an objective that treats Z as a constant, it makes the gradient whole: a deep belief net's wake half-step
-    plus this, on its top machine, is contrastive wake-sleep.
+    Added to an objective that treats Z as a constant, it makes the gradient whole: a deep belief
+    net's wake half-step plus this, on its top machine, is contrastive wake-sleep.
 
     References: Hinton, Osindero and Teh (2006), "A fast learning algorithm for deep belief nets".
     """
@@ -92,7 +96,9 @@ class ModelPhase:
 
 
 def _exact(model: Any, x: Tensor, chain: Tensor) -> Tensor:
-    """The contrast of an exponential family, −⟨θ, E_x[s] − E_chain[s]⟩: linear in θ, so its gradient needs no graph."""
+    """The contrast of an exponential family, −⟨θ, E_x[s] − E_chain[s]⟩: linear in θ, so its
+    gradient needs no graph.
+    """
     sign = torch.cat(
         [x.new_full((len(x),), 1 / len(x)), x.new_full((len(chain),), -1 / len(chain))]
     )

@@ -18,8 +18,8 @@ class FreeEnergy:
     """Negative evidence lower bound of amortised variational EM, by reparameterised draws.
 
         F(q, θ)  = E_q(z|x)[log p(x|z)] − KL(q(z|x) ‖ p(z))                            ≤ log p(x)
-        F_K      = E[log (1/K) Σ_k p(x, z_k) / q(z_k|x)],  z_k ~ q(z|x)                  F ≤ F_K ≤ log p(x)
-        loss     = −E_q[log p(x|z)] + β KL(q ‖ p)      or      −F_K
+        F_K      = E[log (1/K) Σ_k p(x, z_k) / q(z_k|x)],  z_k ~ q(z|x)                  F ≤ F_K ≤
+        log p(x) loss     = −E_q[log p(x|z)] + β KL(q ‖ p)      or      −F_K
 
     The KL is exact where torch knows the pair, else it is estimated from the same draws.
 
@@ -33,8 +33,8 @@ class FreeEnergy:
         TypeError: q cannot be reparameterised (discrete latents).
 
     References:
-        Kingma and Welling (2014), "Auto-encoding variational Bayes"; Higgins et al. (2017), "beta-VAE"; Burda, Grosse
-        and Salakhutdinov (2016), "Importance weighted autoencoders".
+        Kingma and Welling (2014), "Auto-encoding variational Bayes"; Higgins et al. (2017),
+        "beta-VAE"; Burda, Grosse and Salakhutdinov (2016), "Importance weighted autoencoders".
     """
 
     beta: float = 1.0
@@ -58,7 +58,8 @@ class FreeEnergy:
             )
 
     def __call__(self, model: Any, recognition: Any, x: Tensor) -> Terms:
-        """Loss and parts `elbo`, `reconstruction`, `kl` (and `bound` = F_K if importance-weighted), each averaged over x.
+        """Loss and parts `elbo`, `reconstruction`, `kl` (and `bound` = F_K if importance-weighted),
+        each averaged over x.
 
         Args:
             model: p(z) p(x|z).

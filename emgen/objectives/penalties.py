@@ -22,7 +22,8 @@ class GradientPenalty:
         weight: strength, not negative.
         where: `data` (R₁), `samples` (R₂) or `both`, whose two means are added.
 
-    References: Mescheder, Geiger and Nowozin (2018), "Which training methods for GANs do actually converge?"
+    References: Mescheder, Geiger and Nowozin (2018), "Which training methods for GANs do actually
+    converge?"
     """
 
     weight: float = 0.1
@@ -38,7 +39,9 @@ class GradientPenalty:
     def __call__(
         self, critic: Any, data: Tensor, samples: Tensor, divergence: Any, progress: float
     ) -> Terms:
-        """Part `penalty`, the mean squared gradient norm before it is weighed; `data`, `samples` are (B, *event)."""
+        """Part `penalty`, the mean squared gradient norm before it is weighed; `data`, `samples`
+        are (B, *event).
+        """
         places = {"data": [data], "samples": [samples], "both": [data, samples]}[self.where]
         square = torch.stack([_squared_gradient(critic, x)[1].mean() for x in places]).sum()
         return Terms(self.weight / 2 * square, {"penalty": square})
@@ -48,17 +51,18 @@ class GradientPenalty:
 class RothPenalty:
     """The penalty that convolving both sides with noise of variance `weight` amounts to, for any f.
 
-        Ω_f = E_p[f*″(T) ‖∇_x T‖²] = E_p[c(v) ‖∇_x v‖²],   T = f′(eᵛ), c(v) = e²ᵛ f″(eᵛ);   loss = (γ_t/2) Ω_f
-        γ_t = weight · annealing^progress
+        Ω_f = E_p[f*″(T) ‖∇_x T‖²] = E_p[c(v) ‖∇_x v‖²],   T = f′(eᵛ), c(v) = e²ᵛ f″(eᵛ);   loss =
+        (γ_t/2) Ω_f γ_t = weight · annealing^progress
 
-    An f whose dual is straight has no curvature to be penalised, Ω_f = 0: total variation and the hinge need `GradientPenalty`.
+    An f whose dual is straight has no curvature to be penalised, Ω_f = 0: total variation and the
+    hinge need `GradientPenalty`.
 
     Args:
         weight: γ₀, the variance of the noise.
         annealing: what is left of γ₀ at the end of training, in (0, 1]; 1 keeps it constant.
 
-    References: Roth, Lucchi, Nowozin and Hofmann (2017), "Stabilizing training of generative adversarial networks
-    through regularization".
+    References: Roth, Lucchi, Nowozin and Hofmann (2017), "Stabilizing training of generative
+    adversarial networks through regularization".
     """
 
     weight: float = 0.1
@@ -75,7 +79,9 @@ class RothPenalty:
     def __call__(
         self, critic: Any, data: Tensor, samples: Tensor, divergence: Any, progress: float
     ) -> Terms:
-        """Part `penalty`, Ω_f before it is weighed; `progress` in [0, 1] is the share of training that is done."""
+        """Part `penalty`, Ω_f before it is weighed; `progress` in [0, 1] is the share of training
+        that is done.
+        """
         v, square = _squared_gradient(critic, samples)
         omega = (divergence.conjugate_curvature(v) * square).mean()
         return Terms(self.weight * self.annealing**progress / 2 * omega, {"penalty": omega})

@@ -17,12 +17,14 @@ from emgen.trainers.em import EM
 
 
 class BayesianGaussianMixture(_Mixture):
-    """A mixture of Gaussians by variational Bayes, as `sklearn.mixture.BayesianGaussianMixture`, starts and iterates too.
+    """A mixture of Gaussians by variational Bayes, as `sklearn.mixture.BayesianGaussianMixture`,
+    starts and iterates too.
 
-    The lower bound carries all constants and is in nats for the whole data set. For covariance_type diag and spherical
-    scikit-learn takes E log|Λ| from a Wishart matrix that the model does not have; so does this class, for its iterates'
-    sake, and there its bound is scikit-learn's too, which may fall; `emgen.models.GaussianMixture` has the exact one. A tied
-    covariance is worth all rows here, the rows of one component there, which shifts scores by a constant.
+    The lower bound carries all constants and is in nats for the whole data set. For covariance_type
+    diag and spherical scikit-learn takes E log|Λ| from a Wishart matrix that the model does not
+    have; so does this class, for its iterates' sake, and there its bound is scikit-learn's too,
+    which may fall; `emgen.models.GaussianMixture` has the exact one. A tied covariance is worth all
+    rows here, the rows of one component there, which shifts scores by a constant.
 
     Args:
         n_components: K, the truncation of the Dirichlet process.
@@ -85,7 +87,9 @@ class BayesianGaussianMixture(_Mixture):
         )
 
     def _model(self, x: Tensor) -> Mixture:
-        """The priors of scikit-learn in ours: what is shared by K components or D features counts K or D times."""
+        """The priors of scikit-learn in ours: what is shared by K components or D features counts K
+        or D times.
+        """
         k, d = self.n_components, x.shape[1]
         covariance = x.T.cov().reshape(d, d)
         scatter = {
@@ -146,7 +150,9 @@ class BayesianGaussianMixture(_Mixture):
         self.mean_precision_ = kappa.numpy()
 
     def _concentrations(self, model: Mixture) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the weights (K,) or their sticks (K, 2), of the covariances and of the means (K,), as scikit-learn counts them."""
+        """Of the weights (K,) or their sticks (K, 2), of the covariances and of the means (K,), as
+        scikit-learn counts them.
+        """
         belief, components = model.weights, model.components
         dirichlet = belief.sticks if isinstance(belief, StickBreaking) else belief
         nu, kappa = (v[:, 0] if v.ndim > 1 else v for v in (components.nu, components.kappa))

@@ -20,7 +20,8 @@ from emgen.randomness import seeded
 
 
 class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Bernoulli restricted Boltzmann machine by persistent contrastive divergence, as `sklearn.neural_network.BernoulliRBM`.
+    """Bernoulli restricted Boltzmann machine by persistent contrastive divergence, as
+    `sklearn.neural_network.BernoulliRBM`.
 
     It computes in float32, its products in bfloat16 if asked, and answers in the dtype of X.
 
@@ -31,8 +32,9 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         n_iter: sweeps over the data.
         verbose: print the contrastive loss of every sweep if positive.
         random_state: seed or generator of all draws.
-        precision: of the products of training, `32-true` or `bf16-mixed`, which a CPU with bfloat16 instructions does several
-            times as fast; sums, draws and parameters stay in float32, and the rounding is far below the noise of the draws.
+        precision: of the products of training, `32-true` or `bf16-mixed`, which a CPU with bfloat16
+            instructions does several times as fast; sums, draws and parameters stay in float32, and
+            the rounding is far below the noise of the draws.
 
     Raises:
         ValueError: another precision.
@@ -41,9 +43,11 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         components_: weights (n_components, n_features).
         intercept_hidden_, intercept_visible_: biases.
         h_samples_: hidden states of the persistent chains, (batch_size, n_components).
-        machine_: the `BoltzmannMachine`, for everything that scikit-learn's has not, such as log Z by AIS.
+        machine_: the `BoltzmannMachine`, for everything that scikit-learn's has not, such as log Z
+            by AIS.
 
-    References: Tieleman (2008), "Training restricted Boltzmann machines using approximations to the likelihood gradient".
+    References: Tieleman (2008), "Training restricted Boltzmann machines using approximations to the
+    likelihood gradient".
 
     >>> X = np.array([[0, 0, 0], [0, 1, 1], [1, 0, 1], [1, 1, 1]])
     >>> BernoulliRBM(n_components=2, random_state=0).fit(X).transform(X).shape
@@ -100,13 +104,18 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             return self._answer(self.machine_.hidden_mean(self._rows(X)))
 
     def gibbs(self, v: Any) -> np.ndarray:
-        """One Gibbs sweep from the rows of v; boolean. Each call goes on in the random numbers that the fit began."""
+        """One Gibbs sweep from the rows of v; boolean.
+
+        Each call goes on in the random numbers that the fit began.
+        """
         check_is_fitted(self)
         with seeded(_seed(self._random)), torch.no_grad():
             return self.machine_.gibbs(self._rows(v)).bool().numpy()
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """Pseudo-likelihood of each row from one bit of it, drawn at random: n_features · log P(v_i | the others)."""
+        """Pseudo-likelihood of each row from one bit of it, drawn at random: n_features · log P(v_i
+        | the others).
+        """
         check_is_fitted(self)
         return self._answer(self._pseudo_likelihood(self._rows(X)))
 
@@ -138,7 +147,9 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     @torch.no_grad()
     def _sweep(self, rows: Tensor, batch_size: int) -> None:
-        """Persistent contrastive divergence by its definition: what `emgen.trainers.CD` does for any energy and optimiser."""
+        """Persistent contrastive divergence by its definition: what `emgen.trainers.CD` does for
+        any energy and optimiser.
+        """
         W, b, c = self.machine_.weight, self.machine_.visible_bias, self.machine_.hidden_bias
         mixed = torch.autocast(
             "cpu", torch.bfloat16, enabled=self.precision == "bf16-mixed", cache_enabled=False

@@ -27,14 +27,16 @@ ROWS = 4096  # rows a block, which stay in cache
 
 
 class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
-    """k-means as `sklearn.cluster.KMeans`: hard EM of a Gaussian mixture with equal weights and one fixed variance.
+    """k-means as `sklearn.cluster.KMeans`: hard EM of a Gaussian mixture with equal weights and one
+    fixed variance.
 
     Args:
         n_clusters: K.
         init: k-means++, random, (K, D) centres, or a function of (X, K, random_state).
         n_init: starts; `auto` is 1 for k-means++ and given centres, else 10.
         max_iter: iterations at the most.
-        tol: stop when the centres' squared shift is below this share of the mean variance of the features.
+        tol: stop when the centres' squared shift is below this share of the mean variance of the
+            features.
         verbose: print the inertia of every start.
         random_state: seed of all draws.
         copy_x: X is never written to, whichever is asked.
@@ -130,7 +132,9 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
     def _lloyd(
         self, x: Tensor, weight: np.ndarray | None, seeds: np.ndarray
     ) -> tuple[np.ndarray, float, np.ndarray, int]:
-        """Lloyd's iterations, which are those of hard EM, from given centres; labels, inertia, centres and iterations."""
+        """Lloyd's iterations, which are those of hard EM, from given centres; labels, inertia,
+        centres and iterations.
+        """
         w = torch.ones(len(x), dtype=x.dtype) if weight is None else torch.as_tensor(weight)
         points = torch.cat(
             [x, torch.ones_like(x[:, :1])], 1
@@ -198,7 +202,9 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
 
 
 def _assigned(points: Tensor, mass: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest centre of each row of (x, 1), which has the largest xᵀc − |c|²/2, and the sums of the rows of each, weighted."""
+    """The nearest centre of each row of (x, 1), which has the largest xᵀc − |c|²/2, and the sums of
+    the rows of each, weighted.
+    """
     scorers, labels = torch.cat([centres, -centres.square().sum(1, keepdim=True) / 2], 1), []
     sums = torch.zeros_like(scorers, dtype=torch.float64)
     for rows, weighted in zip(points.split(ROWS), mass.split(ROWS)):
@@ -209,7 +215,9 @@ def _assigned(points: Tensor, mass: Tensor, centres: Tensor) -> tuple[Tensor, Te
 
 
 def _centres(points: Tensor, mass: Tensor, before: Tensor, labels: Tensor, sums: Tensor) -> Tensor:
-    """The means; a cluster without rows takes the worst-fitting row from its own, and if there is none, stands at the largest."""
+    """The means; a cluster without rows takes the worst-fitting row from its own, and if there is
+    none, stands at the largest.
+    """
     empty = (sums[:, -1] == 0).nonzero()[:, 0]
     if len(empty):
         away = (points[:, :-1] - before[labels]).square().sum(1).masked_fill(mass[:, -1] == 0, -1.0)
@@ -224,5 +232,7 @@ def _centres(points: Tensor, mass: Tensor, before: Tensor, labels: Tensor, sums:
 
 
 def _refines(labels: np.ndarray, other: np.ndarray) -> bool:
-    """Whether each cluster lies within one of the other's: then scikit-learn keeps the centres that came first."""
+    """Whether each cluster lies within one of the other's: then scikit-learn keeps the centres that
+    came first.
+    """
     return len(np.unique(np.stack([labels, other]), axis=1).T) == len(np.unique(labels))

@@ -1,4 +1,6 @@
-"""hmmlearn's Gaussian and categorical hidden Markov models, with its names, arguments, starts and iterates."""
+"""hmmlearn's Gaussian and categorical hidden Markov models, with its names, arguments, starts and
+iterates.
+"""
 
 __all__ = ["CategoricalHMM", "GaussianHMM"]
 
@@ -85,7 +87,9 @@ class _HMM(BaseEstimator, ABC):
     def score_samples(
         self, X: Any, lengths: Sequence[int] | None = None
     ) -> tuple[float, np.ndarray]:
-        """The log-likelihood, and the posterior probabilities of the states (n_samples, n_components)."""
+        """The log-likelihood, and the posterior probabilities of the states (n_samples,
+        n_components).
+        """
         posterior = self._posterior(X, lengths)
         return float(posterior.log_evidence.sum()), _concatenated(posterior, posterior.marginals)
 
@@ -96,7 +100,9 @@ class _HMM(BaseEstimator, ABC):
     def decode(
         self, X: Any, lengths: Sequence[int] | None = None, algorithm: str | None = None
     ) -> tuple[float, np.ndarray]:
-        """The most probable path and its log joint probability (`viterbi`), or each frame's best state (`map`)."""
+        """The most probable path and its log joint probability (`viterbi`), or each frame's best
+        state (`map`).
+        """
         algorithm, posterior = algorithm or self.algorithm, self._posterior(X, lengths)
         if algorithm == "viterbi":
             path, log_joint = posterior.viterbi()
@@ -142,7 +148,9 @@ class _HMM(BaseEstimator, ABC):
     def _chain(
         self, name: str, code: str, rows: tuple[int, ...], rng: np.random.RandomState
     ) -> tuple[Categorical, Categorical]:
-        """Prior and start of the initial or transition probabilities: drawn, or those that were set before."""
+        """Prior and start of the initial or transition probabilities: drawn, or those that were set
+        before.
+        """
         if code in self.init_params:
             setattr(
                 self,
@@ -164,13 +172,16 @@ class GaussianHMM(_HMM):
         covariance_type: spherical, diag, full or tied.
         min_covar: added to the diagonal of the starting covariance.
         startprob_prior, transmat_prior: Dirichlet priors; 1 is flat.
-        means_prior, means_weight, covars_prior, covars_weight: Normal and inverse gamma (or Wishart) priors.
+        means_prior, means_weight, covars_prior, covars_weight: Normal and inverse gamma (or
+            Wishart) priors.
         algorithm: of `predict`, viterbi or map.
         random_state: seed of the start.
         n_iter, tol: iterations at the most, and the gain in log-likelihood below which they stop.
         verbose: print the log-likelihood of each iteration.
-        params, init_params: what is learnt and what is initialised: s(tart), t(ransition), m(eans), c(ovariances).
-        implementation: kept for compatibility; recursions are scaled and fall back to logarithms by themselves.
+        params, init_params: what is learnt and what is initialised: s(tart), t(ransition), m(eans),
+            c(ovariances).
+        implementation: kept for compatibility; recursions are scaled and fall back to logarithms by
+            themselves.
 
     >>> X = np.concatenate([np.zeros((20, 1)), 5 + np.zeros((20, 1))]) + np.random.RandomState(0).randn(40, 1)
     >>> GaussianHMM(2, random_state=0).fit(X).predict(X)[[0, 39]].tolist() in ([0, 1], [1, 0])
@@ -272,7 +283,9 @@ class GaussianHMM(_HMM):
 
     @property
     def covars_(self) -> np.ndarray:
-        """Covariances as matrices (n_components, n_features, n_features), whatever their type; set in the type's own shape."""
+        """Covariances as matrices (n_components, n_features, n_features), whatever their type; set
+        in the type's own shape.
+        """
         covars, d = np.asarray(self._covars_), self.means_.shape[1]
         if self.covariance_type == "full":
             return covars
@@ -310,7 +323,8 @@ class CategoricalHMM(_HMM):
     """A hidden Markov model of symbols by EM, as `hmmlearn.hmm.CategoricalHMM`.
 
     Args:
-        n_components, startprob_prior, transmat_prior, algorithm, random_state, n_iter, tol, verbose: as in `GaussianHMM`.
+        n_components, startprob_prior, transmat_prior, algorithm, random_state, n_iter, tol,
+            verbose: as in `GaussianHMM`.
         emissionprob_prior: Dirichlet prior of each state's symbols; 1 is flat.
         n_features: number of symbols; default the largest of the data plus one.
         params, init_params: s(tart), t(ransition), e(mission).
@@ -384,7 +398,9 @@ def _given(estimator: _HMM, name: str) -> Any:
 
 
 def _dirichlet(prior: Any, start: Categorical) -> Categorical:
-    """Dirichlet(α) whose mode in probabilities, (α − 1 + n) normalised, is ours in natural coordinates with α − 1 data."""
+    """Dirichlet(α) whose mode in probabilities, (α − 1 + n) normalised, is ours in natural
+    coordinates with α − 1 data.
+    """
     extra = torch.tensor(
         np.broadcast_to(np.asarray(prior, dtype=float) - 1, start.mean.shape).copy()
     )

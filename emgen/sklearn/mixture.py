@@ -27,7 +27,9 @@ STARTS = ("kmeans", "k-means++", "random", "random_from_data")
 
 
 class _Mixture(DensityMixin, BaseEstimator, ABC):
-    """What the two share: the loop over starts and iterations, predictions, and the attributes read from the model."""
+    """What the two share: the loop over starts and iterations, predictions, and the attributes read
+    from the model.
+    """
 
     @abstractmethod
     def _model(self, x: Tensor) -> Mixture:
@@ -78,7 +80,9 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
         return self._posterior(X, lambda z: z.probs)
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """Log-likelihood of each row in nats; under Bayes the expected one of the variational posterior."""
+        """Log-likelihood of each row in nats; under Bayes the expected one of the variational
+        posterior.
+        """
         return self._posterior(X, lambda z: z.log_normaliser)
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -126,7 +130,9 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
         ).numpy()
 
     def _started(self, x: Tensor, X: np.ndarray, rng: np.random.RandomState) -> Mixture:
-        """A model at scikit-learn's start: its own seeds and labels from the same random numbers, then an M-step."""
+        """A model at scikit-learn's start: its own seeds and labels from the same random numbers,
+        then an M-step.
+        """
         r = np.zeros((len(X), self.n_components))
         columns = np.arange(self.n_components)
         if self.init_params == "kmeans":
@@ -173,7 +179,8 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
     def _climb(self, model: Mixture, x: Tensor, before: float) -> tuple[list[float], bool]:
         """The lower bound of each iteration until it moves by less than tol, and whether it did.
 
-        The M-step adds reg_covar, from the prior; scikit-learn's E-step does not know of it, which is what monotone EM would ask.
+        The M-step adds reg_covar, from the prior; scikit-learn's E-step does not know of it, which
+        is what monotone EM would ask.
         """
         trainer, bounds, change = EM(model, parameters=self._belief, tol=None), [], math.inf
         if self.reg_covar or getattr(model.components, "wishart", False):
@@ -238,7 +245,8 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
 
 
 class GaussianMixture(_Mixture):
-    """A mixture of Gaussians by EM, as `sklearn.mixture.GaussianMixture`: same arguments, attributes, starts and iterates.
+    """A mixture of Gaussians by EM, as `sklearn.mixture.GaussianMixture`: same arguments,
+    attributes, starts and iterates.
 
     Args:
         n_components: K.

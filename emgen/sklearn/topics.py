@@ -18,7 +18,8 @@ from emgen.models.conjugate.topic_model import TopicModel
 
 
 class LatentDirichletAllocation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Topics of a corpus by variational Bayes, as `sklearn.decomposition.LatentDirichletAllocation`.
+    """Topics of a corpus by variational Bayes, as
+    `sklearn.decomposition.LatentDirichletAllocation`.
 
     Documents are updated together in blocks, from scikit-learn's own starts.
 
@@ -29,16 +30,19 @@ class LatentDirichletAllocation(ClassNamePrefixFeaturesOutMixin, TransformerMixi
         learning_decay, learning_offset: step size (offset + t)^−decay of the online method.
         max_iter: passes over the corpus.
         batch_size: documents a step of the online method.
-        evaluate_every: how many iterations apart perplexity is looked at; 0 or less never stops early.
+        evaluate_every: how many iterations apart perplexity is looked at; 0 or less never stops
+            early.
         total_samples: size of the corpus for `partial_fit`.
         perp_tol: fall of the perplexity below which iterations stop.
-        mean_change_tol: mean change of proportions, in words, below which a document's updates stop.
+        mean_change_tol: mean change of proportions, in words, below which a document's updates
+            stop.
         max_doc_update_iter: updates of a document at the most, each iteration.
         n_jobs: kept for compatibility; torch uses its own threads.
         verbose: print the perplexity where it is evaluated.
         random_state: seed of the start.
 
-    References: Blei, Ng and Jordan (2003); Hoffman, Blei and Bach (2010), "Online learning for latent Dirichlet allocation".
+    References: Blei, Ng and Jordan (2003); Hoffman, Blei and Bach (2010), "Online learning for
+    latent Dirichlet allocation".
 
     >>> X = np.kron(np.eye(2), np.full((5, 4), 3)).astype(int)  # two groups of documents with words of their own
     >>> topics = LatentDirichletAllocation(2, random_state=0).fit_transform(X).argmax(1)
@@ -124,7 +128,9 @@ class LatentDirichletAllocation(ClassNamePrefixFeaturesOutMixin, TransformerMixi
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> "LatentDirichletAllocation":
-        """One online step for each batch of rows of X, out of a corpus of `total_samples` documents."""
+        """One online step for each batch of rows of X, out of a corpus of `total_samples`
+        documents.
+        """
         first = not hasattr(self, "components_")
         X = self._counts(X, reset=first)
         if first:
@@ -134,7 +140,9 @@ class LatentDirichletAllocation(ClassNamePrefixFeaturesOutMixin, TransformerMixi
         return self
 
     def transform(self, X: Any, *, normalize: bool = True) -> np.ndarray:
-        """Expected proportions of topics (n_samples, n_components), or the Dirichlets' parameters unless `normalize`."""
+        """Expected proportions of topics (n_samples, n_components), or the Dirichlets' parameters
+        unless `normalize`.
+        """
         check_is_fitted(self)
         X = self._counts(X, reset=False)
         belief = self._proportions(self._model(X), _sparse(X))
@@ -149,7 +157,9 @@ class LatentDirichletAllocation(ClassNamePrefixFeaturesOutMixin, TransformerMixi
         return self._bound(*self._folded_in(X))[0]
 
     def perplexity(self, X: Any, sub_sampling: bool = False) -> float:
-        """exp(−bound / words); with `sub_sampling` the documents' part counts as that of `total_samples` documents."""
+        """exp(−bound / words); with `sub_sampling` the documents' part counts as that of
+        `total_samples` documents.
+        """
         model, x = self._folded_in(X)
         return self._perplexity(model, x, self.total_samples / x.shape[0] if sub_sampling else 1.0)
 

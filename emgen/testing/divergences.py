@@ -15,15 +15,16 @@ from emgen.divergences.base import curvature_of_pair
 
 
 def check_divergence(divergence: FDivergence, *, log_ratio: bool = True, seed: int = 0) -> None:
-    """Check the laws of an f-divergence: of its generator, its conjugate, its dual pair and its values.
+    """Check the laws of an f-divergence: of its generator, its conjugate, its dual pair and its
+    values.
 
-    A divergence may be a sound one and yet break a law, for what no critic in float32 can train: |u − 1|^1.5, whose
-    gradient is infinite at v = 0, and u³, whose values overflow before |v| = 40.
+    A divergence may be a sound one and yet break a law, for what no critic in float32 can train: |u
+    − 1|^1.5, whose gradient is infinite at v = 0, and u³, whose values overflow before |v| = 40.
 
     Args:
         divergence: any f-divergence, shipped or one's own.
-        log_ratio: whether its activation is f′(eᵛ); False for a margin loss, a printed activation, or one that smooths
-            a step, whose best critic is not the log density ratio.
+        log_ratio: whether its activation is f′(eᵛ); False for a margin loss, a printed activation,
+            or one that smooths a step, whose best critic is not the log density ratio.
         seed: of the random tables and channels.
 
     Raises:

@@ -19,18 +19,23 @@ def geweke(
     limit: float = 4.5,
     seed: int = 0,
 ) -> Tensor:
-    """Check that a Markov kernel leaves a joint distribution invariant, from exact draws of that joint.
+    """Check that a Markov kernel leaves a joint distribution invariant, from exact draws of that
+    joint.
 
-    For a sampler of parameters and latents the joint is p(θ, z, x): `draw` simulates it from the prior down, `kernel`
-    makes one sweep of the sampler and then draws x afresh given θ and z. For a Boltzmann machine the joint is p(v),
-    enumerated. Every chain starts at equilibrium and must stay there, so no burn-in and no autocorrelation enter:
+    For a sampler of parameters and latents the joint is p(θ, z, x): `draw` simulates it from the
+    prior down, `kernel` makes one sweep of the sampler and then draws x afresh given θ and z. For a
+    Boltzmann machine the joint is p(v), enumerated. Every chain starts at equilibrium and must stay
+    there, so no burn-in and no autocorrelation enter:
 
-        z_k = mean_i [f_k(x_i after) − f_k(x_i before)] / standard error,   near N(0, 1) if the kernel is right
+        z_k = mean_i [f_k(x_i after) − f_k(x_i before)] / standard error,   near N(0, 1) if the
+        kernel is right
 
     Args:
         draw: n → a state of n independent exact draws.
-        kernel: one step of all n chains at once (a state may be a list where a sampler knows one chain alone).
-        statistics: state → (n, k), functions whose means are compared; squares and products catch more than means.
+        kernel: one step of all n chains at once (a state may be a list where a sampler knows one
+            chain alone).
+        statistics: state → (n, k), functions whose means are compared; squares and products catch
+            more than means.
         chains: n.
         steps: how often the kernel is applied between the two sides.
         limit: the largest |z| that passes; 4.5 is exceeded by chance once in 150,000 statistics.
@@ -40,7 +45,8 @@ def geweke(
         The z-scores (k,).
 
     Raises:
-        AssertionError: naming the statistics that moved, and by how many standard errors (nan: they became no numbers).
+        AssertionError: naming the statistics that moved, and by how many standard errors (nan: they
+            became no numbers).
         ValueError: fewer than two chains, no step, or statistics that are not of shape (n, k).
 
     References: Geweke (2004), "Getting it right: joint distribution tests of posterior simulators".

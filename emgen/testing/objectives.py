@@ -13,7 +13,8 @@ from emgen.objectives import Terms
 
 
 def check_objective(objective: Callable[..., Terms], *players: Any, seed: int = 0) -> None:
-    """Check that `objective(*players)` is a formula: frozen, repeatable, differentiable, without side effects.
+    """Check that `objective(*players)` is a formula: frozen, repeatable, differentiable, without
+    side effects.
 
     Args:
         objective: an objective, or one side of it (`Adversarial().critic`).

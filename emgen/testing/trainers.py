@@ -18,7 +18,8 @@ Law = Callable[[str, Any], None]
 
 
 def check_trainer(trainer: Trainer, x: Any) -> None:
-    """Check a trainer's schedule on a few rows of data, outside Lightning's loop; three batches make a sweep.
+    """Check a trainer's schedule on a few rows of data, outside Lightning's loop; three batches
+    make a sweep.
 
     Args:
         trainer: a trainer that has not stepped yet; it is left as it was.
@@ -147,7 +148,9 @@ def _saved(trainer: Trainer) -> io.BytesIO:
 
 
 def _restore(trainer: Trainer, file: io.BytesIO) -> None:
-    """As Lightning does: the hook, the tensors, the optimisers; nothing but tensors and plain containers is unpickled."""
+    """As Lightning does: the hook, the tensors, the optimisers; nothing but tensors and plain
+    containers is unpickled.
+    """
     checkpoint = torch.load(file, weights_only=True)
     trainer.on_load_checkpoint(checkpoint)
     trainer.load_state_dict(checkpoint["state_dict"])

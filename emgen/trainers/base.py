@@ -1,4 +1,6 @@
-"""What every trainer shares: players, two verbs (`descend`, `assign`), the ledger, and all of Lightning's subtleties."""
+"""What every trainer shares: players, two verbs (`descend`, `assign`), the ledger, and all of
+Lightning's subtleties.
+"""
 
 __all__ = ["Trainer"]
 
@@ -22,21 +24,24 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
 class Trainer(LightningModule):
-    """A schedule of half-steps over players; a subclass writes `training_step` as the pseudo-code of its algorithm.
+    """A schedule of half-steps over players; a subclass writes `training_step` as the pseudo-code
+    of its algorithm.
 
-    The players are `model` (p_θ: everything but its encoder), `recognition` (q_φ, the model's attribute of that name)
-    and `critic` (T_ψ). A step is written for one batch; where the loader hands a block of several, it is run on each
-    in turn, so that the loop's own cost vanishes on small networks. Every step draws from a random state fixed by
-    (seed, epoch, batch), which makes a resumed run the same run bit for bit; whatever is drawn between steps, by a
-    loader that shuffles or a callback, goes on from the caller's own state as if no step had been.
+    The players are `model` (p_θ: everything but its encoder), `recognition` (q_φ, the model's
+    attribute of that name) and `critic` (T_ψ). A step is written for one batch; where the loader
+    hands a block of several, it is run on each in turn, so that the loop's own cost vanishes on
+    small networks. Every step draws from a random state fixed by (seed, epoch, batch), which makes
+    a resumed run the same run bit for bit; whatever is drawn between steps, by a loader that
+    shuffles or a callback, goes on from the caller's own state as if no step had been.
 
     Args:
         model: an `nn.Module` that serves the roles in `requires`.
-        optimizers: for each player that descends or is assigned, parameters → optimiser; players that always move
-            together may share one under the tuple of their names.
+        optimizers: for each player that descends or is assigned, parameters → optimiser; players
+            that always move together may share one under the tuple of their names.
         critic: the third player of an adversarial game.
         clip: largest gradient norm of a player's step; None leaves gradients alone.
-        scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant rate.
+        scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant
+            rate.
 
     Raises:
         TypeError: the model lacks a role; the message names the trainers that would fit it.
@@ -101,7 +106,9 @@ class Trainer(LightningModule):
         return getattr(self.model, "recognition", None)
 
     def parameters_of(self, player: str | tuple[str, ...]) -> list[nn.Parameter]:
-        """The trainable parameters of `model`, `recognition` or `critic`, or of several; none belongs to two players."""
+        """The trainable parameters of `model`, `recognition` or `critic`, or of several; none
+        belongs to two players.
+        """
         if player not in self._owned:
             names = (player,) if isinstance(player, str) else player
             self._owned[player] = [p for name in names for p in self._find_parameters(name)]
@@ -121,8 +128,9 @@ class Trainer(LightningModule):
     ) -> None:
         """One gradient step of `terms.loss` for these players alone; the others are held still.
 
-        `descend({"critic": a, "model": b})` is simultaneous play: both gradients are taken before either player moves.
-        The gradient is averaged over processes, clipped, laid out as its parameter, and recorded.
+        `descend({"critic": a, "model": b})` is simultaneous play: both gradients are taken before
+        either player moves. The gradient is averaged over processes, clipped, laid out as its
+        parameter, and recorded.
         """
         plays: dict[Any, Any] = dict(players) if isinstance(players, Mapping) else {players: terms}
         moves = []
@@ -148,9 +156,11 @@ class Trainer(LightningModule):
         torch.clear_autocast_cache()  # under mixed precision it holds casts of the parameters as they were
 
     def assign(self, player: str, statistics: Statistics, now: bool | None = None) -> None:
-        """Add sufficient statistics; when the sweep ends (or `now`), sum them over processes and do the M-step.
+        """Add sufficient statistics; when the sweep ends (or `now`), sum them over processes and do
+        the M-step.
 
-        The player's optimiser is an `emgen.optim.ClosedForm`: its `step` receives a closure that returns the statistics.
+        The player's optimiser is an `emgen.optim.ClosedForm`: its `step` receives a closure that
+        returns the statistics.
         """
         so_far = self._statistics.pop(player, None)
         total = (
@@ -175,9 +185,10 @@ class Trainer(LightningModule):
     ) -> None:
         """Write named scalars into the ledger, where a callback finds their means over the epoch.
 
-        A named `half_step` with a `bound` is checked against the bound before it: a trainer whose guarantee is
-        `monotone` stops when the bound falls by more than the `round_off` of rows in `precision` (default: the bound's own), of
-        which `doubt` says what the model expects beyond the usual.
+        A named `half_step` with a `bound` is checked against the bound before it: a trainer whose
+            guarantee is
+        `monotone` stops when the bound falls by more than the `round_off` of rows in `precision`
+        (default: the bound's own), of which `doubt` says what the model expects beyond the usual.
         """
         self.ledger.record(parts)
         if half_step and "bound" in parts:
@@ -199,14 +210,18 @@ class Trainer(LightningModule):
                 )
 
     def shared(self, value: Tensor) -> Tensor:
-        """The mean of a tensor over all processes, each weighing as much as it has rows of the batch."""
+        """The mean of a tensor over all processes, each weighing as much as it has rows of the
+        batch.
+        """
         if _processes() > 1:
             value = value * self.share
             torch.distributed.all_reduce(value)
         return value
 
     def observe(self, batch: Any) -> Tensor:
-        """x as a likelihood sees it (binarised if the data says so); a foreign loader's tensor or (tensor, ...) as it is."""
+        """x as a likelihood sees it (binarised if the data says so); a foreign loader's tensor or
+        (tensor, ...) as it is.
+        """
         return (
             batch.x
             if isinstance(batch, Batch)
@@ -216,7 +231,9 @@ class Trainer(LightningModule):
         )
 
     def grey(self, batch: Any) -> Tensor:
-        """x as stored, before any binarisation: a critic would tell binary data from decoder means at once."""
+        """x as stored, before any binarisation: a critic would tell binary data from decoder means
+        at once.
+        """
         return batch.grey if isinstance(batch, Batch) else self.observe(batch)
 
     @property
@@ -250,7 +267,9 @@ class Trainer(LightningModule):
         self._owned = {}
 
     def on_train_start(self) -> None:
-        """What is asked for now holds after a resume too: a checkpoint brings its old learning rate along."""
+        """What is asked for now holds after a resume too: a checkpoint brings its old learning rate
+        along.
+        """
         for optimizer in self.trainer.optimizers if self.scheduler is None else []:
             for group in optimizer.param_groups:
                 group.update(
@@ -293,7 +312,9 @@ class Trainer(LightningModule):
         self.ledger.load_state_dict(state["ledger"])
 
     def _averaged(self, gradients: Iterable[Tensor]) -> list[Tensor]:
-        """Gradients averaged over processes through one flat buffer, then clipped to the largest norm allowed."""
+        """Gradients averaged over processes through one flat buffer, then clipped to the largest
+        norm allowed.
+        """
         gradients = list(gradients)
         if _processes() > 1:
             parts = self.shared(torch.cat([g.flatten() for g in gradients])).split(
@@ -313,7 +334,9 @@ class Trainer(LightningModule):
         return seed_of(self.seed, self.current_epoch, index, f"rank {self.global_rank}")
 
     def _close_block(self) -> None:
-        """Record what the block descended and refuse to go on from a loss that is not finite (one look a block)."""
+        """Record what the block descended and refuse to go on from a loss that is not finite (one
+        look a block).
+        """
         descents, self._descents = self._descents, []
         if not descents:
             return
@@ -336,7 +359,9 @@ class Trainer(LightningModule):
 
 
 def _over_block(step: Callable[[Any, Any, int], None]) -> Callable[[Any, Any, int], None]:
-    """Run a step that is written for one batch over every batch of a block, each from its own random state."""
+    """Run a step that is written for one batch over every batch of a block, each from its own
+    random state.
+    """
 
     @wraps(step)
     def training_step(self: Trainer, batch: Any, index: int) -> None:

@@ -17,7 +17,8 @@ from emgen.trainers.base import OptimizerFactory, Trainer
 
 
 class CD(Trainer):
-    """Contrastive divergence, persistent or not, tempered or not; it is Monte Carlo generalised EM for energy models.
+    """Contrastive divergence, persistent or not, tempered or not; it is Monte Carlo generalised EM
+    for energy models.
 
         for x in data:
             x̃ ← x  (CD)   or   x̃ stays where the last step left it  (persistent)
@@ -27,22 +28,26 @@ class CD(Trainer):
     The chain is a buffer: it is in the checkpoint, and a resumed run walks on where it stood.
 
     Args:
-        model: energy(x) and gibbs(state), for instance a Boltzmann machine; a ladder asks also for `move` and `start`.
+        model: energy(x) and gibbs(state), for instance a Boltzmann machine; a ladder asks also for
+            `move` and `start`.
         contrastive: the objective, with weight decay and sparsity.
         steps: k, sweeps of the chain for each step of the parameters.
         persistent: whether the chain outlives the batch.
-        rungs: temperatures of parallel tempering, β evenly spaced in [0, 1]; 1 is no tempering. Needs `persistent`.
+        rungs: temperatures of parallel tempering, β evenly spaced in [0, 1]; 1 is no tempering.
+            Needs `persistent`.
         optimizer: parameters → optimiser; SGD's momentum is Hinton's.
         clip: largest gradient norm; None for no clipping.
-        scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant rate.
+        scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant
+            rate.
 
     Raises:
         ValueError: steps or rungs below 1, or a ladder for chains that are not persistent.
 
     References:
-        Hinton (2002), "Training products of experts by minimizing contrastive divergence"; Tieleman (2008), "Training
-        restricted Boltzmann machines using approximations to the likelihood gradient"; Desjardins et al. (2010),
-        "Tempered Markov chain Monte Carlo for training of restricted Boltzmann machines".
+        Hinton (2002), "Training products of experts by minimizing contrastive divergence"; Tieleman
+        (2008), "Training restricted Boltzmann machines using approximations to the likelihood
+        gradient"; Desjardins et al. (2010), "Tempered Markov chain Monte Carlo for training of
+        restricted Boltzmann machines".
     """
 
     requires = (Energy,)
@@ -92,7 +97,8 @@ class CD(Trainer):
         )
 
     def _dream(self, x: Tensor) -> Tensor:
-        # a chain that was loaded from a persistent run's checkpoint is not where a chain from the data begins
+        # a chain that was loaded from a persistent run's checkpoint is not where a chain from the
+        # data begins
         state = walk(
             self.model.gibbs,
             self.chain if self.persistent and self.chain is not None else x,
@@ -104,7 +110,9 @@ class CD(Trainer):
 
     @torch.no_grad()
     def _tempered(self, chains: int) -> Tensor:
-        """The chains at β = 1 after k sweeps on every rung, each followed by both exchanges of neighbours."""
+        """The chains at β = 1 after k sweeps on every rung, each followed by both exchanges of
+        neighbours.
+        """
         state = self.chain
         if state is None:
             state = self.model.start(self.rungs * chains).unflatten(0, (self.rungs, chains))

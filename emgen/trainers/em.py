@@ -16,7 +16,8 @@ from emgen.trainers.base import Trainer
 
 
 class EM(Trainer):
-    """Alternating projection: the belief about the latents given θ, then the belief about θ given the latents.
+    """Alternating projection: the belief about the latents given θ, then the belief about θ given
+    the latents.
 
         E   z = latents(model.posterior(x));   s = model.statistics(x, z)
         M   model.θ = parameters(prior.update(s))
@@ -29,13 +30,16 @@ class EM(Trainer):
 
     Args:
         model: serves `Conjugate`.
-        latents, parameters: what is kept of each posterior; `Gradient` is a partial M-step (generalised EM).
-        every: when the M-step comes: once a `sweep`; after each `batch`, averaged over time by `lr` and `decay` (online EM,
-            from row 20 on); or after each from a `memo` of all batches' statistics (incremental EM, after a first sweep).
+        latents, parameters: what is kept of each posterior; `Gradient` is a partial M-step
+            (generalised EM).
+        every: when the M-step comes: once a `sweep`; after each `batch`, averaged over time by `lr`
+            and `decay` (online EM, from row 20 on); or after each from a `memo` of all batches'
+            statistics (incremental EM, after a first sweep).
         lr, decay: step size of the M-step, ρ_t = lr · t^−decay; 1 and 0 are the ordinary M-step.
         tol: stop when the bound per datum moves by less than this in an epoch; None never stops.
 
-    References: Dempster, Laird, Rubin (1977), Maximum likelihood from incomplete data; Neal, Hinton (1998), A view of EM.
+    References: Dempster, Laird, Rubin (1977), Maximum likelihood from incomplete data; Neal, Hinton
+    (1998), A view of EM.
     """
 
     requires = (Conjugate,)
@@ -89,7 +93,9 @@ class EM(Trainer):
             self.assign("model", s, now=piece.last and (self.sweep_ends or self.every != "sweep"))
 
     def maximise(self, s: Statistics) -> Statistics:
-        """The M-step, with F recorded on both sides of it; returns the statistics as the new θ would have taken them."""
+        """The M-step, with F recorded on both sides of it; returns the statistics as the new θ
+        would have taken them.
+        """
         memo, name = self._statistics, f"batch {self.number}"
         early = self.every == "batch" and (
             self.seen < 20 or not s["n"]
@@ -124,7 +130,9 @@ class EM(Trainer):
         self.comparable = True
 
     def start(self, batch: Batch) -> None:
-        """Proper priors where the belief asks for them, and a start inside the belief, from all rows if they are at hand."""
+        """Proper priors where the belief asks for them, and a start inside the belief, from all
+        rows if they are at hand.
+        """
         data = getattr(self._trainer, "datamodule", None)
         if self.every == "memo" and isinstance(data, Data):
             data.refuse_shuffled("every=memo")

@@ -23,11 +23,12 @@ class UpDown(Trainer):
         greedy, some epochs a layer, from the lowest up:
             h ~ q(h^l|x);   contrastive divergence of machine l + 1 on h;   tie q(h^{l+1}|h^l) to it
         then, for x in data:
-            up:     z ~ q(z|x);   θ ← θ + η ∇ [log p(x|z) + log p(z)], with Z of the top by k sweeps of a chain from z
+            up:     z ~ q(z|x);   θ ← θ + η ∇ [log p(x|z) + log p(z)], with Z of the top by k sweeps
+                of a chain from z
             down:   z, x̃ from the chain's end;   φ ← φ + η ∇ log q(z|x̃)
 
-    Each epoch ends by finding the top's log Z (exactly if it is small, else by annealed importance sampling), so every
-    epoch has its variational bound `elbo`, the last one before fine-tuning too.
+    Each epoch ends by finding the top's log Z (exactly if it is small, else by annealed importance
+    sampling), so every epoch has its variational bound `elbo`, the last one before fine-tuning too.
 
     Args:
         model: a `DeepBeliefNet`.
@@ -37,7 +38,8 @@ class UpDown(Trainer):
         optimizer: parameters → optimiser, one for each machine in greedy learning.
         fine_tuning: parameters → optimiser, one for the net and one for its recognition net.
         temperatures: of the annealed importance sampling.
-        clip, scheduler: largest gradient norm, and optimiser → learning-rate schedule; None for neither.
+        clip, scheduler: largest gradient norm, and optimiser → learning-rate schedule; None for
+            neither.
 
     References: Hinton, Osindero and Teh (2006), "A fast learning algorithm for deep belief nets".
     """

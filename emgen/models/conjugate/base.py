@@ -14,7 +14,9 @@ from emgen.families import Family, part, prefixed
 
 
 def need_families(builder: str, **parts: Any) -> None:
-    """Refuse numbers where families with their priors are needed, naming the function that takes numbers."""
+    """Refuse numbers where families with their priors are needed, naming the function that takes
+    numbers.
+    """
     for name, value in parts.items():
         if not isinstance(value, Family):
             raise TypeError(
@@ -26,16 +28,20 @@ def need_families(builder: str, **parts: Any) -> None:
 class ConjugateModel(nn.Module, ABC):
     """A model whose parameters θ are named families, each with its conjugate prior.
 
-        E   z = latents(model.posterior(x))            q(z|x) ∝ exp E_q(θ) log p(x, z|θ), then keep / mode / sample
+        E   z = latents(model.posterior(x))            q(z|x) ∝ exp E_q(θ) log p(x, z|θ), then keep
+        / mode / sample
             s = model.statistics(x, z)                 linear in E[z]
-        M   model.m_step(s, parameters)                θ ← parameters(prior.update(s)): keep / mode / sample
+        M   model.m_step(s, parameters)                θ ← parameters(prior.update(s)): keep / mode
+        / sample
 
-    The free energy is linear in the statistics, so both half-steps are scored from them without another look at the data.
-    A model writes `posterior`, `statistics` and `start`. Statistics have flat keys, `part.name`, and three scalars: `n`
-    (total weight), `entropy` (Σ H(z)) and `evidence` (Σ of the posterior's log normaliser).
+    The free energy is linear in the statistics, so both half-steps are scored from them without
+    another look at the data. A model writes `posterior`, `statistics` and `start`. Statistics have
+    flat keys, `part.name`, and three scalars: `n` (total weight), `entropy` (Σ H(z)) and `evidence`
+    (Σ of the posterior's log normaliser).
 
     Args:
-        priors: for each part of θ its conjugate prior; flat ones make a point the maximum-likelihood estimate.
+        priors: for each part of θ its conjugate prior; flat ones make a point the
+            maximum-likelihood estimate.
     """
 
     rows: int | None = (
@@ -55,7 +61,9 @@ class ConjugateModel(nn.Module, ABC):
 
     @abstractmethod
     def posterior(self, x: Any) -> Any:
-        """q(z|x) ∝ exp E_q(θ) log p(x, z|θ), an object that answers `mode`, `sample` and `tempered`."""
+        """q(z|x) ∝ exp E_q(θ) log p(x, z|θ), an object that answers `mode`, `sample` and
+        `tempered`.
+        """
 
     @abstractmethod
     def statistics(self, x: Any, z: Any, weight: Tensor | None = None) -> dict[str, Tensor]:
@@ -65,10 +73,14 @@ class ConjugateModel(nn.Module, ABC):
     def start(
         self, x: Any, parameters: Callable[..., Family], weight: Tensor | None = None
     ) -> None:
-        """Put θ at a start that lies inside the belief about the parameters; weights (N,) are given only where rows have them."""
+        """Put θ at a start that lies inside the belief about the parameters; weights (N,) are given
+        only where rows have them.
+        """
 
     def m_step(self, s: dict[str, Tensor], parameters: Callable[..., Family]) -> dict[str, Tensor]:
-        """θ ← parameters(prior.update(s)) for every part; returns the statistics as the new θ would have taken them."""
+        """θ ← parameters(prior.update(s)) for every part; returns the statistics as the new θ would
+        have taken them.
+        """
         before = self.theta()
         for name, prior in self.priors.items():
             setattr(self, name, parameters(prior.update(part(s, name), before[name]), before[name]))
@@ -89,8 +101,8 @@ class ConjugateModel(nn.Module, ABC):
     def free_energy(self, s: dict[str, Tensor], temperature: float = 1.0) -> dict[str, Tensor]:
         """F = E_q log p(x, z|θ) + H(z) − KL(q(θ) ‖ p(θ)) and its terms, in nats per datum.
 
-        `elbo` is F, `bound` weighs the entropy by the temperature of a tempered belief, and `gap` is KL(q(z) ‖ posterior), which
-        holds for statistics that the current θ took.
+        `elbo` is F, `bound` weighs the entropy by the temperature of a tempered belief, and `gap`
+        is KL(q(z) ‖ posterior), which holds for statistics that the current θ took.
 
         Raises:
             ValueError: no data, or data that the model gives no probability.
@@ -115,13 +127,17 @@ class ConjugateModel(nn.Module, ABC):
         }
 
     def doubt(self, s: dict[str, Tensor]) -> float:
-        """How far round-off may move F, in nats per datum: nothing to speak of but where covariances are all but singular."""
+        """How far round-off may move F, in nats per datum: nothing to speak of but where
+        covariances are all but singular.
+        """
         return float(
             sum(belief.doubt(part(s, name)).sum() for name, belief in self.theta().items()) / s["n"]
         )
 
     def make_proper(self, x: Any, weight: Tensor | None = None) -> None:
-        """Give every flat prior a weak proper one, centred on the data: a distribution or a draw of θ needs it."""
+        """Give every flat prior a weak proper one, centred on the data: a distribution or a draw of
+        θ needs it.
+        """
         for name, prior in self.priors.items():
             if prior.is_flat:
                 self.priors[name] = prior.weak(x, weight)

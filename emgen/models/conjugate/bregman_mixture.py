@@ -16,10 +16,12 @@ from emgen.models.conjugate.mixtures_by_family import feature_count, weights_pri
 
 
 class BregmanFamily(Family):
-    """p(x|μ_k) = b_φ(x) exp(−D_φ(x, μ_k)), one exponential family for every divergence; b_φ(x), which no step asks for, is left out.
+    """p(x|μ_k) = b_φ(x) exp(−D_φ(x, μ_k)), one exponential family for every divergence; b_φ(x),
+    which no step asks for, is left out.
 
-    Whatever φ is, the mean of the rows is their best centre, so the M-step is k-means'. The prior exp(−c D_φ(m, μ)) is worth
-    c data; its normaliser is not known in general, hence θ is a point here.
+    Whatever φ is, the mean of the rows is their best centre, so the M-step is k-means'. The prior
+    exp(−c D_φ(m, μ)) is worth c data; its normaliser is not known in general, hence θ is a point
+    here.
 
     Args:
         mean: (K, D) centres.
@@ -121,13 +123,15 @@ def BregmanMixture(
     start: str | Mapping[str, Any] = "kmeans++",
     n_init: int = 1,
 ) -> Mixture:
-    """Bregman clustering, hard under `hard_em` and soft under `em`; k-means++ picks seeds by the divergence.
+    """Bregman clustering, hard under `hard_em` and soft under `em`; k-means++ picks seeds by the
+    divergence.
 
     Args:
         event_shape: shape of a datum, or its number of features.
         components: K.
         divergence: D_φ; the rows must lie in the domain of φ.
-        weights, prior, start, n_init: as in `GaussianMixture`, prior `mean concentration`; weights=equal is plain clustering.
+        weights, prior, start, n_init: as in `GaussianMixture`, prior `mean concentration`;
+            weights=equal is plain clustering.
 
     >>> from emgen.divergences import GeneralisedKL
     >>> BregmanMixture(3, components=4, divergence=GeneralisedKL()).components.mean.shape

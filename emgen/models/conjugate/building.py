@@ -1,4 +1,6 @@
-"""What the builders of conjugate models share: ranges of arguments, flat and Dirichlet priors, loadings."""
+"""What the builders of conjugate models share: ranges of arguments, flat and Dirichlet priors,
+loadings.
+"""
 
 __all__ = ["at_least", "dirichlet_prior", "loadings", "one_of"]
 
@@ -16,7 +18,9 @@ NOISES = ("diagonal", "spherical")
 def loadings(
     event_shape: int | Sequence[int], regressors: int, noise: str, prior: Mapping[str, Any] | None
 ) -> LinearGaussian:
-    """W of `regressors` effects on the features of a datum, under its conjugate prior; what the prior leaves out is flat."""
+    """W of `regressors` effects on the features of a datum, under its conjugate prior; what the
+    prior leaves out is flat.
+    """
     one_of(NOISES, noise=noise)
     features = event_shape if isinstance(event_shape, int) else prod(event_shape)
     return LinearGaussian.flat(features, regressors, spherical=noise == "spherical").given(

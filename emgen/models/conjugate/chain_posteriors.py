@@ -16,9 +16,11 @@ class ChainPosterior:
     """The distribution over paths q(z) ∝ π(z_1) b_1(z_1) Π_t A(z_{t−1}, z_t) b_t(z_t).
 
     Args:
-        log_initial, log_transition, log_likelihood: log π, log A and log b (packed rows); need not be normalised.
+        log_initial, log_transition, log_likelihood: log π, log A and log b (packed rows); need not
+            be normalised.
         packing: the sequences that the rows belong to.
-        log_evidence: log normaliser of the exact posterior where this is another distribution; default its own.
+        log_evidence: log normaliser of the exact posterior where this is another distribution;
+            default its own.
     """
 
     def __init__(
@@ -82,7 +84,9 @@ class ChainPosterior:
         return Paths(self.packing, path, self.marginals.shape[-1], self.log_evidence)
 
     def mean_field(self, sweeps: int) -> "Factorised":
-        """The best q(z) = Π_t q(z_t) that `sweeps` of coordinate ascent find from the posterior's own marginals."""
+        """The best q(z) = Π_t q(z_t) that `sweeps` of coordinate ascent find from the posterior's
+        own marginals.
+        """
         return Factorised(
             self.packing,
             factorised(*self.potentials, self.packing, self.marginals, sweeps),

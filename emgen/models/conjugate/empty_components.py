@@ -10,11 +10,13 @@ from emgen.families import Family, prefixed
 
 
 class Relocation(nn.Module):
-    """The K worst-fitting rows of a sweep, kept so that components left empty can start again at them.
+    """The K worst-fitting rows of a sweep, kept so that components left empty can start again at
+    them.
 
-    Taking a row from its component and giving it one of its own is a partial E-step: the statistics change by that row, so
-    the M-step that follows needs no second look at the data, and the next E-step labels every row anew. As soon as no
-    component can end the sweep empty there is nothing left to note.
+    Taking a row from its component and giving it one of its own is a partial E-step: the statistics
+    change by that row, so the M-step that follows needs no second look at the data, and the next
+    E-step labels every row anew. As soon as no component can end the sweep empty there is nothing
+    left to note.
 
     Args:
         components: K.
@@ -43,7 +45,9 @@ class Relocation(nn.Module):
     def note(
         self, x: Tensor, scores: Tensor, labels: Tensor, counts: Tensor, weight: Tensor | None
     ) -> None:
-        """Remember the worst rows of a piece: x (N, *event), scores (N, [R,] K), labels (N, [R]), counts ([R,] K), weights (N,)."""
+        """Remember the worst rows of a piece: x (N, *event), scores (N, [R,] K), labels (N, [R]),
+        counts ([R,] K), weights (N,).
+        """
         if self.needed:
             self.held = self.held + counts.flatten()
             self.needed = not bool((self.held > 0).all())
@@ -72,7 +76,9 @@ class Relocation(nn.Module):
         self.weight = torch.cat([self.weight, mass])[keep, across]
 
     def moved(self, s: dict[str, Tensor], components: Family) -> dict[str, Tensor] | None:
-        """The statistics after each empty component has taken one of the worst rows; None if none is empty."""
+        """The statistics after each empty component has taken one of the worst rows; None if none
+        is empty.
+        """
         counts = s["weights.sum"].view(self.score.shape[1], -1)
         restart, empty = (counts == 0).nonzero(as_tuple=True)
         order = (counts == 0).cumsum(1)[

@@ -23,12 +23,13 @@ class FactorAnalysis(ConjugateModel):
     Missing values (NaN) are left out exactly.
 
     Args:
-        loadings: prior over (W, b) and Ψ, with L + 1 regressors of which the last is the constant 1.
+        loadings: prior over (W, b) and Ψ, with L + 1 regressors of which the last is the constant
+            1.
         start: `random`, or explicit values: `mean` (D, L + 1) and `variance`.
 
     References:
-        Rubin and Thayer (1982), "EM algorithms for ML factor analysis"; Tipping and Bishop (1999), "Probabilistic
-        principal component analysis".
+        Rubin and Thayer (1982), "EM algorithms for ML factor analysis"; Tipping and Bishop (1999),
+        "Probabilistic principal component analysis".
 
     Example:
         >>> FactorAnalysis(LinearGaussian(torch.tensor([[3.0, 1.0]]), torch.tensor([1.0]))).log_prob(torch.tensor([[1.0]]))
@@ -95,7 +96,9 @@ class FactorAnalysis(ConjugateModel):
         }
 
     def doubt(self, s: dict[str, Tensor]) -> float:
-        """Round-off of Σ wᵀCov(z)w/ψ, whose terms cancel where factors are much stronger than the noise."""
+        """Round-off of Σ wᵀCov(z)w/ψ, whose terms cancel where factors are much stronger than the
+        noise.
+        """
         w, second = self.loadings.mean[:, :-1].abs(), s["loadings.uu"][:, :-1, :-1].abs()
         signal = torch.einsum("dp,dpq,dq->d", w, second, w) / self.loadings.variance
         return 64 * torch.finfo(w.dtype).eps * float(signal.sum() / s["n"])
@@ -141,7 +144,8 @@ class FactorAnalysis(ConjugateModel):
 
 @dataclass(frozen=True)
 class GaussianBelief:
-    """q(z_n) = N(mean_n, covariance), the covariance shared (L, L) or each row's own; a point has covariance 0.
+    """q(z_n) = N(mean_n, covariance), the covariance shared (L, L) or each row's own; a point has
+    covariance 0.
 
     `log_evidence` is the log normaliser of the exact posterior.
     """
@@ -234,7 +238,8 @@ def factor_analysis(
         event_shape: shape of a datum, or its number of features.
         latent: L, the number of factors.
         noise: `diagonal` or `spherical`.
-        prior: buffers of the loadings' conjugate prior by name, `mean precision variance nu`; None is flat.
+        prior: buffers of the loadings' conjugate prior by name, `mean precision variance nu`; None
+            is flat.
         start: see `FactorAnalysis`.
 
     >>> factor_analysis(5, latent=2).loadings.mean.shape  # two factors and the offset

@@ -1,4 +1,6 @@
-"""Factorial mixture and factorial hidden Markov model: several hidden causes at once, whose effects add."""
+"""Factorial mixture and factorial hidden Markov model: several hidden causes at once, whose effects
+add.
+"""
 
 __all__ = ["FactorialHMM", "FactorialMixture", "factorial_hmm", "factorial_mixture"]
 
@@ -23,7 +25,9 @@ from emgen.models.conjugate.packed_sequences import Packing, frames
 
 
 class _Factorial(ConjugateModel):
-    """x|z ~ N(Σ_m W_m[z_m], Ψ) with M causes of K states, whatever ties the causes of successive rows."""
+    """x|z ~ N(Σ_m W_m[z_m], Ψ) with M causes of K states, whatever ties the causes of successive
+    rows.
+    """
 
     loadings: Any
 
@@ -91,7 +95,9 @@ class _Factorial(ConjugateModel):
     def start(
         self, x: Any, parameters: Callable[..., Family], weight: Tensor | None = None
     ) -> None:
-        """Causes that share the data's mean evenly, each state off it at random; then one half-step into the belief."""
+        """Causes that share the data's mean evenly, each state off it at random; then one half-step
+        into the belief.
+        """
         packing, rows = self._rows(x)
         weak = self.priors["loadings"].replace(
             nu=torch.zeros_like(self.loadings.nu),
@@ -108,7 +114,9 @@ class _Factorial(ConjugateModel):
         self.started.fill_(True)
 
     def put(self, **values: Any) -> None:
-        """Start from explicit points: probabilities by the names of their parts, and buffers of the loadings."""
+        """Start from explicit points: probabilities by the names of their parts, and buffers of the
+        loadings.
+        """
         own = {name: values.pop(name) for name in self.priors if name in values}
         for name, mean in own.items():
             setattr(self, name, self.priors[name].given(mean=mean).mode())
@@ -153,7 +161,8 @@ class _Factorial(ConjugateModel):
 
 
 class FactorialMixture(_Factorial):
-    """M independent causes of K states, z_m ~ π_m, x|z ~ N(Σ_m W_m[z_m], Ψ): cooperative vector quantisation.
+    """M independent causes of K states, z_m ~ π_m, x|z ~ N(Σ_m W_m[z_m], Ψ): cooperative vector
+    quantisation.
 
     Args:
         loadings: prior over W (features, M·K) and the noise. weights: prior over π, (M, K).
@@ -199,11 +208,14 @@ class FactorialMixture(_Factorial):
 class FactorialHMM(_Factorial):
     """M independent Markov chains of K states, x_t|z_t ~ N(Σ_m W_m[z_tm], Ψ).
 
-    Sequences as in `HiddenMarkovModel`: NaN where missing, padding at the end, or the pair (x, lengths).
+    Sequences as in `HiddenMarkovModel`: NaN where missing, padding at the end, or the pair (x,
+    lengths).
 
     Args:
-        loadings: prior over W (features, M·K) and the noise. initial: prior (M, K). transition: prior (M, K, K).
-        start: `random`, or explicit values: `initial`, `transition` and the buffers of the loadings.
+        loadings: prior over W (features, M·K) and the noise. initial: prior (M, K). transition:
+            prior (M, K, K).
+        start: `random`, or explicit values: `initial`, `transition` and the buffers of the
+            loadings.
 
     References:
         Ghahramani and Jordan (1997), "Factorial hidden Markov models".

@@ -1,4 +1,6 @@
-"""Beliefs about several hidden causes at once: exact over joint states, structured, factorised, or certain."""
+"""Beliefs about several hidden causes at once: exact over joint states, structured, factorised, or
+certain.
+"""
 
 __all__ = ["FactorialBelief", "FactorialPosterior", "JointBelief"]
 
@@ -19,10 +21,11 @@ FEW_STATES = 64  # joint states up to which approximations are scored against th
 
 
 class FactorialPosterior:
-    """q(z) ∝ Π_m π_m(z_m1) Π_t A_m(z_mt−1, z_mt) · Π_t exp(c_t + h_t·δ_t − ½ δ_tᵀJδ_t), δ = u − about.
+    """q(z) ∝ Π_m π_m(z_m1) Π_t A_m(z_mt−1, z_mt) · Π_t exp(c_t + h_t·δ_t − ½ δ_tᵀJδ_t), δ = u −
+    about.
 
-    The regressors u are the causes' states, one-hot side by side. Beliefs ask this for the exact joint distribution or
-    for one of its approximations.
+    The regressors u are the causes' states, one-hot side by side. Beliefs ask this for the exact
+    joint distribution or for one of its approximations.
 
     Args:
         log_initial: (M, K). log_transition: (M, K, K).
@@ -110,11 +113,15 @@ class FactorialPosterior:
         )
 
     def structured(self, sweeps: int) -> "FactorialBelief":
-        """Π_m q(z_m1, …, z_mT), by coordinate ascent from the mean field, which it can only improve."""
+        """Π_m q(z_m1, …, z_mT), by coordinate ascent from the mean field, which it can only
+        improve.
+        """
         return self._in_turn(self.mean_field(sweeps).marginals, lambda chain: chain, sweeps)
 
     def gibbs(self, state: "FactorialBelief", sweeps: int = 1) -> "FactorialBelief":
-        """Each chain drawn in turn, whole, given the others: leaves the posterior invariant, whatever the number of states."""
+        """Each chain drawn in turn, whole, given the others: leaves the posterior invariant,
+        whatever the number of states.
+        """
         return self._in_turn(state.marginals, ChainPosterior.sample, sweeps)
 
     def given_others(
@@ -189,7 +196,9 @@ class JointBelief:
 
 
 class FactorialBelief:
-    """Causes believed independent of one another: each a chain kept whole, factorised over time, or a certain path."""
+    """Causes believed independent of one another: each a chain kept whole, factorised over time, or
+    a certain path.
+    """
 
     def __init__(self, chains: list[ChainPosterior | Factorised | Paths]) -> None:
         self.chains = chains

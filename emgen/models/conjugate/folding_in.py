@@ -13,7 +13,8 @@ LOOK = 4  # sweeps over a block between two looks at what may leave it
 
 
 class Documents(NamedTuple):
-    """A block of documents with a table of their words' topics in two orders, as a product is quick only along the rows.
+    """A block of documents with a table of their words' topics in two orders, as a product is quick
+    only along the rows.
 
     Args:
         table: exp E log φ of each word, (B, L, K).
@@ -41,9 +42,12 @@ class Documents(NamedTuple):
     ) -> Float[Tensor, "documents topics"]:
         """Weights exp E log θ, but for a constant of the document, after at most so many sweeps.
 
-        A document whose counts moved by less than `tol` in sum keeps the weights that gave them. Such documents leave the block
-        now and then, and so do topics without words: those of so small counts that round-off hides them, in the Dirichlet's
-        parameters and in every word's responsibilities. The block goes on without them once that halves it.
+        A document whose counts moved by less than `tol` in sum keeps the weights that gave them.
+        Such documents leave the block
+        now and then, and so do topics without words: those of so small counts that round-off hides
+            them, in the Dirichlet's
+        parameters and in every word's responsibilities. The block goes on without them once that
+        halves it.
 
         Args:
             weights: where to start, (B, K).

@@ -1,4 +1,6 @@
-"""Hidden Markov model: a Markov chain of states, each with a member of any exponential family as its emission."""
+"""Hidden Markov model: a Markov chain of states, each with a member of any exponential family as
+its emission.
+"""
 
 __all__ = ["HiddenMarkovModel", "hidden_markov_model"]
 
@@ -33,19 +35,20 @@ Sequences = Float[Tensor, "sequences time *event"] | tuple[Tensor, Tensor] | Fra
 class HiddenMarkovModel(ConjugateModel):
     """p(x, z) = π(z_1) Π_t A(z_{t−1}, z_t) Π_t p(x_t|z_t), over ragged sequences.
 
-    A row of data is a sequence x (T, *event). Frames whose values are all NaN are missing; at the end of a row they are
-    padding and the sequence is that much shorter; else give the pair (x, lengths). Probabilities that start at 0 stay 0.
+    A row of data is a sequence x (T, *event). Frames whose values are all NaN are missing; at the
+    end of a row they are padding and the sequence is that much shorter; else give the pair (x,
+    lengths). Probabilities that start at 0 stay 0.
 
     Args:
         emission: prior over the K members of a family, for frames of shape event.
         initial: prior over the (K,) state probabilities at the first frame; default flat.
         transition: prior over the (K, K) probabilities of the next state; default flat.
-        start: `kmeans++`, `rows`, `random` (a partition of the frames), or explicit values by name: `initial`,
-            `transition` and the buffers of the emission.
+        start: `kmeans++`, `rows`, `random` (a partition of the frames), or explicit values by name:
+            `initial`, `transition` and the buffers of the emission.
 
     References:
-        Rabiner (1989), "A tutorial on hidden Markov models"; MacKay (1997), "Ensemble learning for hidden Markov
-        models"; Scott (2002), "Bayesian methods for hidden Markov models".
+        Rabiner (1989), "A tutorial on hidden Markov models"; MacKay (1997), "Ensemble learning for
+        hidden Markov models"; Scott (2002), "Bayesian methods for hidden Markov models".
 
     Example:
         >>> activity = Categorical(torch.tensor([[[.1, .4, .5]], [[.6, .3, .1]]]))  # rainy, sunny: walk, shop, clean
@@ -138,7 +141,9 @@ class HiddenMarkovModel(ConjugateModel):
     def start(
         self, x: Sequences, parameters: Callable[..., Family], weight: Tensor | None = None
     ) -> None:
-        """θ from a partition of the frames; moves start half-way between its own and indifferent ones."""
+        """θ from a partition of the frames; moves start half-way between its own and indifferent
+        ones.
+        """
         packing, rows, seen = frames(x)
         known = rows if seen is None else rows[seen]
         each = (
@@ -169,7 +174,9 @@ class HiddenMarkovModel(ConjugateModel):
         self.started.fill_(True)
 
     def put(self, *, initial: Any = None, transition: Any = None, **emission: Any) -> None:
-        """Start from explicit parameters: `initial` (K,), `transition` (K, K) and any buffers of the emission."""
+        """Start from explicit parameters: `initial` (K,), `transition` (K, K) and any buffers of
+        the emission.
+        """
         for name, mean in (("initial", initial), ("transition", transition)):
             if mean is not None:
                 setattr(self, name, self.priors[name].given(mean=mean).mode())
@@ -254,7 +261,8 @@ def hidden_markov_model(
         emission: `gaussian`, `categorical`, `poisson` or `bernoulli`.
         covariance: of Gaussians, `full`, `tied`, `diagonal` or `spherical`.
         symbols: of categorical emissions, how many there are.
-        reg_covar: ε in squared units of the data, added to every Gaussian covariance and to the objective.
+        reg_covar: ε in squared units of the data, added to every Gaussian covariance and to the
+            objective.
         initial, transition: None for flat priors, or α for Dirichlet(α, …, α).
         prior: buffers of the emission's conjugate prior by name; what is left out is flat.
         start: see `HiddenMarkovModel`.

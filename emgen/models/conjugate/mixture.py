@@ -23,13 +23,15 @@ from emgen.models.conjugate.seeding import START_NAMES, partition
 class Mixture(ConjugateModel):
     """p(x) = Σ_k π_k p(x|θ_k) for any family of components.
 
-    Restarts are a tensor dimension: R of them are R·K components whose responsibilities are normalised in groups of K. Densities
-    and draws are the best one's; `select()`, called when the fit is done, keeps it alone.
+    Restarts are a tensor dimension: R of them are R·K components whose responsibilities are
+    normalised in groups of K. Densities and draws are the best one's; `select()`, called when the
+    fit is done, keeps it alone.
 
     Args:
         weights: prior over π; with concentration ∞ the weights are fixed.
         components: prior over the K components' parameters.
-        start: `kmeans++`, `rows`, `random`, or explicit values by name: `weights` and the buffers of the components.
+        start: `kmeans++`, `rows`, `random`, or explicit values by name: `weights` and the buffers
+            of the components.
         n_init: R, how many starts are run side by side.
 
     Raises:
@@ -69,7 +71,7 @@ class Mixture(ConjugateModel):
         if not isinstance(start, str):
             self.put(**start)
 
-    # --- the three verbs ----------------------------------------------------------------------------------------------
+    # --- the three verbs -------------------------------------------------------------------------
 
     def posterior(self, x: Tensor) -> "Responsibilities":
         return Responsibilities(self._scores(x))
@@ -105,7 +107,9 @@ class Mixture(ConjugateModel):
         weight: Tensor | None = None,
         r: Tensor | None = None,
     ) -> None:
-        """Put θ inside the belief about it, from a partition of the rows or from responsibilities r (N, [R,] K)."""
+        """Put θ inside the belief about it, from a partition of the rows or from responsibilities r
+        (N, [R,] K).
+        """
         for (
             name,
             prior,
@@ -136,7 +140,8 @@ class Mixture(ConjugateModel):
         moved = None if self.relocation is None else self.relocation.moved(s, self.components)
         before, bound = self.theta(), None if moved is None else super().free_energy(s)["elbo"]
         done = super().m_step(s if moved is None else moved, parameters)
-        # not worth it: leave them empty. Of duplicates a move changes nothing, which round-off must not decide
+        # not worth it: leave them empty. Of duplicates a move changes nothing, which round-off must
+        # not decide
         if (
             bound is not None
             and (
@@ -177,13 +182,15 @@ class Mixture(ConjugateModel):
         self.relocation = None if self.relocation is None else self._relocation()
 
     def put(self, weights: Any = None, **values: Any) -> None:
-        """Start from explicit points: `weights` (K,) and buffers of the components such as `mean`, broadcast to shape."""
+        """Start from explicit points: `weights` (K,) and buffers of the components such as `mean`,
+        broadcast to shape.
+        """
         if weights is not None:
             self.weights = self.priors["weights"].given(mean=weights).mode()
         self.components = self.priors["components"].given(**values).mode()
         self.started.fill_(True)
 
-    # --- the density --------------------------------------------------------------------------------------------------
+    # --- the density -----------------------------------------------------------------------------
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) at the centre of the belief, (N,)."""
@@ -243,9 +250,11 @@ class Mixture(ConjugateModel):
 
 
 class Responsibilities:
-    """A belief about which component each row came from: exp(score_k) normalised, other probabilities, or a choice.
+    """A belief about which component each row came from: exp(score_k) normalised, other
+    probabilities, or a choice.
 
-    What it says is computed when it is asked for: a choice is its labels and needs neither exponentials nor a table.
+    What it says is computed when it is asked for: a choice is its labels and needs neither
+    exponentials nor a table.
 
     Args:
         scores: E log p(x, z=k|θ), (N, [R,] K).
@@ -324,7 +333,8 @@ class Responsibilities:
 
 
 def largest(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The place of the largest score of each row, (N, [R]), and the choice as ones and zeros like the scores.
+    """The place of the largest score of each row, (N, [R]), and the choice as ones and zeros like
+    the scores.
 
     Two passes and a product, for argmax takes longer.
     """

@@ -46,12 +46,14 @@ def GaussianMixture(
     Args:
         event_shape: shape of a datum, or its number of features.
         components: K.
-        covariance: `full`, `tied` (one matrix for all), `diagonal`, `spherical`, or `isotropic` (one variance for all).
+        covariance: `full`, `tied` (one matrix for all), `diagonal`, `spherical`, or `isotropic`
+            (one variance for all).
         reg_covar: ε in squared units of the data, added to every covariance and to the objective.
-        weights: None learns them under a flat prior; `equal` or K numbers fixes them; one number α gives the prior
-            Dirichlet(α, …, α), and `process:γ` a stick-breaking one.
-        prior: buffers of the components' conjugate prior by name, `mean kappa covariance|variance nu`; what is left out is
-            flat, and ν = ∞ fixes the (co)variance. None: flat, so that a point is the maximum-likelihood estimate.
+        weights: None learns them under a flat prior; `equal` or K numbers fixes them; one number α
+            gives the prior Dirichlet(α, …, α), and `process:γ` a stick-breaking one.
+        prior: buffers of the components' conjugate prior by name, `mean kappa covariance|variance
+            nu`; what is left out is flat, and ν = ∞ fixes the (co)variance. None: flat, so that a
+            point is the maximum-likelihood estimate.
         start: see `Mixture`.
         n_init: restarts run side by side.
 
@@ -89,7 +91,9 @@ def BernoulliMixture(
     start: str | Mapping[str, Any] = "kmeans++",
     n_init: int = 1,
 ) -> Mixture:
-    """A mixture of K rows of independent binary features; arguments as in `GaussianMixture`, prior `mean concentration`."""
+    """A mixture of K rows of independent binary features; arguments as in `GaussianMixture`, prior
+    `mean concentration`.
+    """
     family = Bernoulli.flat(components, feature_count(event_shape, components))
     return Mixture(weights_prior(weights, components), family.given(**(prior or {})), start, n_init)
 
@@ -103,7 +107,9 @@ def BinomialMixture(
     start: str | Mapping[str, Any] = "kmeans++",
     n_init: int = 1,
 ) -> Mixture:
-    """A mixture of K rows of counts out of `trials`, as in the two coins; the mean is trials × probability."""
+    """A mixture of K rows of counts out of `trials`, as in the two coins; the mean is trials ×
+    probability.
+    """
     family = Binomial.flat(components, feature_count(event_shape, components), trials)
     return Mixture(weights_prior(weights, components), family.given(**(prior or {})), start, n_init)
 
@@ -116,7 +122,9 @@ def PoissonMixture(
     start: str | Mapping[str, Any] = "kmeans++",
     n_init: int = 1,
 ) -> Mixture:
-    """A mixture of K rows of Poisson counts; prior `mean concentration`: λ ~ Gamma(concentration · mean, concentration)."""
+    """A mixture of K rows of Poisson counts; prior `mean concentration`: λ ~ Gamma(concentration ·
+    mean, concentration).
+    """
     family = Poisson.flat(components, feature_count(event_shape, components))
     return Mixture(weights_prior(weights, components), family.given(**(prior or {})), start, n_init)
 
@@ -130,7 +138,9 @@ def CategoricalMixture(
     start: str | Mapping[str, Any] = "random",
     n_init: int = 1,
 ) -> Mixture:
-    """A mixture of K rows of symbols 0 … V−1 (latent class analysis); prior `mean concentration` of the Dirichlets."""
+    """A mixture of K rows of symbols 0 … V−1 (latent class analysis); prior `mean concentration` of
+    the Dirichlets.
+    """
     family = Categorical.flat(components, feature_count(event_shape, components), symbols=symbols)
     return Mixture(weights_prior(weights, components), family.given(**(prior or {})), start, n_init)
 

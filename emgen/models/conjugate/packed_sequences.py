@@ -1,7 +1,8 @@
 """The time-major order of ragged sequences, in which all of them advance together.
 
-Rows are *packed*: time first, and at each time only the sequences that still run, the longest first, so that no step works
-on padding and a step is a handful of kernels whatever the number of sequences.
+Rows are *packed*: time first, and at each time only the sequences that still run, the longest
+first, so that no step works on padding and a step is a handful of kernels whatever the number of
+sequences.
 """
 
 __all__ = ["Frames", "Packing", "frames"]
@@ -15,7 +16,8 @@ from torch import Tensor
 
 
 class Packing:
-    """The time-major order of the rows of ragged sequences: row (t, s) is time t of the s-th longest sequence.
+    """The time-major order of the rows of ragged sequences: row (t, s) is time t of the s-th
+    longest sequence.
 
     Args:
         lengths: number of frames of each sequence, each ≥ 1.
@@ -99,7 +101,9 @@ class Packing:
 
 
 class Frames(NamedTuple):
-    """Sequences packed once, for as many E-steps as one likes: rows (N, *event), and which hold any value (None: all)."""
+    """Sequences packed once, for as many E-steps as one likes: rows (N, *event), and which hold any
+    value (None: all).
+    """
 
     packing: Packing
     rows: Tensor
@@ -107,7 +111,8 @@ class Frames(NamedTuple):
 
 
 def frames(x: "Tensor | tuple[Tensor, Tensor] | Frames") -> Frames:
-    """The frames of sequences (B, T, *event), with NaN where values are missing, or of the pair (sequences, lengths).
+    """The frames of sequences (B, T, *event), with NaN where values are missing, or of the pair
+    (sequences, lengths).
 
     Raises:
         ValueError: sequences of fewer than two dimensions.

@@ -1,6 +1,8 @@
-"""Recursions along hidden Markov chains: forward-backward, Viterbi, and forward-filter backward-sample.
+"""Recursions along hidden Markov chains: forward-backward, Viterbi, and forward-filter
+backward-sample.
 
-All sequences advance together, their rows packed time first, so that a step is a handful of kernels.
+All sequences advance together, their rows packed time first, so that a step is a handful of
+kernels.
 """
 
 __all__ = ["Messages", "factorised", "forward_backward", "sample_paths", "viterbi"]
@@ -17,10 +19,11 @@ from emgen.models.conjugate.scaled_messages import messages, peak
 
 @dataclass(frozen=True)
 class Messages:
-    """Forward messages α, backward messages ω_t(j) = b_t(j) β_t(j) / c_t and log normalisers, as rows.
+    """Forward messages α, backward messages ω_t(j) = b_t(j) β_t(j) / c_t and log normalisers, as
+    rows.
 
-    γ_t = α_t ∘ β_t and Σ_t ξ_t = A ∘ Σ_t α_{t−1}ᵀ ω_t: one product of matrices, so that ξ is never stored per step.
-    `logarithmic` messages hold log α and log ω.
+    γ_t = α_t ∘ β_t and Σ_t ξ_t = A ∘ Σ_t α_{t−1}ᵀ ω_t: one product of matrices, so that ξ is never
+    stored per step. `logarithmic` messages hold log α and log ω.
     """
 
     packing: Packing
@@ -60,18 +63,21 @@ def forward_backward(
     log_likelihood: Float[Tensor, "rows states"],
     packing: Packing,
 ) -> Messages:
-    """The posterior over paths, p(z) ∝ π(z_1) b_1(z_1) Π_t A(z_{t−1}, z_t) b_t(z_t), of all sequences at once.
+    """The posterior over paths, p(z) ∝ π(z_1) b_1(z_1) Π_t A(z_{t−1}, z_t) b_t(z_t), of all
+    sequences at once.
 
-    π, A and b need not be normalised (variational Bayes passes exp E log). Recursions are scaled; they fall back to
-    logarithms where underflow could have lost mass that matters.
+    π, A and b need not be normalised (variational Bayes passes exp E log). Recursions are scaled;
+    they fall back to logarithms where underflow could have lost mass that matters.
 
     Args:
-        log_initial: log π. log_transition: log A, −inf for structural zeros. log_likelihood: log b, packed rows.
+        log_initial: log π. log_transition: log A, −inf for structural zeros. log_likelihood: log b,
+            packed rows.
         packing: the sequences the rows belong to.
 
     References:
-        Baum, Petrie, Soules & Weiss (1970), "A maximization technique occurring in the statistical analysis of
-        probabilistic functions of Markov chains"; Rabiner (1989), "A tutorial on hidden Markov models".
+        Baum, Petrie, Soules & Weiss (1970), "A maximization technique occurring in the statistical
+        analysis of probabilistic functions of Markov chains"; Rabiner (1989), "A tutorial on hidden
+        Markov models".
     """
     potentials = log_initial, log_transition, log_likelihood
     scaled = (
@@ -102,10 +108,12 @@ def viterbi(
     log_likelihood: Float[Tensor, "rows states"],
     packing: Packing,
 ) -> tuple[Int[Tensor, "rows"], Float[Tensor, "sequences"]]:
-    """The most probable path of each sequence, and the log of its joint probability max_z log p(x, z).
+    """The most probable path of each sequence, and the log of its joint probability max_z log p(x,
+    z).
 
     References:
-        Viterbi (1967), "Error bounds for convolutional codes and an asymptotically optimum decoding algorithm".
+        Viterbi (1967), "Error bounds for convolutional codes and an asymptotically optimum decoding
+        algorithm".
     """
     b = log_likelihood.split(packing.sizes)
     score, choices, ends = log_initial + b[0], [], []
@@ -129,10 +137,12 @@ def viterbi(
 
 
 def sample_paths(messages: Messages) -> Int[Tensor, "rows"]:
-    """One path of each sequence from its posterior: z_T ~ α_T, then z_t ~ α_t(·) A(·, z_{t+1}) backwards.
+    """One path of each sequence from its posterior: z_T ~ α_T, then z_t ~ α_t(·) A(·, z_{t+1})
+    backwards.
 
     References:
-        Chib (1996), "Calculating posterior distributions and modal estimates in Markov mixture models".
+        Chib (1996), "Calculating posterior distributions and modal estimates in Markov mixture
+        models".
     """
     log_alpha = messages.log_alpha().contiguous()
     noise = (
@@ -157,7 +167,8 @@ def factorised(
     marginals: Float[Tensor, "rows states"],
     sweeps: int,
 ) -> Float[Tensor, "rows states"]:
-    """Mean field over time: q_t ∝ exp(log b_t + q_{t−1} log A + log A q_{t+1}), odd and even frames in turn.
+    """Mean field over time: q_t ∝ exp(log b_t + q_{t−1} log A + log A q_{t+1}), odd and even frames
+    in turn.
 
     References:
         Ghahramani and Jordan (1997), "Factorial hidden Markov models".
@@ -205,10 +216,12 @@ def _differentiable(
 
 
 def _lossless(transition: Tensor, scale: Tensor, beta: Tensor) -> bool:
-    """Whether underflow of α, each time at most `tiny` beside a sum of 1, cannot have changed the result.
+    """Whether underflow of α, each time at most `tiny` beside a sum of 1, cannot have changed the
+    result.
 
-    What is lost at (t, j) weighs `tiny` β_t(j). Where every transition exceeds δ, scales do too and β ratios are below
-    1/δ, hence the loss is below tiny/δ²; with structural zeros the computed β shows it.
+    What is lost at (t, j) weighs `tiny` β_t(j). Where every transition exceeds δ, scales do too and
+    β ratios are below 1/δ, hence the loss is below tiny/δ²; with structural zeros the computed β
+    shows it.
     """
     info = torch.finfo(scale.dtype)
     if not bool((scale.amin() > 0) & (scale.amax() < torch.inf)):

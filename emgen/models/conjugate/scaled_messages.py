@@ -1,4 +1,5 @@
-"""Scaled messages along hidden Markov chains, in buffers that are overwritten: no gradient passes through them.
+"""Scaled messages along hidden Markov chains, in buffers that are overwritten: no gradient passes
+through them.
 
 Buffers are (states, rows), for which products of matrices are twice as fast as for rows first.
 """
@@ -34,10 +35,12 @@ def messages(
 
 
 def pieces(transition: Tensor, packing: Packing) -> tuple[int, int] | None:
-    """How long the pieces of sequences may be that advance side by side, and in how many steps a chain forgets its state.
+    """How long the pieces of sequences may be that advance side by side, and in how many steps a
+    chain forgets its state.
 
-    Without data it forgets at the rate |λ₂/λ₁| of A's eigenvalues, with data faster as a rule. None where that takes too
-    long, or where there are so many sequences that single steps are work enough.
+    Without data it forgets at the rate |λ₂/λ₁| of A's eigenvalues, with data faster as a rule. None
+    where that takes too long, or where there are so many sequences that single steps are work
+    enough.
     """
     steps, sequences, states = len(packing.sizes), packing.sizes[0], len(transition)
     if not packing.full or states > 64 or steps < 48 or not bool(transition.isfinite().all()):
@@ -102,9 +105,10 @@ def _side_by_side(
 ) -> bool:
     """The same for pieces of sequences of equal length at once.
 
-    The first piece is longer by what is left over. The others start `forget` steps early, from anything. Products with b
-    keep distances in Hilbert's projective metric and products with A ≥ 0 never lengthen them, so if messages agree to
-    rounding where pieces meet, entry by entry, they do everywhere. Returns whether they agree.
+    The first piece is longer by what is left over. The others start `forget` steps early, from
+    anything. Products with b keep distances in Hilbert's projective metric and products with A ≥ 0
+    never lengthen them, so if messages agree to rounding where pieces meet, entry by entry, they do
+    everywhere. Returns whether they agree.
 
     References:
         Birkhoff (1957), "Extensions of Jentzsch's theorem".
@@ -162,7 +166,9 @@ def _side_by_side(
 
 
 def _product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    """a b into `out`. On the CPU by NumPy, which keeps small products on one thread: torch's would wait for all at each step."""
+    """a b into `out`. On the CPU by NumPy, which keeps small products on one thread: torch's would
+    wait for all at each step.
+    """
     if a.device.type != "cpu":
         return torch.mm(a, b, out=out)
     np.matmul(a.numpy(), b.numpy(), out=out.numpy())
@@ -182,7 +188,10 @@ def peak(log_b: Tensor, states: int) -> Tensor:
 
 
 def buffer(states: int, rows: int, like: Tensor) -> Tensor:
-    """Memory (states, rows) to be written to. NumPy asks the system for large pages, of which a new buffer costs less."""
+    """Memory (states, rows) to be written to.
+
+    NumPy asks the system for large pages, of which a new buffer costs less.
+    """
     if like.device.type != "cpu":
         return like.new_empty(states, rows)
     return torch.from_numpy(

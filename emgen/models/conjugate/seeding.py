@@ -25,8 +25,9 @@ def partition(
 ) -> Tensor:
     """Starting responsibilities (N, R, K) for R restarts at once.
 
-    `kmeans++` picks seeds with probability ∝ squared distance to the nearest seed so far, `rows` picks distinct rows, and both
-    give each row to its nearest seed; `random` draws each row's responsibilities from a flat Dirichlet.
+    `kmeans++` picks seeds with probability ∝ squared distance to the nearest seed so far, `rows`
+    picks distinct rows, and both give each row to its nearest seed; `random` draws each row's
+    responsibilities from a flat Dirichlet.
 
     Args:
         x: (N, *event); missing values count as the mean of their feature.
@@ -80,7 +81,9 @@ def partition(
 def _kmeans_plus_plus(
     x: Tensor, components: int, restarts: int, distance: Distance, weight: Tensor | None
 ) -> Tensor:
-    """Distances (N, R, K) to seeds drawn by D² sampling, the best of 2 + log K candidates each time."""
+    """Distances (N, R, K) to seeds drawn by D² sampling, the best of 2 + log K candidates each
+    time.
+    """
     n, tries = len(x), 2 + int(math.log(components))
     first = (
         torch.randint(n, (restarts,), device=x.device)

@@ -22,7 +22,8 @@ class Entries:
     """Counts of words in documents, sorted by document and word, and by word, as compressed rows.
 
     Args:
-        x: integer entries (E, 3) of document, word and count; or the counts (documents, words), floating or sparse.
+        x: integer entries (E, 3) of document, word and count; or the counts (documents, words),
+            floating or sparse.
         documents, words: the shape of the matrix of counts.
 
     Raises:
@@ -43,7 +44,9 @@ class Entries:
         self.shape = documents, words
 
     def is_of(self, x: Tensor, documents: int) -> bool:
-        """Whether x is the tensor this was made from, or another view of its very memory, unchanged."""
+        """Whether x is the tensor this was made from, or another view of its very memory,
+        unchanged.
+        """
         same = x is self.source or (
             x.layout == self.source.layout == torch.strided
             and x.shape == self.source.shape
@@ -59,7 +62,9 @@ class Entries:
         )
 
     def blocks(self, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Documents of like length in blocks of about `size` entries: rows (B,), words (B, L) and counts (B, L), 0 at padding."""
+        """Documents of like length in blocks of about `size` entries: rows (B,), words (B, L) and
+        counts (B, L), 0 at padding.
+        """
         starts = self._pattern[0]
         lengths = starts[1:] - starts[:-1]
         order = lengths.argsort()

@@ -22,13 +22,14 @@ CELLS = 2**19  # entries times topics that a block of documents may have, to sta
 
 
 class TopicModel(ConjugateModel):
-    """Each word of document d draws a topic z ~ θ_d and then itself from that topic's words, w ~ φ_z.
+    """Each word of document d draws a topic z ~ θ_d and then itself from that topic's words, w ~
+    φ_z.
 
-    The data are a corpus of `documents` documents as counts: entries (document, word, count), integers (E, 3), which can
-    be cut into batches at will; or the matrix (documents, words), floating or sparse, whole. F is in nats per word,
-    `log_prob` in nats per document.
-    Parameters as points are probabilistic latent semantic analysis; as a distribution, variational LDA; as a draw, Gibbs
-    sampled LDA. No (documents, words, topics) array is ever formed.
+    The data are a corpus of `documents` documents as counts: entries (document, word, count),
+    integers (E, 3), which can be cut into batches at will; or the matrix (documents, words),
+    floating or sparse, whole. F is in nats per word, `log_prob` in nats per document.
+    Parameters as points are probabilistic latent semantic analysis; as a distribution, variational
+    LDA; as a draw, Gibbs sampled LDA. No (documents, words, topics) array is ever formed.
 
     Args:
         proportions: prior over θ, (documents, K): flat for pLSA, Dirichlet(α) for LDA.
@@ -36,8 +37,8 @@ class TopicModel(ConjugateModel):
         start: `random`, or explicit values `proportions` and `topics`, a point's probabilities.
 
     References:
-        Hofmann (1999), "Probabilistic latent semantic indexing"; Blei, Ng and Jordan (2003), "Latent Dirichlet
-        allocation"; Griffiths and Steyvers (2004), "Finding scientific topics".
+        Hofmann (1999), "Probabilistic latent semantic indexing"; Blei, Ng and Jordan (2003),
+        "Latent Dirichlet allocation"; Griffiths and Steyvers (2004), "Finding scientific topics".
     """
 
     datum = "document"
@@ -80,7 +81,9 @@ class TopicModel(ConjugateModel):
     def statistics(
         self, x: Tensor, z: "TokenBelief | TokenTopics", weight: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Expected counts of topics in documents and of words in topics; `weight` multiplies the count of an entry."""
+        """Expected counts of topics in documents and of words in topics; `weight` multiplies the
+        count of an entry.
+        """
         if weight is not None:
             raise ValueError(
                 "entries are weighted by their counts: multiply the counts instead of giving"
@@ -137,7 +140,8 @@ class TopicModel(ConjugateModel):
         sweeps: int = 100,
         tol: float = 0.0,
     ) -> Categorical:
-        """q(θ) of any documents under the topics as they are, by coordinate ascent; maximum likelihood if the prior is flat.
+        """q(θ) of any documents under the topics as they are, by coordinate ascent; maximum
+        likelihood if the prior is flat.
 
         Args:
             x: entries or counts of the documents.
@@ -184,12 +188,14 @@ class TopicModel(ConjugateModel):
 
 
 class TokenBelief:
-    """q(z = k) of each entry (d, w), ∝ exp(a_dk + b_kw), held by its two factors and the normaliser of each entry.
+    """q(z = k) of each entry (d, w), ∝ exp(a_dk + b_kw), held by its two factors and the normaliser
+    of each entry.
 
     Args:
         a: (documents, K). b: (K, words).
         layout: the entries.
-        log_evidence: the normaliser of the full posterior where this is another distribution; default its own.
+        log_evidence: the normaliser of the full posterior where this is another distribution;
+            default its own.
     """
 
     def __init__(
@@ -255,7 +261,9 @@ class TokenBelief:
 
     @property
     def configurations(self) -> list[int]:
-        """How many topics each word may come from, in the order of the sorted entries, for enumeration."""
+        """How many topics each word may come from, in the order of the sorted entries, for
+        enumeration.
+        """
         return [self.scores[0].shape[1]] * int(self.layout.count.sum())
 
     def at(self, topics: Int[Tensor, "words"]) -> "TokenTopics":
@@ -324,7 +332,9 @@ def _noisy(mean: Tensor) -> Tensor:
 
 
 def _multinomial(r: Tensor, count: Tensor) -> Tensor:
-    """Numbers of words in each topic: one word by inversion of its cumulative probabilities, more by `_binomials`."""
+    """Numbers of words in each topic: one word by inversion of its cumulative probabilities, more
+    by `_binomials`.
+    """
     single, drawn = count == 1, torch.zeros_like(r)
     cumulative = r[single].cumsum(1)
     drawn[single] = one_hot(_invert(cumulative), r.shape[1]).to(r)

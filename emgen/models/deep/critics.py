@@ -13,11 +13,14 @@ from emgen.models.deep.networks import MLP, ConvolutionalEncoder
 
 
 class Critic(nn.Module):
-    """v(x) = log p̂(x)/p(x), estimated by a network; the divergence turns v into its dual variable f′(eᵛ).
+    """v(x) = log p̂(x)/p(x), estimated by a network; the divergence turns v into its dual variable
+    f′(eᵛ).
 
     Args:
-        network: (*batch, *event) → (*batch, features), with the number of `features` as an attribute.
-        spectral_norm: divide the last layer's weight too by its largest singular value, for a critic that is all Lipschitz.
+        network: (*batch, *event) → (*batch, features), with the number of `features` as an
+            attribute.
+        spectral_norm: divide the last layer's weight too by its largest singular value, for a
+            critic that is all Lipschitz.
 
     >>> Critic(MLP((2,), hidden=(8,)))(torch.zeros(5, 2)).shape
     torch.Size([5])
@@ -39,7 +42,8 @@ class WithSquares(nn.Module):
     """A network that is shown x and x², of which the log ratio of two Gaussians is linear.
 
     Args:
-        network: takes vectors of twice the size of x, with the number of `features` as an attribute.
+        network: takes vectors of twice the size of x, with the number of `features` as an
+            attribute.
         event_dims: dimensions of x that are one event.
     """
 
@@ -59,7 +63,9 @@ def dense_critic(
     spectral_norm: bool = False,
     squares: bool = False,
 ) -> Critic:
-    """A fully connected critic; arguments as in `emgen.models.deep.networks.MLP`, and whether it is shown x² beside x."""
+    """A fully connected critic; arguments as in `emgen.models.deep.networks.MLP`, and whether it is
+    shown x² beside x.
+    """
     if not squares:
         return Critic(MLP(event_shape, hidden, activation, spectral_norm), spectral_norm)
     network = MLP((2 * torch.Size(event_shape).numel(),), hidden, activation, spectral_norm)

@@ -22,17 +22,21 @@ _BLOCK = 2**20  # pairs of a state and a datum, or of two states, scored at a ti
 
 
 class HelmholtzMachine(nn.Module):
-    """A deep directed model and the recognition net that inverts it; a layer may be binary, Gaussian or categorical.
+    """A deep directed model and the recognition net that inverts it; a layer may be binary,
+    Gaussian or categorical.
 
         p(x, z) = p(x|z₁) p(z₁|z₂) … p(z_L)          q(z|x) = q(z₁|x) q(z₂|z₁) … q(z_L|z_{L−1})
 
-    Every conditional is a module whose forward pass returns a distribution, so any network may stand between two
-    layers; with linear ones and binary units this is a sigmoid belief net. The latents are one `Joint` over (z₁, …, z_L).
+    Every conditional is a module whose forward pass returns a distribution, so any network may
+    stand between two layers; with linear ones and binary units this is a sigmoid belief net. The
+    latents are one `Joint` over (z₁, …, z_L).
 
     Args:
         top: () → p(z_L).
-        generative: from the lowest up, z₁ → p(x|z₁), z₂ → p(z₁|z₂), …: as many as there are layers of latents.
-        recognition: from the lowest up, x → q(z₁|x), z₁ → q(z₂|z₁), …: as many again; None for no recognition net.
+        generative: from the lowest up, z₁ → p(x|z₁), z₂ → p(z₁|z₂), …: as many as there are layers
+            of latents.
+        recognition: from the lowest up, x → q(z₁|x), z₁ → q(z₂|z₁), …: as many again; None for no
+            recognition net.
 
     Raises:
         ValueError: the two nets differ in depth, or have none.
@@ -77,14 +81,18 @@ class HelmholtzMachine(nn.Module):
             return self.likelihood(self.prior().sample((n,))).sample()
 
     def rsample(self, n: int) -> Tensor:
-        """`n` differentiable samples (n, *event): straight through discrete latents, the mean of a discrete p(x|z)."""
+        """`n` differentiable samples (n, *event): straight through discrete latents, the mean of a
+        discrete p(x|z).
+        """
         likelihood = self.likelihood(relaxed(self.prior(), (n,)))
         return likelihood.rsample() if likelihood.has_rsample else likelihood.mean
 
     def filters(self) -> Tensor:
-        """What each unit of the lowest layer adds to x by itself, (units, *event): σ(ℓ(e_j) − ℓ(0)) for pixels of logits ℓ.
+        """What each unit of the lowest layer adds to x by itself, (units, *event): σ(ℓ(e_j) − ℓ(0))
+        for pixels of logits ℓ.
 
-        A pixel that the unit leaves alone is grey (½); where x is not binary it is the difference of the two means.
+        A pixel that the unit leaves alone is grey (½); where x is not binary it is the difference
+        of the two means.
         """
         layer = self.prior().sample()[0]
         single = torch.eye(layer.numel(), dtype=layer.dtype, device=layer.device).reshape(
@@ -98,10 +106,11 @@ class HelmholtzMachine(nn.Module):
 
     @property
     def log_prob(self) -> Callable[[Tensor], Tensor]:
-        """x → log p(x) by summing over all latents; absent (AttributeError) where a layer has no or too many states.
+        """x → log p(x) by summing over all latents; absent (AttributeError) where a layer has no or
+        too many states.
 
-        log p(z_l) = log Σ_{z_{l+1}} p(z_l|z_{l+1}) p(z_{l+1}), from the top down, is exact and costs a product of two
-        neighbouring layers instead of one of all layers.
+        log p(z_l) = log Σ_{z_{l+1}} p(z_l|z_{l+1}) p(z_{l+1}), from the top down, is exact and
+        costs a product of two neighbouring layers instead of one of all layers.
         """
         try:
             self.states()
@@ -120,7 +129,8 @@ class HelmholtzMachine(nn.Module):
         """Every state of each layer of latents from the lowest up, (states, *layer).
 
         Raises:
-            ValueError: a layer is continuous or has more than 65,536 states, two neighbours more than 2²⁴ pairs of them.
+            ValueError: a layer is continuous or has more than 65,536 states, two neighbours more
+                than 2²⁴ pairs of them.
         """
         states = [_support(self.top())]
         for conditional in list(self.generative)[:0:-1]:
@@ -157,7 +167,8 @@ class Recognition(nn.Module):
 
 
 class Marginal(nn.Module):
-    """A learnt distribution that depends on nothing: a head without features, whose biases are all its parameters.
+    """A learnt distribution that depends on nothing: a head without features, whose biases are all
+    its parameters.
 
     Args:
         head: (features, event shape) → head.
@@ -190,7 +201,8 @@ def helmholtz_machine(
     Args:
         event_shape: shape of x, given by the data.
         layers: size, or shape, of each layer of latents from the lowest up.
-        hidden: widths of the deterministic layers between two stochastic ones; none in a sigmoid belief net.
+        hidden: widths of the deterministic layers between two stochastic ones; none in a sigmoid
+            belief net.
         activation: of those layers: relu, tanh, leaky_relu, silu, softplus or gelu.
         likelihood: (features, event shape) → head of p(x|z₁).
         latent: the same for the latents: one head for all layers, or one for each.
@@ -228,7 +240,9 @@ def helmholtz_machine(
 
 
 def _mixture(components: Distribution, log_weights: Tensor, x: Tensor) -> Tensor:
-    """log Σ_s w_s p(x|s) for each x, in blocks: all of x against all of s at once filled the memory."""
+    """log Σ_s w_s p(x|s) for each x, in blocks: all of x against all of s at once filled the
+    memory.
+    """
     blocks = x.split(max(1, _BLOCK // len(log_weights)))
     return torch.cat(
         [(components.log_prob(block.unsqueeze(1)) + log_weights).logsumexp(-1) for block in blocks]

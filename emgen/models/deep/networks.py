@@ -23,10 +23,11 @@ class MLP(nn.Module):
 
     Args:
         event_shape: shape of one input.
-        hidden: widths of the hidden layers; the last is the number of features. Empty passes the flat event on.
+        hidden: widths of the hidden layers; the last is the number of features. Empty passes the
+            flat event on.
         activation: relu, tanh, leaky_relu, silu, softplus or gelu.
-        spectral_norm: divide each weight by its largest singular value (Miyato et al., 2018, "Spectral normalization
-            for generative adversarial networks").
+        spectral_norm: divide each weight by its largest singular value (Miyato et al., 2018,
+            "Spectral normalization for generative adversarial networks").
     """
 
     def __init__(
@@ -101,7 +102,8 @@ class ConvolutionalEncoder(nn.Module):
 
 
 class ConvolutionalDecoder(nn.Module):
-    """Strided 4×4 transposed convolutions, each doubling the image, (*batch, latent) → (*batch, features).
+    """Strided 4×4 transposed convolutions, each doubling the image, (*batch, latent) → (*batch,
+    features).
 
     The features are the flat image of the last convolution, to which a head adds its own map.
 

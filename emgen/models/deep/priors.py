@@ -38,7 +38,8 @@ class GaussianMixturePrior(nn.Module):
         components: K.
         spread: standard deviation of the means at the start.
 
-    References: Dilokthanakul et al. (2016), "Deep unsupervised clustering with Gaussian mixture variational autoencoders".
+    References: Dilokthanakul et al. (2016), "Deep unsupervised clustering with Gaussian mixture
+    variational autoencoders".
     """
 
     def __init__(self, latent: int, components: int = 10, spread: float = 1.0):
@@ -59,7 +60,8 @@ class GaussianMixturePrior(nn.Module):
 class ReparameterisedMixture(MixtureSameFamily):
     """A mixture with `rsample`: the component is drawn, the point within it is reparameterised.
 
-    The gradient reaches the drawn component's mean and scale, not the weights: an adversarial trainer leaves those be.
+    The gradient reaches the drawn component's mean and scale, not the weights: an adversarial
+    trainer leaves those be.
     """
 
     has_rsample = True

@@ -16,31 +16,35 @@ from emgen.models.energy.units import Binary, Units
 
 
 class BoltzmannMachine(nn.Module):
-    """The restricted Boltzmann machine (harmonium): a visible layer and a binary hidden one, no links within a layer.
+    """The restricted Boltzmann machine (harmonium): a visible layer and a binary hidden one, no
+    links within a layer.
 
         E(v, h) = −log base(v) − bᵀs(v) − cᵀh − s(v)ᵀ W h            s(v) = v for binary units
         −log p(v) = F(v) + log Z,   F(v) = −log base(v) − bᵀs(v) − Σ_j softplus(c_j + (s(v)ᵀW)_j)
 
-    It is its own path of `emgen.estimators.normalising`: at temperature 1/β its weights and biases are scaled by β, and
-    the visible bias slides from the base's b₀ to b. The base (β = 0) has independent units.
+    It is its own path of `emgen.estimators.normalising`: at temperature 1/β its weights and biases
+    are scaled by β, and the visible bias slides from the base's b₀ to b. The base (β = 0) has
+    independent units.
 
-    A centred machine keeps its parameters about a centre (μ, ½): b = b′ − ½ W 1, c = c′ − Wᵀμ. The model is the same,
-    but the gradient in W no longer follows the biases, and learning is several times as fast.
+    A centred machine keeps its parameters about a centre (μ, ½): b = b′ − ½ W 1, c = c′ − Wᵀμ. The
+    model is the same, but the gradient in W no longer follows the biases, and learning is several
+    times as fast.
 
     Args:
         event_shape: shape of v.
         hidden: number of hidden units.
         units: kind of the visible units.
-        centred: whether the parameters are those about the centre; `centre_at` puts μ at the mean of the data.
+        centred: whether the parameters are those about the centre; `centre_at` puts μ at the mean
+            of the data.
         sweeps: Gibbs sweeps of `sample`, on a rising ladder of temperatures from the base.
 
     Raises:
         ValueError: no hidden units, or no sweeps; units that do not fit the event.
 
     References:
-        Smolensky (1986), "Information processing in dynamical systems: foundations of harmony theory"; Welling,
-        Rosen-Zvi and Hinton (2004), "Exponential family harmoniums"; Montavon and Müller (2012), "Deep Boltzmann
-        machines and the centering trick".
+        Smolensky (1986), "Information processing in dynamical systems: foundations of harmony
+        theory"; Welling, Rosen-Zvi and Hinton (2004), "Exponential family harmoniums"; Montavon and
+        Müller (2012), "Deep Boltzmann machines and the centering trick".
 
     >>> machine = BoltzmannMachine((4,), hidden=3)
     >>> machine.gibbs(torch.zeros(5, 4)).shape
@@ -78,10 +82,12 @@ class BoltzmannMachine(nn.Module):
             "centre", units.given(torch.zeros(size), self.event_shape).mean.flatten()
         )
 
-    # ---- the model -----------------------------------------------------------------------------------------------
+    # ---- the model ------------------------------------------------------------------------------
 
     def energy(self, v: Tensor, beta: Tensor | None = None) -> Tensor:
-        """The free energy F_β(v) of visible states (*batch, *event): −log p(v) up to log Z at β = 1 (None)."""
+        """The free energy F_β(v) of visible states (*batch, *event): −log p(v) up to log Z at β = 1
+        (None).
+        """
         flat = self._flat(v)
         s = self.units.statistic(flat)
         bias, above = tempered(self.biases()[0], beta, self.base), tempered(self._above(s), beta)
@@ -100,7 +106,9 @@ class BoltzmannMachine(nn.Module):
 
     @torch.no_grad()
     def statistics(self, v: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        """Σ_i w_i ∂(−energy(v_i))/∂θ for each parameter θ, by name: its gradient in three products and no graph."""
+        """Σ_i w_i ∂(−energy(v_i))/∂θ for each parameter θ, by name: its gradient in three products
+        and no graph.
+        """
         s = self.units.statistic(self._flat(v))
         h, total = self._above(s).sigmoid_(), weight @ s
         if not self.centred:
@@ -132,16 +140,19 @@ class BoltzmannMachine(nn.Module):
         return self.likelihood(bernoulli(self.hidden_mean(self.sample(n)))).mean
 
     def filters(self) -> Tensor:
-        """What each hidden unit adds to v by itself, (hidden, *event), as the mean of visible units without bias."""
+        """What each hidden unit adds to v by itself, (hidden, *event), as the mean of visible units
+        without bias.
+        """
         return self.units.mean(self.weight.T).unflatten(-1, self.event_shape)
 
-    # ---- the normalising constant --------------------------------------------------------------------------------
+    # ---- the normalising constant ---------------------------------------------------------------
 
     def log_partition(self, side: str | None = None) -> Tensor:
         """Exact log Z: enumerate the states of one side, sum the other out in closed form.
 
         Args:
-            side: `hidden`, or `visible` where those units are binary; None for the one with fewer units.
+            side: `hidden`, or `visible` where those units are binary; None for the one with fewer
+                units.
 
         Raises:
             ValueError: more than 2²⁰ states, or the visible side of units that are not binary.
@@ -166,14 +177,16 @@ class BoltzmannMachine(nn.Module):
         return h @ c + self.units.log_partition(h @ self.weight.T + b)
 
     def log_z0(self) -> Tensor:
-        """log Z of the base, β = 0: visible units of natural parameter b₀, hidden units that are fair coins."""
+        """log Z of the base, β = 0: visible units of natural parameter b₀, hidden units that are
+        fair coins.
+        """
         return self.units.log_partition(self.base()) + len(self.hidden_bias) * math.log(2)
 
     def start(self, chains: int) -> Tensor:
         """Exact draws (chains, *event) of the base."""
         return self.units.sample(self.base().expand(chains, -1)).unflatten(-1, self.event_shape)
 
-    # ---- its parameters ------------------------------------------------------------------------------------------
+    # ---- its parameters -------------------------------------------------------------------------
 
     def biases(self) -> tuple[Tensor, Tensor]:
         """The biases b and c of the energy, wherever the centre is."""
@@ -198,7 +211,9 @@ class BoltzmannMachine(nn.Module):
 
     @torch.no_grad()
     def centre_at(self, mean: Tensor, rate: float = 1.0) -> None:
-        """Move the base, and μ of a centred machine, towards a mean (*event) of the data; p(v) stays what it was."""
+        """Move the base, and μ of a centred machine, towards a mean (*event) of the data; p(v)
+        stays what it was.
+        """
         step = rate * (mean.flatten().to(self.centre) - self.centre)
         if self.centred:
             self.hidden_bias += self.units.statistic(step) @ self.weight
@@ -222,7 +237,8 @@ def binary_states(bits: int, like: Tensor) -> Tensor:
     """All 2ⁿ binary vectors (2ⁿ, n), in the dtype and on the device of `like`.
 
     Raises:
-        ValueError: more than 20 bits; annealed importance sampling estimates what cannot be enumerated.
+        ValueError: more than 20 bits; annealed importance sampling estimates what cannot be
+            enumerated.
     """
     if bits > 20:
         raise ValueError(
@@ -240,7 +256,9 @@ def summed(log_f: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
 
 @torch.no_grad()
 def anneal(machine: Any, n: int) -> Tensor:
-    """States of a machine after its `sweeps` Gibbs sweeps at β rising from 0 to 1: better mixed than as many at β = 1."""
+    """States of a machine after its `sweeps` Gibbs sweeps at β rising from 0 to 1: better mixed
+    than as many at β = 1.
+    """
     state = machine.start(n)
     for beta in torch.linspace(0, 1, machine.sweeps + 1, device=state.device)[1:]:
         state = machine.move(state, beta)

@@ -20,11 +20,13 @@ from emgen.models.energy.units import Binary, Units
 
 
 class DeepBeliefNet(nn.Module):
-    """p(v, h¹, …, h^L) = p(v|h¹) p(h¹|h²) … p(h^{L−1}, h^L), whose last factor is a Boltzmann machine.
+    """p(v, h¹, …, h^L) = p(v|h¹) p(h¹|h²) … p(h^{L−1}, h^L), whose last factor is a Boltzmann
+    machine.
 
-    The latents are z = (h¹, …, h^{L−1}): h^L is summed out of the machine on top in closed form, so that its free energy
-    is the prior of h^{L−1}. Every layer is held as the Boltzmann machine that learns it greedily; below the top its
-    p(v|h) alone is used, and the recognition net, tied to it at first, becomes a net of its own in fine-tuning.
+    The latents are z = (h¹, …, h^{L−1}): h^L is summed out of the machine on top in closed form, so
+    that its free energy is the prior of h^{L−1}. Every layer is held as the Boltzmann machine that
+    learns it greedily; below the top its p(v|h) alone is used, and the recognition net, tied to it
+    at first, becomes a net of its own in fine-tuning.
 
     Args:
         event_shape: shape of v.
@@ -109,15 +111,19 @@ class DeepBeliefNet(nn.Module):
         return self.machines[0].filters()
 
     def set_constant(self, found: Any) -> None:
-        """Set `log_z` of the top machine, and `log_z_error`, which all scores share, from an estimate of it."""
+        """Set `log_z` of the top machine, and `log_z_error`, which all scores share, from an
+        estimate of it.
+        """
         self.log_z.copy_(found.value)
         self.log_z_error.copy_(found.error)
 
-    # ---- greedy learning -----------------------------------------------------------------------------------------
+    # ---- greedy learning ------------------------------------------------------------------------
 
     @torch.no_grad()
     def below(self, level: int, x: Tensor) -> Tensor:
-        """What the machine at a level learns from: x itself, or one draw of the recognition net up to there."""
+        """What the machine at a level learns from: x itself, or one draw of the recognition net up
+        to there.
+        """
         layers: Any = self.recognition.layers
         for layer in layers[:level]:
             x = layer(x).sample()
@@ -134,8 +140,8 @@ class DeepBeliefNet(nn.Module):
     def stack(self, level: int) -> None:
         """Start a machine as the one below turned upside down, where their sizes allow it.
 
-        Then p(h) under the new machine is what it was under the one below: p(v) does not change, and whatever the new
-        machine learns raises the variational bound.
+        Then p(h) under the new machine is what it was under the one below: p(v) does not change,
+        and whatever the new machine learns raises the variational bound.
         """
         under, over = self.machines[level - 1], self.machines[level]
         if isinstance(under.units, Binary) and over.weight.shape == under.weight.T.shape:
@@ -144,7 +150,9 @@ class DeepBeliefNet(nn.Module):
 
 
 class _Top(Distribution):
-    """p(h) ∝ exp(−energy(h)) of a Boltzmann machine, normalised by a constant that was estimated elsewhere."""
+    """p(h) ∝ exp(−energy(h)) of a Boltzmann machine, normalised by a constant that was estimated
+    elsewhere.
+    """
 
     arg_constraints: Any = {}
     support: Any = constraints.independent(constraints.boolean, 1)

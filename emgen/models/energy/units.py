@@ -1,4 +1,6 @@
-"""Kinds of visible unit of a Boltzmann machine: exponential families p(v|h) ∝ base(v) exp(ηᵀ s(v)) with η = b + W h."""
+"""Kinds of visible unit of a Boltzmann machine: exponential families p(v|h) ∝ base(v) exp(ηᵀ s(v))
+with η = b + W h.
+"""
 
 __all__ = ["Binary", "Gaussian", "Multinomial", "Units"]
 
@@ -14,7 +16,8 @@ from emgen.distributions import bernoulli, softplus
 
 
 class Units(Protocol):
-    """What a machine asks of its visible layer: flat arguments (*batch, D), answers of shape (*batch, D) or (*batch).
+    """What a machine asks of its visible layer: flat arguments (*batch, D), answers of shape
+    (*batch, D) or (*batch).
 
     `natural` is the inverse of `mean`; `given` is the layer as a distribution over events.
     """
@@ -61,7 +64,8 @@ class Binary:
 
 
 class Gaussian:
-    """Real units with a fixed standard deviation, p(v|h) = N(v; σ η, σ²): statistic v/σ, log-partition η²/2.
+    """Real units with a fixed standard deviation, p(v|h) = N(v; σ η, σ²): statistic v/σ,
+    log-partition η²/2.
 
     Args:
         scale: σ, in units of the data.
@@ -105,7 +109,8 @@ class Gaussian:
 
 
 class Multinomial:
-    """Counts over `states` outcomes, `count` of them in each group: one-hot vectors at 1, short documents above.
+    """Counts over `states` outcomes, `count` of them in each group: one-hot vectors at 1, short
+    documents above.
 
     The last dimension of an event is the outcomes; log-partition n log Σ exp η per group.
 
@@ -114,7 +119,8 @@ class Multinomial:
         count: total of each group.
 
     Raises:
-        ValueError: fewer than two outcomes or no counts; from `given`, events whose last dimension is not the outcomes.
+        ValueError: fewer than two outcomes or no counts; from `given`, events whose last dimension
+            is not the outcomes.
 
     References: Salakhutdinov and Hinton (2009), "Replicated softmax: an undirected topic model".
     """
