@@ -162,6 +162,45 @@ def test_imports_run_one_way(path):
         )
 
 
+def modules_of(path: Path) -> set[Path]:
+    """The files of ours that a file imports, inside functions too, but for what only a type checker reads."""
+    nodes = [tree(path)]
+    found = set()
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for each in names:
+            words = each.split(".")
+            candidates = [ROOT.joinpath(*words[:n]) for n in (len(words), len(words) - 1) if n]
+            files = [file for c in candidates for file in (c.with_suffix(".py"), c / "__init__.py")]
+            found |= set([file for file in files if file in FILES][:1])
+        nodes += ast.iter_child_nodes(node)
+    return found - {path}
+
+
+def test_imports_have_no_circle():
+    """Taken file by file; a package's own __init__, which gathers its public names, is not followed from inside it."""
+    graph = {
+        path: {
+            m
+            for m in modules_of(path)
+            if not (m.name == "__init__.py" and m.parent in path.parents)
+        }
+        for path in FILES
+        if path.name != "__init__.py" or path.parent != PACKAGE
+    }
+    while graph:
+        free = [path for path, needed in graph.items() if not needed & graph.keys()]
+        assert free, f"a circle of imports among {sorted(name(p) for p in graph)}"
+        graph = {path: needed for path, needed in graph.items() if path not in free}
+
+
 @parametrised
 def test_frameworks_stay_in_their_places(path):
     inside = path.relative_to(PACKAGE).as_posix()

@@ -63,7 +63,7 @@ from emgen.divergences import (
     fenchel_bound,
     tight_bound,
 )
-from emgen.divergences.quadrature import integrate
+from emgen.divergences.numerics.quadrature import integrate
 from emgen.testing import check_divergence
 
 ABSTRACT = (FDivergence, MarginLoss, PaperActivation, LossOfDivergence)

@@ -28,7 +28,7 @@ from torch.distributions import (
 )
 
 from emgen.divergences import KL, JensenShannon, ReverseKL, SquaredHellinger
-from emgen.divergences.precision import dtype_of, in_double
+from emgen.divergences.numerics.precision import dtype_of, in_double
 
 DIVERGENCES = (KL(), SquaredHellinger(), JensenShannon())
 

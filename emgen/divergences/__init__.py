@@ -4,7 +4,6 @@ projections.
 
 from emgen.divergences.activations import PaperActivation
 from emgen.divergences.base import FDivergence
-from emgen.divergences.between import Estimate
 from emgen.divergences.bounds import fenchel_bound, tight_bound
 from emgen.divergences.bregman import (
     Bregman,
@@ -16,6 +15,7 @@ from emgen.divergences.bregman import (
     SquaredEuclidean,
 )
 from emgen.divergences.f import GAN, KL, Jeffreys, JensenShannon, ReverseKL, TotalVariation
+from emgen.divergences.numerics.between import Estimate
 from emgen.divergences.powers import Alpha, Neyman, Pearson, SquaredHellinger
 from emgen.divergences.projections import (
     GaussianFamily,

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.func import grad
 
-from emgen.divergences.between import Estimate, between
+from emgen.divergences.numerics.between import Estimate, between
 
 _Function = Callable[[Tensor], Tensor]
 _SURE = 18.0  # eᵛ f′(eᵛ) − f(eᵛ) and its two derivatives keep most of their digits up to here

@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 from torch.nn.functional import logsigmoid, softplus
 
 from emgen.divergences.base import FDivergence
-from emgen.divergences.between import torch_kl
+from emgen.divergences.numerics.closed_forms import torch_kl
 
 _LOG2 = math.log(2.0)
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from emgen.divergences.base import FDivergence
-from emgen.divergences.between import log_affinity
 from emgen.divergences.f import KL, ReverseKL
+from emgen.divergences.numerics.closed_forms import log_affinity
 
 
 @dataclass(frozen=True)
