@@ -32,7 +32,7 @@ from torch.distributions import (
     kl_divergence,
     register_kl,
 )
-from torch.nn.functional import gumbel_softmax
+from torch.nn.functional import gumbel_softmax, logsigmoid
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
@@ -95,6 +95,13 @@ def kl(*, q: Distribution, p: Distribution, samples: int | None = None) -> Tenso
     0.5
     """
     if samples is None:
+        if isinstance(q, Independent) and isinstance(p, Independent):
+            dims = q.reinterpreted_batch_ndims
+            if dims == p.reinterpreted_batch_ndims and _by_logits(q.base_dist):
+                inner = kl(q=q.base_dist, p=p.base_dist)
+                return inner.sum(list(range(-dims, 0))) if dims else inner
+        if _by_logits(q) and _by_logits(p):
+            return _bernoulli_kl(q.logits, p.logits)  # type: ignore[attr-defined]
         try:
             return kl_divergence(q, p)
         except NotImplementedError:
@@ -107,6 +114,21 @@ def kl(*, q: Distribution, p: Distribution, samples: int | None = None) -> Tenso
     z = q.rsample((samples,)) if q.has_rsample else q.sample((samples,))
     log_r = p.log_prob(z) - q.log_prob(z)
     return (log_r.expm1() - log_r).mean(0)
+
+
+def _by_logits(distribution: Distribution) -> bool:
+    return isinstance(distribution, Bernoulli) and "logits" in vars(distribution)
+
+
+def _bernoulli_kl(a: Tensor, b: Tensor) -> Tensor:
+    """KL of Bernoullis with logits a and b.
+
+    torch takes it from probabilities, of which the rarer is rounded to 0 beyond a logit of 17 in single precision: an
+    infinite KL.
+    """
+    one = a.sigmoid() * (logsigmoid(a) - logsigmoid(b))
+    zero = (-a).sigmoid() * (logsigmoid(-a) - logsigmoid(-b))
+    return (one + zero).clamp_min(0)
 
 
 def bernoulli(p: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch.distributions import (
+    Bernoulli,
     Beta,
     Categorical,
     Cauchy,
@@ -16,6 +17,7 @@ from torch.distributions import (
     Gumbel,
     HalfCauchy,
     HalfNormal,
+    Independent,
     InverseGamma,
     Kumaraswamy,
     Laplace,
@@ -27,6 +29,7 @@ from torch.distributions import (
     Weibull,
 )
 
+from emgen.distributions import kl
 from emgen.divergences import KL, JensenShannon, ReverseKL, SquaredHellinger
 from emgen.divergences.numerics.precision import dtype_of, in_double
 
@@ -207,3 +210,25 @@ def test_a_value_that_is_no_number_is_refused():
 
     with pytest.raises(ValueError, match="log_prob of Broken is no number"):
         JensenShannon().of(p=Broken(0.0, 1.0), q=Cauchy(0.0, 1.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("a", "b"), [(0.5, -1.0), (20.0, -20.0), (-60.0, 3.0), (3.0, 60.0), (0.0, 100.0)]
+)
+def test_kl_of_bernoullis_is_finite_whatever_their_logits(a, b, dtype):
+    """Σ_x q (log q − log p) of the log probabilities that the logits say, in Python's floats."""
+
+    def log_sigmoid(t):
+        return -math.log1p(math.exp(-t)) if t > -30 else t
+
+    right = sum(
+        math.exp(log_sigmoid(sign * a)) * (log_sigmoid(sign * a) - log_sigmoid(sign * b))
+        for sign in (1, -1)
+    )
+    q, p = (Bernoulli(logits=torch.full((3,), v, dtype=dtype)) for v in (a, b))
+    assert kl(q=q, p=p).tolist() == pytest.approx(
+        [right] * 3, rel=1e-5 if dtype == torch.float32 else 1e-12
+    )
+    many = kl(q=Independent(q, 1), p=Independent(p, 1))
+    assert float(many) == pytest.approx(3 * right, rel=1e-5 if dtype == torch.float32 else 1e-12)

@@ -8,7 +8,7 @@ import contextlib
 import math
 from itertools import pairwise
 from numbers import Integral
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -43,6 +43,7 @@ class Estimate(NamedTuple):
         return float(self.value.detach())
 
 
+@runtime_checkable
 class Divergence(Protocol):
     """What is asked of an f-divergence here."""
 
