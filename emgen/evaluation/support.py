@@ -37,17 +37,16 @@ def check_support(
         scored: whether the likelihood will be reported of them.
         beside_means: whether a critic will tell them from means of p(x|z), which fill the convex
             closure of its support: all of [0, 1] for a Bernoulli, all of [0, ∞) for a Poisson.
-                Nothing may be missing then.
+            Nothing may be missing then.
 
     Raises:
         ValueError: names the first value outside, its row, what is expected and what to do.
 
     >>> from emgen.models import BernoulliMixture
-    >>> check_support(BernoulliMixture(2), torch.tensor([[0.0, 1.0], [2.5, 1.0]]))
+    >>> check_support(BernoulliMixture(2), torch.tensor([[0.0, 1.0], [2.5, 1.0]]))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ...
-    ValueError: row 1 of the data holds 2.5, but Bernoulli takes values from 0 to 1 alone: rescale
-    or binarise them, or ...
+        ...
+    ValueError: row 1 of the data holds 2.5, but Bernoulli takes values from 0 to 1 alone: rescale...
     """
     conjugate = serves(model, Conjugate) and not beside_means
     support, kind, shape, total = _support(model, scored)
