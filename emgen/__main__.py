@@ -8,7 +8,10 @@ import sys
 
 def main() -> None:
     """Answer --help and --version at once, hand everything else to `emgen.cli`."""
-    if sys.path[:1] in ([""], [os.getcwd()]):  # `python -m` looks there first: a user's random.py would stand in for Python's
+    if sys.path[:1] in (
+        [""],
+        [os.getcwd()],
+    ):  # `python -m` looks there first: a user's random.py would stand in for Python's
         del sys.path[0]
     try:
         if {"-h", "--help"} & set(sys.argv[1:]):

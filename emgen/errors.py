@@ -19,7 +19,9 @@ def told(error: BaseException) -> str:
     if isinstance(error, (ValueError, OSError, ArithmeticError)) or not error.__traceback__:
         return text
     last = traceback.extract_tb(error.__traceback__)[-1]
-    if isinstance(error, TypeError) and (last.line or "").startswith("raise "):  # somebody foresaw it
+    if isinstance(error, TypeError) and (last.line or "").startswith(
+        "raise "
+    ):  # somebody foresaw it
         return text
     kind = "" if isinstance(error, (TypeError, RuntimeError)) else f"{type(error).__name__}: "
     place = f"{Path(last.filename).name}, line {last.lineno}"
@@ -45,7 +47,9 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """
     names = list(dict.fromkeys(names))
     # a key is as near as its last word, then as the whole of it
-    likeness = {n: (_alike(n.rpartition(".")[2], name.rpartition(".")[2]), _alike(n, name)) for n in names}
+    likeness = {
+        n: (_alike(n.rpartition(".")[2], name.rpartition(".")[2]), _alike(n, name)) for n in names
+    }
     close = [n for n in names if max(likeness[n]) >= 0.6]
     close = sorted(close, key=lambda n: sum(likeness[n]), reverse=True)[:3]
     return f"nearest: {', '.join(close)}" if close else "nothing is near it"

@@ -12,10 +12,12 @@ Statistics = dict[str, Tensor]
 
 
 class ClosedForm(torch.optim.Optimizer):
-    """θ ← argmax F from sufficient statistics; with a step size it is online EM, s ← (1 − ρ_t) s + ρ_t ŝ, ρ_t = lr · t^−decay.
+    """θ ← argmax F from sufficient statistics; with a step size it is online EM, s ← (1 − ρ_t) s +
+    ρ_t ŝ, ρ_t = lr · t^−decay.
 
-    Being an optimiser, it is stepped, checkpointed and counted by Lightning as every other one. The statistics kept
-    between steps are those that `m_step` returns, so that moments taken about an old mean are about the new one.
+    Being an optimiser, it is stepped, checkpointed and counted by Lightning as every other one. The
+    statistics kept between steps are those that `m_step` returns, so that moments taken about an
+    old mean are about the new one.
 
     Args:
         parameters: the player's parameters; may be empty, as conjugate models keep θ in buffers.
@@ -27,21 +29,36 @@ class ClosedForm(torch.optim.Optimizer):
         ValueError: if lr or decay lies outside its range.
 
     References:
-        Cappé and Moulines (2009), On-line expectation-maximization algorithm for latent data models.
+        Cappé and Moulines (2009), On-line expectation-maximization algorithm for latent data
+        models.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], m_step: Callable[[Statistics], Statistics], lr: float = 1.0,
-                 decay: float = 0.0):
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        m_step: Callable[[Statistics], Statistics],
+        lr: float = 1.0,
+        decay: float = 0.0,
+    ):
         if not 0 < lr <= 1:
-            raise ValueError(f"lr={lr}: the step size of an M-step lies in (0, 1]; 1 forgets the past")
+            raise ValueError(
+                f"lr={lr}: the step size of an M-step lies in (0, 1]; 1 forgets the past"
+            )
         if not 0 <= decay <= 1:
-            raise ValueError(f"decay={decay}: step sizes fall as t^−decay with decay in [0, 1]; online EM converges above 0.5")
-        held = list(parameters) or [nn.Parameter(torch.empty(0))]  # an optimiser must hold something
+            raise ValueError(
+                f"decay={decay}: step sizes fall as t^−decay with decay in [0, 1]; online EM"
+                " converges above 0.5"
+            )
+        held = list(parameters) or [
+            nn.Parameter(torch.empty(0))
+        ]  # an optimiser must hold something
         super().__init__(held, {"lr": lr, "decay": decay})
         self.m_step = m_step
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the statistics in the precision they had, which torch would cast to that of the parameters."""
+        """Take up the statistics in the precision they had, which torch would cast to that of the
+        parameters.
+        """
         super().load_state_dict(state_dict)
         for memory, saved in zip(self.state.values(), state_dict["state"].values()):
             memory.update(saved)
@@ -55,7 +72,11 @@ class ClosedForm(torch.optim.Optimizer):
         rho = group["lr"] * t ** -group["decay"]
         fresh = closure()
         kept = memory.get("statistics")
-        s = fresh if kept is None or rho == 1 else {key: torch.lerp(kept[key], fresh[key], rho) for key in fresh}
+        s = (
+            fresh
+            if kept is None or rho == 1
+            else {key: torch.lerp(kept[key], fresh[key], rho) for key in fresh}
+        )
         s = self.m_step(s)
         if group["lr"] < 1 or group["decay"] > 0:
             memory["statistics"] = s

@@ -1,9 +1,11 @@
-"""The options in `configs/` as Python objects: what a name stands for, and what a `_target_` node builds.
+"""The options in `configs/` as Python objects: what a name stands for, and what a `_target_` node
+builds.
 
-An option is a YAML file that names a class and its arguments; the command line composes many of them with Hydra, Python
-asks for one by its name.
+An option is a YAML file that names a class and its arguments; the command line composes many of
+them with Hydra, Python asks for one by its name.
 
-    trainer: {_target_: emgen.trainers.EM, latents: {_target_: emgen.estimators.beliefs.Draw}, tol: 1.0e-6}
+    trainer: {_target_: emgen.trainers.EM, latents: {_target_: emgen.estimators.beliefs.Draw}, tol:
+    1.0e-6}
 """
 
 __all__ = ["build", "check_types", "locate", "names", "naming", "option", "targets_in"]
@@ -27,11 +29,18 @@ from emgen.errors import UserError, nearest, told, typed
 
 CONFIGS = "emgen.configs"
 
-# What a configuration never calls: Python's own modules (os, subprocess, shutil, ...) but for those that only make values.
-STANDARD_LIBRARY = sys.stdlib_module_names - {"collections", "datetime", "functools", "math", "pathlib"}
+# What a configuration never calls: Python's own modules (os, subprocess, shutil, ...) but for those
+# that only make values.
+STANDARD_LIBRARY = sys.stdlib_module_names - {
+    "collections",
+    "datetime",
+    "functools",
+    "math",
+    "pathlib",
+}
 
 
-# ---- what a name stands for ----------------------------------------------------------------------------------------
+# ---- what a name stands for --------------------------------------------------------------------
 
 
 def names() -> dict[str, list[str]]:
@@ -52,7 +61,9 @@ def option(group: str, name: str) -> dict[str, Any]:
     """
     known = names().get(group, [])
     if name not in known:
-        raise UserError(f"there is no {group}={name}; {nearest(name, known)} (all: {', '.join(known)}).")
+        raise UserError(
+            f"there is no {group}={name}; {nearest(name, known)} (all: {', '.join(known)})."
+        )
     own = yaml.load((files(CONFIGS) / group / f"{name}.yaml").read_text(encoding="utf-8"), _Numbers)
     content: dict[str, Any] = {}
     for entry in own.pop("defaults", ["_self_"]):
@@ -95,11 +106,13 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     content = dict(below)
     for key, value in above.items():
         old = content.get(key)
-        content[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        content[key] = (
+            _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        )
     return content
 
 
-# ---- what a node builds --------------------------------------------------------------------------------------------
+# ---- what a node builds ------------------------------------------------------------------------
 
 
 def build(node: Any, where: str, **given: Any) -> Any:
@@ -113,8 +126,8 @@ def build(node: Any, where: str, **given: Any) -> Any:
         given: objects, handed over where the constructor has an argument of that name.
 
     Raises:
-        UserError: an argument is not taken or is of the wrong kind, the target cannot be imported, or it refuses its
-            arguments; the sentence names the part.
+        UserError: an argument is not taken or is of the wrong kind, the target cannot be imported,
+            or it refuses its arguments; the sentence names the part.
     """
     check_types(node, where)
     with naming(where):
@@ -130,10 +143,15 @@ def locate(name: Any) -> Any:
         UserError: it is no name, cannot be imported, or names a module.
     """
     if not isinstance(name, str) or not re.fullmatch(r"\w+(\.\w+)+", name):
-        raise UserError(f"_target_={typed(name)}: name a class or a function by its module, such as torch.nn.Linear.")
+        raise UserError(
+            f"_target_={typed(name)}: name a class or a function by its module, such as"
+            " torch.nn.Linear."
+        )
     words = name.split(".")
     if words[0] in STANDARD_LIBRARY:
-        raise UserError(f"_target_={name} calls Python's own {words[0]}, and no part of a run is made by that.")
+        raise UserError(
+            f"_target_={name} calls Python's own {words[0]}, and no part of a run is made by that."
+        )
     found: Any = None
     for count in range(1, len(words) + 1):
         if count > 1 and hasattr(found, words[count - 1]):
@@ -144,7 +162,9 @@ def locate(name: Any) -> Any:
         except Exception as error:
             raise UserError(_import_failure(name, words[:count], error)) from error
     if not callable(found):
-        raise UserError(f"_target_={name} is a {type(found).__name__}: name a class or a function to call.")
+        raise UserError(
+            f"_target_={name} is a {type(found).__name__}: name a class or a function to call."
+        )
     return found
 
 
@@ -158,24 +178,35 @@ def naming(where: str) -> Iterator[None]:
 
 
 def check_types(node: Any, where: str) -> None:
-    """Refuse an argument that is not taken, or a value that its annotation rules out, everywhere in a `_target_` node.
+    """Refuse an argument that is not taken, or a value that its annotation rules out, everywhere in
+    a `_target_` node.
 
     Raises:
         UserError: names the key, the value and what it should be.
     """
     if not hasattr(node, "keys"):
-        raise UserError(f"{where}={typed(node)}: expected a part with a _target_, the class or function that makes it.")
+        raise UserError(
+            f"{where}={typed(node)}: expected a part with a _target_, the class or function that"
+            " makes it."
+        )
     hints: dict[str, Any] = {}
     taken: list[str] | None = None
-    with contextlib.suppress(Exception):  # an import that fails, or an annotation that is no type, is for others to tell
+    with contextlib.suppress(
+        Exception
+    ):  # an import that fails, or an annotation that is no type, is for others to tell
         target = locate(node["_target_"])
         parameters = inspect.signature(target).parameters.values()
-        taken = None if any(p.kind is p.VAR_KEYWORD for p in parameters) else [p.name for p in parameters]
+        taken = (
+            None
+            if any(p.kind is p.VAR_KEYWORD for p in parameters)
+            else [p.name for p in parameters]
+        )
         hints = get_type_hints(target.__init__ if isinstance(target, type) else target)
     for key in node:
         if taken is not None and key not in taken and not key.startswith("_"):
             raise UserError(
-                f"{where}.{key}: {node['_target_']} takes no argument {key!r}; it takes {', '.join(taken)}."
+                f"{where}.{key}: {node['_target_']} takes no argument {key!r}; it takes"
+                f" {', '.join(taken)}."
             )
         if hasattr(node[key], "keys"):
             check_types(node[key], f"{where}.{key}")
@@ -195,10 +226,20 @@ def _made(node: Any) -> Any:
     make = _made if node.get("_recursive_", True) else (lambda one: one)
     positional = [make(one) for one in node.get("_args_", [])]
     named = {key: make(value) for key, value in node.items() if key not in _WORDS}
-    return functools.partial(target, *positional, **named) if node.get("_partial_") else target(*positional, **named)
+    return (
+        functools.partial(target, *positional, **named)
+        if node.get("_partial_")
+        else target(*positional, **named)
+    )
 
 
-_WORDS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")  # of a node that are no arguments
+_WORDS = (
+    "_target_",
+    "_partial_",
+    "_args_",
+    "_recursive_",
+    "_convert_",
+)  # of a node that are no arguments
 
 
 def _import_failure(name: str, words: Sequence[str], error: Exception) -> str:
@@ -206,11 +247,23 @@ def _import_failure(name: str, words: Sequence[str], error: Exception) -> str:
     place = traceback.extract_tb(error.__traceback__)[-1]
     broken = isinstance(error, SyntaxError) or "importlib" not in place.filename
     if broken:
-        line = "" if isinstance(error, SyntaxError) else f" ({Path(place.filename).name}, line {place.lineno})"
-        return f"{name} cannot be imported, for its module ends in {type(error).__name__}: {error}{line}."
-    reason = f"No module named '{'.'.join(words)}'" if isinstance(error, ModuleNotFoundError) else told(error)
+        line = (
+            ""
+            if isinstance(error, SyntaxError)
+            else f" ({Path(place.filename).name}, line {place.lineno})"
+        )
+        return (
+            f"{name} cannot be imported, for its module ends in {type(error).__name__}:"
+            f" {error}{line}."
+        )
+    reason = (
+        f"No module named '{'.'.join(words)}'"
+        if isinstance(error, ModuleNotFoundError)
+        else told(error)
+    )
     return (
-        f"{name} cannot be imported ({reason}); it is looked for among the installed packages and in the current folder."
+        f"{name} cannot be imported ({reason}); it is looked for among the installed packages and"
+        " in the current folder."
     )
 
 
@@ -222,7 +275,9 @@ def _told_type(hint: Any) -> str:
 
 
 def _allows(hint: Any, value: Any) -> bool:
-    """Whether a plain value of a configuration can be what an annotation says; of annotations beyond it, yes."""
+    """Whether a plain value of a configuration can be what an annotation says; of annotations
+    beyond it, yes.
+    """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(_allows(one, value) for one in arguments)
@@ -232,7 +287,15 @@ def _allows(hint: Any, value: Any) -> bool:
     if origin in (Sequence, list, tuple):
         if not isinstance(value, Sequence) or isinstance(value, str):
             return False
-        return origin is tuple or all(_allows(arguments[0], one) for one in value if not hasattr(one, "keys"))
-    if origin is Callable or hint is Callable or (isinstance(hint, type) and hint.__module__.startswith("emgen.")):
-        return hasattr(value, "keys") or (isinstance(value, Sequence) and not isinstance(value, str))
+        return origin is tuple or all(
+            _allows(arguments[0], one) for one in value if not hasattr(one, "keys")
+        )
+    if (
+        origin is Callable
+        or hint is Callable
+        or (isinstance(hint, type) and hint.__module__.startswith("emgen."))
+    ):
+        return hasattr(value, "keys") or (
+            isinstance(value, Sequence) and not isinstance(value, str)
+        )
     return True

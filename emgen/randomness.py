@@ -10,10 +10,11 @@ import torch
 
 @contextmanager
 def seeded(seed: int, *devices: torch.device | str) -> Iterator[None]:
-    """Draws of torch inside follow from `seed`; outside they go on where they were, after an error too.
+    """Draws of torch inside follow from `seed`; outside they go on where they were, after an error
+    too.
 
-    `torch.manual_seed` would reset the generators of every accelerator, `torch.random.fork_rng` costs 15 µs;
-    here only the generators that are drawn from are touched, in 7 µs.
+    `torch.manual_seed` would reset the generators of every accelerator, `torch.random.fork_rng`
+    costs 15 µs; here only the generators that are drawn from are touched, in 7 µs.
 
     Args:
         seed: where the draws inside begin.

@@ -1,11 +1,21 @@
 """The roles a model can play: structural protocols, so a user's module needs no base class of ours.
 
-Shapes throughout the package: samples first, batch second, event last — `z` of shape (S, B, *latent), `x` of shape
-(B, *event). Layered latents are tuples of such tensors.
+Shapes throughout the package: samples first, batch second, event last — `z` of shape (S, B,
+*latent), `x` of shape (B, *event). Layered latents are tuples of such tensors.
 """
 
-__all__ = ["Conjugate", "Critic", "Energy", "Generator", "Latent", "Recognition", "Stacked", "Statistics",
-           "missing_roles", "serves"]
+__all__ = [
+    "Conjugate",
+    "Critic",
+    "Energy",
+    "Generator",
+    "Latent",
+    "Recognition",
+    "Stacked",
+    "Statistics",
+    "missing_roles",
+    "serves",
+]
 
 from collections.abc import Iterable
 from typing import Any, Protocol
@@ -14,7 +24,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 Statistics = dict[str, Tensor]
-"""Sufficient statistics: named tensors that add, so batches, weights and processes are one mechanism."""
+"""Sufficient statistics: named tensors that add, so batches, weights and processes are one
+mechanism.
+"""
 
 
 class Latent(Protocol):
@@ -56,7 +68,9 @@ class Energy(Protocol):
 
 
 class Stacked(Protocol):
-    """A net that is learnt layer by layer: `machines` (energy models, lowest first), and what passes between them."""
+    """A net that is learnt layer by layer: `machines` (energy models, lowest first), and what
+    passes between them.
+    """
 
     machines: Any
 
@@ -89,14 +103,19 @@ _MEMBERS: dict[type, tuple[str, ...]] = {
 
 
 def serves(model: object, role: type) -> bool:
-    """Whether `model` has every member of `role` (None counts as absent: a model may be built without an encoder)."""
+    """Whether `model` has every member of `role` (None counts as absent: a model may be built
+    without an encoder).
+    """
     return all(getattr(model, member, None) is not None for member in _MEMBERS[role])
 
 
 def missing_roles(model: object, roles: Iterable[type]) -> list[str]:
-    """The members that `model` lacks, in words: `["Recognition (recognition)"]`; empty if it serves them all."""
+    """The members that `model` lacks, in words: `["Recognition (recognition)"]`; empty if it serves
+    them all.
+    """
     return [
-        f"{role.__name__} ({', '.join(m for m in _MEMBERS[role] if getattr(model, m, None) is None)})"
+        f"{role.__name__}"
+        f" ({', '.join(m for m in _MEMBERS[role] if getattr(model, m, None) is None)})"
         for role in roles
         if not serves(model, role)
     ]

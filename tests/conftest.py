@@ -2,7 +2,9 @@
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: xdist's workers would fight for the cores
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # before torch is imported: xdist's workers would fight for the cores
+)
 
 from pathlib import Path
 
@@ -12,7 +14,9 @@ from jaxtyping import install_import_hook
 
 torch.set_num_threads(1)
 # annotated shapes are checked in tests and nowhere else
-install_import_hook(["emgen.divergences", "emgen.estimators", "emgen.objectives"], "oracles.checked")
+install_import_hook(
+    ["emgen.divergences", "emgen.estimators", "emgen.objectives"], "oracles.checked"
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,9 +49,17 @@ def tiny_digits():
 @pytest.fixture(scope="session", autouse=True)
 def no_leaks():
     """A test that changes torch's global settings would change the tests after it."""
-    before = torch.get_default_dtype(), torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled()
+    before = (
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        torch.are_deterministic_algorithms_enabled(),
+    )
     yield
-    assert (torch.get_default_dtype(), torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled()) == before
+    assert (
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        torch.are_deterministic_algorithms_enabled(),
+    ) == before
 
 
 def pytest_collection_modifyitems(items):

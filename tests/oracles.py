@@ -13,7 +13,9 @@ from beartype import BeartypeConf, beartype
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MultivariateNormal, Normal
 
-checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # the run-time check of annotations, where 1 is also a float
+checked = beartype(
+    conf=BeartypeConf(is_pep484_tower=True)
+)  # the run-time check of annotations, where 1 is also a float
 
 
 class Scripted(Distribution):
@@ -131,7 +133,9 @@ class LinearEncoder(nn.Module):
         return Independent(Normal(mean, self.log_scale.exp().expand_as(mean)), 1)
 
 
-def expected(run: Callable[[Tensor], Tensor], states: Tensor, probabilities: Tensor, draws: int = 1) -> Tensor:
+def expected(
+    run: Callable[[Tensor], Tensor], states: Tensor, probabilities: Tensor, draws: int = 1
+) -> Tensor:
     """Σ over all ways to draw `draws` states: Π probability · run(indices)."""
     total = torch.zeros((), dtype=torch.float64)
     for chosen in itertools.product(range(len(states)), repeat=draws):
@@ -150,4 +154,9 @@ def gauss_hermite(nodes: int = 16) -> tuple[Tensor, Tensor]:
 def gradient(value: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     """The gradient as one flat vector; zero where a parameter is not met."""
     parts = torch.autograd.grad(value, list(parameters), allow_unused=True, retain_graph=True)
-    return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, parts)])
+    return torch.cat(
+        [
+            torch.zeros_like(p).flatten() if g is None else g.flatten()
+            for p, g in zip(parameters, parts)
+        ]
+    )

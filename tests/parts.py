@@ -23,7 +23,12 @@ def critic():
 
 def blobs(rows=60):
     rng = torch.Generator().manual_seed(0)
-    return torch.cat([torch.randn(rows // 2, 2, generator=rng) * 0.5, torch.randn(rows - rows // 2, 2, generator=rng) + 4])
+    return torch.cat(
+        [
+            torch.randn(rows // 2, 2, generator=rng) * 0.5,
+            torch.randn(rows - rows // 2, 2, generator=rng) + 4,
+        ]
+    )
 
 
 def images(rows=12):
@@ -38,15 +43,24 @@ def belief_net():
 # one or more ways to build each trainer of the package, with data that suit it
 MAKE = {
     "VAE": lambda: (VAE(pair()), images()),
-    "VAE importance-weighted": lambda: (VAE(pair(), FreeEnergy(samples=3, importance_weighted=True), clip=0.5), images()),
+    "VAE importance-weighted": lambda: (
+        VAE(pair(), FreeEnergy(samples=3, importance_weighted=True), clip=0.5),
+        images(),
+    ),
     "WakeSleep": lambda: (WakeSleep(pair()), images()),
-    "WakeSleep on discrete layers": lambda: (WakeSleep(helmholtz_machine(EVENT, layers=(3, 2))), images()),
+    "WakeSleep on discrete layers": lambda: (
+        WakeSleep(helmholtz_machine(EVENT, layers=(3, 2))),
+        images(),
+    ),
     "RWS": lambda: (RWS(helmholtz_machine(EVENT, layers=(3, 2))), images()),
     "GAN": lambda: (GAN(pair(), critic(), critic_steps=2), images()),
     "FGAN": lambda: (FGAN(pair(), critic()), images()),
     "CD": lambda: (CD(BoltzmannMachine(EVENT, hidden=3)), images()),
     "CD persistent": lambda: (CD(BoltzmannMachine(EVENT, hidden=3), persistent=True), images()),
-    "CD tempered": lambda: (CD(BoltzmannMachine(EVENT, hidden=3), persistent=True, rungs=3), images()),
+    "CD tempered": lambda: (
+        CD(BoltzmannMachine(EVENT, hidden=3), persistent=True, rungs=3),
+        images(),
+    ),
     "UpDown": lambda: (UpDown(belief_net(), greedy=0), images()),
     "EM": lambda: (EM(GaussianMixture(2)), blobs()),
     "EM variational": lambda: (EM(GaussianMixture(2), parameters=Distribution()), blobs()),

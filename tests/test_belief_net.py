@@ -38,7 +38,9 @@ def log_prob(net, v):
 @pytest.mark.parametrize("hidden", [(4, 5), (4, 5, 4)])
 def test_a_net_is_normalised(hidden):
     net = small_net(hidden)
-    assert log_prob(net, binary_states(5, net.log_z)).logsumexp(0).item() == pytest.approx(0, abs=1e-12)
+    assert log_prob(net, binary_states(5, net.log_z)).logsumexp(0).item() == pytest.approx(
+        0, abs=1e-12
+    )
 
 
 def test_a_machine_stacked_upside_down_leaves_the_density_as_it_was():
@@ -47,7 +49,9 @@ def test_a_machine_stacked_upside_down_leaves_the_density_as_it_was():
     lower = net.machines[0]
     assert not torch.allclose(log_prob(net, v), -lower.energy(v) - lower.log_partition())
     net.stack(1)
-    torch.testing.assert_close(log_prob(net, v), -lower.energy(v) - lower.log_partition(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        log_prob(net, v), -lower.energy(v) - lower.log_partition(), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_the_tied_recognition_net_is_the_posterior_so_the_bound_is_tight_at_the_start():
@@ -55,7 +59,9 @@ def test_the_tied_recognition_net_is_the_posterior_so_the_bound_is_tight_at_the_
     net.stack(1)
     net.tie(0)
     z, evidence = (binary_states(4, v),), log_prob(net, v)
-    posterior = net.prior().log_prob(z) + net.likelihood(z).log_prob(v.unsqueeze(1)) - evidence.unsqueeze(1)
+    posterior = (
+        net.prior().log_prob(z) + net.likelihood(z).log_prob(v.unsqueeze(1)) - evidence.unsqueeze(1)
+    )
     torch.testing.assert_close(net.recognition(v.unsqueeze(1)).log_prob(z), posterior)
     assert elbo(net, v).value == pytest.approx(evidence.mean().item(), abs=1e-9)
 
@@ -124,10 +130,14 @@ def test_the_up_step_is_the_gradient_of_the_bound_when_the_chain_is_at_equilibri
     h = binary_states(4, v)
     p = (-net.top.energy(h)).detach().softmax(0)
     chain = h[torch.multinomial(p, 100_000, replacement=True)]
-    got = torch.autograd.grad((wake + ModelPhase()(net.top, chain)).loss, parameters, allow_unused=True)
+    got = torch.autograd.grad(
+        (wake + ModelPhase()(net.top, chain)).loss, parameters, allow_unused=True
+    )
     for a, b in zip(got, expected):
         assert (a is None) == (b is None)
-        if a is not None:  # 100,000 draws of quantities within [0, 1]: standard error below 0.5 / √100,000 each
+        if (
+            a is not None
+        ):  # 100,000 draws of quantities within [0, 1]: standard error below 0.5 / √100,000 each
             assert (a - b).abs().max() < 4 * 2**0.5 * 0.5 / 100_000**0.5
 
 
@@ -141,10 +151,14 @@ def test_sleep_takes_dreams_that_are_given():
 def test_greedy_learning_then_fine_tuning_raise_the_bound():
     """Exact log p of the net on patterns that one layer cannot hold: greedy, then up-down, both in the right direction."""
     torch.manual_seed(0)
-    rows = torch.tensor([[1, 1, 0, 0, 1], [0, 0, 1, 1, 1], [1, 0, 1, 0, 0], [0, 1, 0, 1, 0]], dtype=torch.float64)
+    rows = torch.tensor(
+        [[1, 1, 0, 0, 1], [0, 0, 1, 1, 1], [1, 0, 1, 0, 0], [0, 1, 0, 1, 0]], dtype=torch.float64
+    )
     x = rows[torch.randint(4, (200,))]
     net = DeepBeliefNet((5,), (6, 5)).double()
-    trainer = UpDown(net, greedy=1, steps=5, optimizer=partial(SGD, lr=0.5), fine_tuning=partial(SGD, lr=0.1))
+    trainer = UpDown(
+        net, greedy=1, steps=5, optimizer=partial(SGD, lr=0.5), fine_tuning=partial(SGD, lr=0.1)
+    )
     history = [log_prob(net, rows).mean().item()]
     trainer.sweep_ends = False
     for level in (0, 1):
@@ -167,8 +181,9 @@ def test_the_schedule_stacks_and_centres_each_machine_once_and_finds_log_z_each_
         owner.__dict__[name] = note
     for level, machine in enumerate(net.machines):
         made = machine.centre_at
-        machine.__dict__["centre_at"] = lambda *a, level=level, made=made, **k: events.append(
-            (epoch, index, f"centre {level}")) or made(*a, **k)
+        machine.__dict__["centre_at"] = lambda *a, level=level, made=made, **k: (
+            events.append((epoch, index, f"centre {level}")) or made(*a, **k)
+        )
     for epoch in range(5):
         monkeypatch.setattr(UpDown, "current_epoch", epoch)
         for index in range(3):
@@ -204,4 +219,6 @@ def test_scores_share_the_error_of_an_annealed_constant_and_an_exact_one_has_non
     net.log_z_error.zero_()
     for name, estimate in scores(net, x, 5).items():
         assert with_it[name].value == estimate.value
-        assert with_it[name].error == pytest.approx(math.hypot(estimate.error, shared if name in ("log_likelihood", "elbo") else 0.0))
+        assert with_it[name].error == pytest.approx(
+            math.hypot(estimate.error, shared if name in ("log_likelihood", "elbo") else 0.0)
+        )

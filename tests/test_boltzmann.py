@@ -39,12 +39,14 @@ def probabilities(machine, v):
 def transition_matrix(machine):
     """T[v, v'] = Σ_h p(h|v) p(v'|h), of one Gibbs sweep."""
     v, h = states(len(machine.visible_bias)), states(len(machine.hidden_bias))
-    up = torch.distributions.Bernoulli(machine.hidden_mean(v)).log_prob(h.unsqueeze(1)).sum(-1).exp()  # (h, v)
+    up = (
+        torch.distributions.Bernoulli(machine.hidden_mean(v)).log_prob(h.unsqueeze(1)).sum(-1).exp()
+    )  # (h, v)
     down = machine.likelihood(h).log_prob(v.unsqueeze(1)).exp()  # (v', h)
     return (down @ up).T.detach()
 
 
-# ---- the model -------------------------------------------------------------------------------------------------------
+# ---- the model ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("centred", [False, True])
@@ -92,8 +94,12 @@ def test_the_sampler_passes_geweke_and_a_biased_one_does_not(bias):
         return state
 
     def check():
-        geweke(lambda n: v[torch.multinomial(p, n, replacement=True)], kernel,
-               lambda s: torch.cat([s, s[:, :-1] * s[:, 1:]], 1), chains=20_000)
+        geweke(
+            lambda n: v[torch.multinomial(p, n, replacement=True)],
+            kernel,
+            lambda s: torch.cat([s, s[:, :-1] * s[:, 1:]], 1),
+            chains=20_000,
+        )
 
     if bias:
         with pytest.raises(AssertionError, match="does not leave the joint invariant"):
@@ -111,7 +117,9 @@ def test_gaussian_units_are_a_mixture_of_gaussians():
     given = Independent(Normal(0.5 * (h @ machine.weight.T + b), 0.5), 1)
     mixture = (log_p_h.log_softmax(0) + given.log_prob(v.unsqueeze(1))).logsumexp(-1)
     torch.testing.assert_close(-machine.energy(v) - machine.log_partition(), mixture)
-    torch.testing.assert_close(machine.likelihood(h).log_prob(v.unsqueeze(1)), given.log_prob(v.unsqueeze(1)))
+    torch.testing.assert_close(
+        machine.likelihood(h).log_prob(v.unsqueeze(1)), given.log_prob(v.unsqueeze(1))
+    )
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -119,11 +127,18 @@ def test_multinomial_units_sum_to_one_over_all_counts(count):
     machine = BoltzmannMachine((2, 3), 2, units=Multinomial(3, count)).double()
     with torch.no_grad():
         machine.weight.normal_()
-    group = [torch.tensor(c, dtype=torch.float64) for c in torch.cartesian_prod(*[torch.arange(count + 1)] * 3).tolist()
-             if sum(c) == count]
+    group = [
+        torch.tensor(c, dtype=torch.float64)
+        for c in torch.cartesian_prod(*[torch.arange(count + 1)] * 3).tolist()
+        if sum(c) == count
+    ]
     v = torch.stack([torch.stack([a, b]) for a in group for b in group])
-    assert (-machine.energy(v) - machine.log_partition()).logsumexp(0).item() == pytest.approx(0, abs=1e-12)
-    assert torch.equal(machine.gibbs(v).sum(-1), torch.full((len(v), 2), float(count), dtype=torch.float64))
+    assert (-machine.energy(v) - machine.log_partition()).logsumexp(0).item() == pytest.approx(
+        0, abs=1e-12
+    )
+    assert torch.equal(
+        machine.gibbs(v).sum(-1), torch.full((len(v), 2), float(count), dtype=torch.float64)
+    )
 
 
 @pytest.mark.parametrize("units", [Gaussian(2.0), Multinomial(3, 2)])
@@ -135,8 +150,11 @@ def test_samplers_of_other_units_pass_geweke(units):
     h = states(3)
     b, c = machine.biases()
     p = (h @ c + units.log_partition(h @ machine.weight.T + b)).detach().softmax(0)
-    geweke(lambda n: machine.likelihood(h[torch.multinomial(p, n, replacement=True)]).sample(), machine.gibbs,
-           lambda v: torch.cat([v.flatten(1), v.flatten(1) ** 2], 1))
+    geweke(
+        lambda n: machine.likelihood(h[torch.multinomial(p, n, replacement=True)]).sample(),
+        machine.gibbs,
+        lambda v: torch.cat([v.flatten(1), v.flatten(1) ** 2], 1),
+    )
 
 
 def test_the_base_has_the_mean_it_was_given():
@@ -153,13 +171,16 @@ def test_units_are_exponential_families(units):
     """E[s(v)] = ∇A(η), which is s(E[v]); `natural` undoes `mean`, `given` is the layer that `sample` draws from."""
     torch.manual_seed(0)
     eta = torch.randn(6, dtype=torch.float64, requires_grad=True)
-    slope, = torch.autograd.grad(units.log_partition(eta), eta)
+    (slope,) = torch.autograd.grad(units.log_partition(eta), eta)
     torch.testing.assert_close(units.statistic(units.mean(eta)), slope)
     torch.testing.assert_close(units.mean(units.natural(units.mean(eta))), units.mean(eta))
     given = units.given(eta.detach(), (2, 3))
     torch.testing.assert_close(given.mean.flatten(), units.mean(eta.detach()))
     draws = units.sample(eta.detach().expand(40_000, -1))
-    for moment, exact in ((draws, given.mean.flatten()), (draws.square(), (given.variance + given.mean.square()).flatten())):
+    for moment, exact in (
+        (draws, given.mean.flatten()),
+        (draws.square(), (given.variance + given.mean.square()).flatten()),
+    ):
         assert ((moment.mean(0) - exact).abs() < 4 * moment.std(0) / 200).all()
 
 
@@ -198,7 +219,7 @@ def test_the_centre_is_a_running_mean_that_leaves_p_alone(deep):
     torch.testing.assert_close(machine.energy(even) + machine.log_partition(), before)
 
 
-# ---- deep machines ---------------------------------------------------------------------------------------------------
+# ---- deep machines -----------------------------------------------------------------------------
 
 
 def deep_machine(hidden=(3, 4), seed=0, **kwargs):
@@ -214,15 +235,22 @@ def deep_machine(hidden=(3, 4), seed=0, **kwargs):
 def test_both_sides_of_a_deep_machine_have_the_same_constant(hidden):
     machine = deep_machine(hidden)
     machine.centre_at(torch.rand(4))
-    assert machine.log_partition("odd").item() == pytest.approx(machine.log_partition("even").item(), abs=1e-12)
+    assert machine.log_partition("odd").item() == pytest.approx(
+        machine.log_partition("even").item(), abs=1e-12
+    )
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("build", [BoltzmannMachine, lambda event, size: DeepBoltzmannMachine(event, (size, 3))])
+@pytest.mark.parametrize(
+    "build", [BoltzmannMachine, lambda event, size: DeepBoltzmannMachine(event, (size, 3))]
+)
 def test_the_constant_is_summed_over_the_side_with_fewer_units(build):
     """The other has 2³⁰ states or more; without weights Z is 2 to the number of units."""
     for visible, hidden in ((4, 30), (30, 4)):
-        machine, units = build((visible,), hidden).double(), visible + hidden + (3 if build is not BoltzmannMachine else 0)
+        machine, units = (
+            build((visible,), hidden).double(),
+            visible + hidden + (3 if build is not BoltzmannMachine else 0),
+        )
         for parameter in machine.parameters():
             parameter.zero_()
         assert machine.log_partition().item() == pytest.approx(units * math.log(2), abs=1e-12)
@@ -231,18 +259,25 @@ def test_the_constant_is_summed_over_the_side_with_fewer_units(build):
 @torch.no_grad()
 def test_a_sum_over_many_states_in_blocks_is_that_over_the_few_of_the_other_side():
     machine = random_machine(visible=3, hidden=15)
-    assert machine.log_partition("hidden").item() == pytest.approx(machine.log_partition("visible").item(), abs=1e-10)
+    assert machine.log_partition("hidden").item() == pytest.approx(
+        machine.log_partition("visible").item(), abs=1e-10
+    )
 
 
 def test_a_deep_machine_of_one_layer_is_a_restricted_one():
     deep, flat = deep_machine((3,)), random_machine()
-    b, c = (deep._input(level, {0: torch.zeros(4).double(), 1: torch.zeros(3).double()}) for level in (0, 1))
+    b, c = (
+        deep._input(level, {0: torch.zeros(4).double(), 1: torch.zeros(3).double()})
+        for level in (0, 1)
+    )
     flat.assign(deep.weights[0], b, c)
     torch.testing.assert_close(deep.energy(states(4)), flat.energy(states(4)))
     assert deep.log_partition().item() == pytest.approx(flat.log_partition().item(), abs=1e-12)
     for machine in (deep, flat):
         machine.centre_at(torch.tensor([0.1, 0.4, 0.7, 0.9]))
-    betas = torch.linspace(0, 1, 5, dtype=torch.float64).unsqueeze(1)  # its states look like data, yet they are tempered
+    betas = torch.linspace(0, 1, 5, dtype=torch.float64).unsqueeze(
+        1
+    )  # its states look like data, yet they are tempered
     torch.testing.assert_close(deep.energy(states(4), betas), flat.energy(states(4), betas))
 
 
@@ -261,7 +296,7 @@ def test_gradient_of_the_mean_field_energy_ignores_how_the_means_were_found():
     """At convergence the bound is stationary in the means, so its partial gradient is its total one."""
     machine, v = deep_machine(mean_field_sweeps=500), states(4)[5:6]
     parameter = machine.weights[1]
-    gradient, = torch.autograd.grad(machine.energy(v).sum(), parameter)
+    (gradient,) = torch.autograd.grad(machine.energy(v).sum(), parameter)
     step = torch.zeros_like(parameter)
     step[1, 2] = 1e-5
     with torch.no_grad():
@@ -276,8 +311,11 @@ def test_the_deep_sampler_passes_geweke():
     machine = deep_machine((3, 2))
     even = states(6)
     p = (-machine.energy(even)).detach().softmax(0)
-    geweke(lambda n: even[torch.multinomial(p, n, replacement=True)], machine.gibbs,
-           lambda s: torch.cat([s, s[:, :-1] * s[:, 1:]], 1))
+    geweke(
+        lambda n: even[torch.multinomial(p, n, replacement=True)],
+        machine.gibbs,
+        lambda s: torch.cat([s, s[:, :-1] * s[:, 1:]], 1),
+    )
     assert machine.gibbs(states(4)).shape == (16, 6)  # from data, the hidden layers are drawn first
 
 
@@ -288,8 +326,10 @@ def test_mean_field_climbs_from_fair_coins_and_its_means_are_what_data_begin_the
     second = (machine.biases[2] + first @ machine.weights[1]).sigmoid()
     for found, expected in zip(machine.mean_field(v), (first, second)):
         torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(machine.hidden_mean(v),
-                               (machine.biases[1] + v @ machine.weights[0] + second @ machine.weights[1].T).sigmoid())
+    torch.testing.assert_close(
+        machine.hidden_mean(v),
+        (machine.biases[1] + v @ machine.weights[0] + second @ machine.weights[1].T).sigmoid(),
+    )
     machine.move = lambda state: state  # what is handed to the first sweep
     torch.manual_seed(0)
     begun = machine.gibbs(v.repeat_interleave(10_000, 0)).view(16, 10_000, 6)
@@ -297,7 +337,7 @@ def test_mean_field_climbs_from_fair_coins_and_its_means_are_what_data_begin_the
     assert ((begun[..., 4:].mean(1) - second).abs() < 4 * 0.5 / 100).all()
 
 
-# ---- learning --------------------------------------------------------------------------------------------------------
+# ---- learning ----------------------------------------------------------------------------------
 
 
 def test_the_gradient_of_contrastive_divergence_tends_to_that_of_the_likelihood():
@@ -312,7 +352,11 @@ def test_the_gradient_of_contrastive_divergence_tends_to_that_of_the_likelihood(
     for k in (1, 5, 25, 100):
         chain = p_hat @ torch.linalg.matrix_power(matrix, k)
         loss = p_hat @ machine.energy(v) - chain @ machine.energy(v)
-        errors.append((torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]) - exact).norm().item())
+        errors.append(
+            (torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]) - exact)
+            .norm()
+            .item()
+        )
     assert errors[0] > errors[1] > errors[2] > errors[3]
     assert errors[0] > 1e-2 and errors[3] < 1e-3 * errors[0]
     eigenvalue = torch.linalg.eigvals(matrix).abs().sort().values[-2].item()
@@ -341,8 +385,12 @@ def test_statistics_are_the_gradient_of_the_energy(centred, units):
     for got, want in zip(machine.statistics(v, weight).values(), expected, strict=True):
         torch.testing.assert_close(got, want)
     x, chain = v[:2], v[2:]
-    exact = torch.autograd.grad(ContrastiveDivergence()(machine, x, chain).loss, list(machine.parameters()))
-    default = torch.autograd.grad(machine.energy(x).mean() - machine.energy(chain).mean(), list(machine.parameters()))
+    exact = torch.autograd.grad(
+        ContrastiveDivergence()(machine, x, chain).loss, list(machine.parameters())
+    )
+    default = torch.autograd.grad(
+        machine.energy(x).mean() - machine.energy(chain).mean(), list(machine.parameters())
+    )
     for got, want in zip(exact, default):
         torch.testing.assert_close(got, want)
 
@@ -373,8 +421,15 @@ def test_a_step_under_lightnings_mixed_precision_is_near_one_in_full(kind):
         torch.manual_seed(1)
         machine = kind((30,), 20 if kind is BoltzmannMachine else (20, 10))
         before = torch.cat([p.detach().flatten().clone() for p in machine.parameters()])
-        trainer = lightning.Trainer(max_epochs=1, precision=precision, logger=False, enable_checkpointing=False,
-                                    accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
+        trainer = lightning.Trainer(
+            max_epochs=1,
+            precision=precision,
+            logger=False,
+            enable_checkpointing=False,
+            accelerator="cpu",
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
         trainer.fit(CD(machine, optimizer=partial(SGD, lr=1.0)), Data(rows, batch_size=4000))
         moved[precision] = torch.cat([p.detach().flatten() for p in machine.parameters()]) - before
     full, mixed = moved.values()
@@ -428,11 +483,15 @@ def test_learning_raises_the_exact_likelihood_near_the_entropy_of_the_data(kwarg
         trainer.training_step(x, index)
     if deep:  # exact p(v) by enumeration of h² beside v
         hidden = states(2)
-        energies = machine.energy(torch.cat([patterns.repeat(4, 1), hidden.repeat_interleave(3, 0)], 1))
+        energies = machine.energy(
+            torch.cat([patterns.repeat(4, 1), hidden.repeat_interleave(3, 0)], 1)
+        )
         score = ((-energies).view(4, 3).logsumexp(0).mean() - machine.log_partition()).item()
     else:
         score = log_likelihood(machine, patterns)
-    assert -1.6 < score < -torch.log(torch.tensor(3.0))  # uniform over 16 is −2.77, the entropy −1.10
+    assert (
+        -1.6 < score < -torch.log(torch.tensor(3.0))
+    )  # uniform over 16 is −2.77, the entropy −1.10
 
 
 def test_the_chain_persists_and_tempering_keeps_one_row_of_chains_a_rung():
@@ -486,7 +545,9 @@ def test_each_sweep_of_tempering_is_followed_by_both_exchanges():
 @pytest.mark.parametrize(("persistent", "seen"), [(False, [3, 3]), (True, [3, 6])])
 def test_the_chain_takes_k_sweeps_from_the_data_or_from_where_it_stood(persistent, seen):
     trainer, ends = CD(Ladder(), steps=3, persistent=persistent), []
-    trainer.contrastive = lambda model, x, chain: ends.append(float(chain)) or ContrastiveDivergence()(model, x, chain)
+    trainer.contrastive = lambda model, x, chain: (
+        ends.append(float(chain)) or ContrastiveDivergence()(model, x, chain)
+    )
     for index in range(2):
         trainer.training_step(torch.zeros(1, 1), index)
     assert ends == seen
@@ -495,7 +556,9 @@ def test_the_chain_takes_k_sweeps_from_the_data_or_from_where_it_stood(persisten
 def test_a_chain_from_a_persistent_checkpoint_is_not_where_one_from_the_data_begins():
     trainer, ends = CD(Ladder(), steps=3), []
     trainer.chain = torch.full((1, 1), 50.0)
-    trainer.contrastive = lambda model, x, chain: ends.append(float(chain)) or ContrastiveDivergence()(model, x, chain)
+    trainer.contrastive = lambda model, x, chain: (
+        ends.append(float(chain)) or ContrastiveDivergence()(model, x, chain)
+    )
     trainer.training_step(torch.zeros(1, 1), 0)
     assert ends == [3]
 
@@ -520,8 +583,15 @@ def test_a_resumed_chain_walks_on_bit_for_bit(tmp_path, rungs):
     def run(epochs, checkpoint=None):
         torch.manual_seed(0)
         module = CD(BoltzmannMachine((6,), 4), persistent=True, rungs=rungs)
-        trainer = lightning.Trainer(max_epochs=epochs, logger=False, enable_checkpointing=False, accelerator="cpu",
-                                    enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path)
+        trainer = lightning.Trainer(
+            max_epochs=epochs,
+            logger=False,
+            enable_checkpointing=False,
+            accelerator="cpu",
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path,
+        )
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
         return trainer, module
 

@@ -17,7 +17,11 @@ from emgen.options import names as options
 ROOT = Path(__file__).resolve().parent.parent
 
 OPTIONS = options()
-GIVEN = {"model", "critic", "event_shape"}  # who meets whom is decided by the command line, not in YAML
+GIVEN = {
+    "model",
+    "critic",
+    "event_shape",
+}  # who meets whom is decided by the command line, not in YAML
 CHOICES = [(group, name) for group, names in OPTIONS.items() for name in names]
 
 # every trainer, model and data set at least once, each in a pair that serves it
@@ -98,7 +102,9 @@ def test_every_option_composes(compose, group, name):
     cfg = compose("train", asked(group, name))
     assert set(cfg) >= {"trainer", "model", "data", "seed", "resume"}
     for where, node in nodes(cfg):
-        assert callable(hydra.utils.get_object(node._target_)), f"{where}: {node._target_} cannot be called"
+        assert callable(hydra.utils.get_object(node._target_)), (
+            f"{where}: {node._target_} cannot be called"
+        )
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "sample", "compare", "export"])
@@ -106,7 +112,7 @@ def test_every_command_composes(compose, command):
     assert compose(command, [])
 
 
-# ---- YAML and Python say the same ----------------------------------------------------------------------------------
+# ---- YAML and Python say the same --------------------------------------------------------------
 
 
 def snake(name):
@@ -122,7 +128,9 @@ def plain(value):
     """A comparable form: a class is a partial without arguments; arguments at their default say nothing."""
     if isinstance(value, functools.partial):
         own = {k: p.default for k, p in inspect.signature(value.func).parameters.items()}
-        return value.func, {k: plain(v) for k, v in value.keywords.items() if plain(own.get(k)) != plain(v)}
+        return value.func, {
+            k: plain(v) for k, v in value.keywords.items() if plain(own.get(k)) != plain(v)
+        }
     if inspect.isclass(value):
         return value, {}
     if isinstance(value, (list, tuple)):
@@ -133,12 +141,18 @@ def plain(value):
 
 def default_of(target, key, parameter):
     """The default of an argument, made by its factory where a dataclass has one."""
-    factories = {f.name: f.default_factory for f in dataclasses.fields(target)} if dataclasses.is_dataclass(target) else {}
+    factories = (
+        {f.name: f.default_factory for f in dataclasses.fields(target)}
+        if dataclasses.is_dataclass(target)
+        else {}
+    )
     made = factories.get(key, dataclasses.MISSING)
     return parameter.default if made is dataclasses.MISSING else made()
 
 
-@pytest.mark.parametrize(("group", "name"), [c for c in CHOICES if c[0] not in ("hparams_search", "experiment", "paths")])
+@pytest.mark.parametrize(
+    ("group", "name"), [c for c in CHOICES if c[0] not in ("hparams_search", "experiment", "paths")]
+)
 def test_yaml_says_what_python_says(compose, group, name):
     """Each node lists every argument of its constructor; in the constructor's own file with the constructor's defaults."""
     where = {"divergence": "trainer.divergence", "penalty": "trainer.penalty"}.get(group, group)
@@ -149,10 +163,21 @@ def test_yaml_says_what_python_says(compose, group, name):
         target = hydra.utils.get_object(node._target_)
         parameters = inspect.signature(target).parameters
         written = {key for key in node if not str(key).startswith("_")}
-        positional = {p for i, p in enumerate(parameters) if node.get("_partial_") and i < 2}  # a head's features and shape
-        missing = set(parameters) - written - GIVEN - (positional if written.isdisjoint(positional) else set())
-        assert not missing, f"{group}/{name}.yaml {path}: {sorted(missing)} of {node._target_} cannot be set without +"
-        assert written <= set(parameters), f"{group}/{name}.yaml {path}: {sorted(written - set(parameters))} is no argument"
+        positional = {
+            p for i, p in enumerate(parameters) if node.get("_partial_") and i < 2
+        }  # a head's features and shape
+        missing = (
+            set(parameters)
+            - written
+            - GIVEN
+            - (positional if written.isdisjoint(positional) else set())
+        )
+        assert not missing, (
+            f"{group}/{name}.yaml {path}: {sorted(missing)} of {node._target_} cannot be set without +"
+        )
+        assert written <= set(parameters), (
+            f"{group}/{name}.yaml {path}: {sorted(written - set(parameters))} is no argument"
+        )
         if path or not is_canonical(name, node._target_):
             continue  # a part is compared as its owner's default; a variant is told by its values
         built = hydra.utils.instantiate(node, _partial_=True, _convert_="all").keywords
@@ -161,10 +186,12 @@ def test_yaml_says_what_python_says(compose, group, name):
             default = default_of(target, key, parameters[key])
             if default is inspect.Parameter.empty or value == "???" or str(value).startswith("${"):
                 continue
-            assert plain(built[key]) == plain(default), f"{group}/{name}.yaml says {key}: {value}, Python {default}"
+            assert plain(built[key]) == plain(default), (
+                f"{group}/{name}.yaml says {key}: {value}, Python {default}"
+            )
 
 
-# ---- every option takes a step -------------------------------------------------------------------------------------
+# ---- every option takes a step -----------------------------------------------------------------
 
 
 def shrink(cfg):
@@ -191,16 +218,25 @@ def one_step(compose, *overrides):
     trainer.training_step(batch, 0)
     assert trainer.iteration == 1
     after = trainer.state_dict()
-    moved = [name for name in after if name not in before or not torch.equal(after[name], before[name])]
+    moved = [
+        name for name in after if name not in before or not torch.equal(after[name], before[name])
+    ]
     assert moved or trainer._statistics, f"{overrides}: nothing moved, nothing was counted"
 
 
 @pytest.mark.parametrize("group", ["trainer", "model", "data", "critic"])
 def test_every_option_is_tried_below(group):
-    tried = {part.partition("=")[2] for step in STEPS for part in step.split() if part.startswith(f"{group}=")}
+    tried = {
+        part.partition("=")[2]
+        for step in STEPS
+        for part in step.split()
+        if part.startswith(f"{group}=")
+    }
     for file in (ROOT / "configs" / "experiment").glob("*.yaml"):
         tried |= set(re.findall(rf"override /{group}: (\w+)", file.read_text(encoding="utf-8")))
-    untried = set(OPTIONS[group]) - tried - {"custom"}  # a user's own classes are tried in test_cli.py
+    untried = (
+        set(OPTIONS[group]) - tried - {"custom"}
+    )  # a user's own classes are tried in test_cli.py
     assert not untried, f"add {sorted(untried)} of {group}/ to STEPS"
 
 

@@ -17,16 +17,26 @@ from emgen.data.toy import Bars, grid_density, ring_density
 SPLITS = ("train", "validation", "test")
 
 
-# ---- text ------------------------------------------------------------------------------------------------------------
+# ---- text --------------------------------------------------------------------------------------
 
 
 def test_text_is_english_in_whatever_version_of_python():
     """Nothing here leans on a word: e is the commonest letter, a fifth is space, and a corpus counts what its documents hold."""
-    counts = torch.bincount(letters(length=2000, sequences=8).split("train").flatten(), minlength=27)
-    assert counts[1:].argmax() == 4 and 0.12 < float(counts[0] / counts.sum()) < 0.25 and (counts[1:20] > 0).all()
+    counts = torch.bincount(
+        letters(length=2000, sequences=8).split("train").flatten(), minlength=27
+    )
+    assert (
+        counts[1:].argmax() == 4
+        and 0.12 < float(counts[0] / counts.sum()) < 0.25
+        and (counts[1:20] > 0).all()
+    )
     data = corpus(words=300, documents=100)
     entries = data.split("train")
-    assert len(data.vocabulary) == 300 == len(set(data.vocabulary)) and entries[:, 0].max() == 99 and (entries[:, 2] > 0).all()
+    assert (
+        len(data.vocabulary) == 300 == len(set(data.vocabulary))
+        and entries[:, 0].max() == 99
+        and (entries[:, 2] > 0).all()
+    )
 
 
 def test_a_python_without_its_documentation_says_so(monkeypatch):
@@ -35,7 +45,7 @@ def test_a_python_without_its_documentation_says_so(monkeypatch):
         letters()
 
 
-# ---- toy densities ---------------------------------------------------------------------------------------------------
+# ---- toy densities -----------------------------------------------------------------------------
 
 
 def test_ring_density_is_the_sum_of_its_gaussians():
@@ -43,7 +53,9 @@ def test_ring_density_is_the_sum_of_its_gaussians():
     density = ring_density(modes=5, radius=1.5, sd=0.7)
     total = 0.0
     for m in range(5):
-        centre = torch.tensor([1.5 * math.cos(2 * math.pi * m / 5), 1.5 * math.sin(2 * math.pi * m / 5)])
+        centre = torch.tensor(
+            [1.5 * math.cos(2 * math.pi * m / 5), 1.5 * math.sin(2 * math.pi * m / 5)]
+        )
         total = total + (-((x - centre) ** 2).sum(1) / (2 * 0.49)).exp() / (5 * 2 * math.pi * 0.49)
     torch.testing.assert_close(density.log_prob(x).exp(), total)
 
@@ -81,7 +93,10 @@ def test_bars_know_every_probability():
 
 def test_bars_by_hand():
     """Two pixels an edge: the left column alone is ⅔·.2·.8, the upper row alone ⅓·.2·.8, empty .64 whatever its direction."""
-    p = {tuple(x.flatten().tolist()): q for x, q in zip(Bars(2).enumerate_support(), Bars(2).probs.tolist())}
+    p = {
+        tuple(x.flatten().tolist()): q
+        for x, q in zip(Bars(2).enumerate_support(), Bars(2).probs.tolist())
+    }
     assert p[1, 0, 1, 0] == pytest.approx(2 / 3 * 0.16, abs=1e-7)
     assert p[1, 1, 0, 0] == pytest.approx(1 / 3 * 0.16, abs=1e-7)
     assert p[0, 0, 0, 0] == pytest.approx(0.64, abs=1e-7)
@@ -96,23 +111,36 @@ def test_bars_rows_follow_the_probabilities():
     assert ((same.mean(0) - p).abs() < 5 * (p * (1 - p) / len(rows)).sqrt()).all()
 
 
-@pytest.mark.parametrize("call", [
-    lambda: ring(modes=0), lambda: ring(sd=0.0), lambda: grid(side=0), lambda: bars(size=11), lambda: bars(vertical=1.5),
-    lambda: ring(train=0), lambda: digits(validation=1000, test=1000), lambda: old_faithful(dtype="int8"),
-])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: ring(modes=0),
+        lambda: ring(sd=0.0),
+        lambda: grid(side=0),
+        lambda: bars(size=11),
+        lambda: bars(vertical=1.5),
+        lambda: ring(train=0),
+        lambda: digits(validation=1000, test=1000),
+        lambda: old_faithful(dtype="int8"),
+    ],
+)
 def test_impossible_sizes_are_refused(call):
     with pytest.raises(ValueError, match=r"expected|lie in|cannot"):
         call()
 
 
-# ---- real data -------------------------------------------------------------------------------------------------------
+# ---- real data ---------------------------------------------------------------------------------
 
 
 def test_digits_are_split_by_the_seed_into_disjoint_parts():
     from sklearn.datasets import load_digits
 
     data, again, other = digits(), digits(), digits(seed=1)
-    assert [len(data.split(s)) for s in SPLITS] == [1300, 200, 297] and tuple(data.event_shape) == (1, 8, 8)
+    assert [len(data.split(s)) for s in SPLITS] == [1300, 200, 297] and tuple(data.event_shape) == (
+        1,
+        8,
+        8,
+    )
     together = torch.cat([data.split(s) for s in SPLITS]).flatten(1)
     everything = torch.as_tensor(load_digits().data, dtype=torch.float32) / 16
     order = lambda x: x[np.lexsort(x.numpy().T)]
@@ -141,7 +169,9 @@ def test_old_faithful(root):
 def test_mnist_from_any_of_three_folders(data_dir):
     data = mnist(str(data_dir))
     assert [len(data.split(s)) for s in SPLITS] == [55_000, 5_000, 10_000]
-    assert data.split("test").mean().item() == pytest.approx(0.13251, abs=1e-5)  # the published files
+    assert data.split("test").mean().item() == pytest.approx(
+        0.13251, abs=1e-5
+    )  # the published files
     assert data.split("train").min() == 0 and data.split("train").max() == 1
     for folder in ("MNIST", "MNIST/raw"):
         assert torch.equal(mnist(str(data_dir / folder)).split("test"), data.split("test"))
@@ -149,7 +179,10 @@ def test_mnist_from_any_of_three_folders(data_dir):
 
 @pytest.mark.parametrize(("make", "kind"), [(mnist, "MNIST"), (fashion_mnist, "FashionMNIST")])
 def test_missing_images_name_the_folder_and_the_flag(tmp_path, make, kind):
-    with pytest.raises(FileNotFoundError, match=rf"{kind} is not in {tmp_path}/{kind}/raw.*paths.data_dir.*data.download=true"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=rf"{kind} is not in {tmp_path}/{kind}/raw.*paths.data_dir.*data.download=true",
+    ):
         make(str(tmp_path))
 
 
@@ -160,11 +193,14 @@ def test_download_without_a_network_is_one_sentence(tmp_path, monkeypatch):
         raise URLError("no route to host")
 
     monkeypatch.setattr(MNIST, "download", offline)
-    with pytest.raises(FileNotFoundError, match=rf"could not be downloaded into {tmp_path}/MNIST/raw .*no route to host"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=rf"could not be downloaded into {tmp_path}/MNIST/raw .*no route to host",
+    ):
         mnist(str(tmp_path), download=True)
 
 
-# ---- the user's own files --------------------------------------------------------------------------------------------
+# ---- the user's own files ----------------------------------------------------------------------
 
 
 def test_an_array_is_split_by_the_seed(tmp_path):
@@ -189,15 +225,21 @@ def test_bytes_are_scaled_and_one_dimension_becomes_a_column(tmp_path):
     torch.testing.assert_close(data.split("train"), torch.tensor([[0.0], [0.2], [1.0]]))
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (np.zeros((0, 3)), "holds no rows"),
-    (np.float64(3), "holds no rows"),
-    (np.array([[1.0, np.nan], [0.0, 1.0], [np.inf, 0.0]]), "in 2 of its 3 rows, first in row 0"),
-    (np.array([1e300]), "no finite float32"),
-    (np.array(["a", "b"]), "dtype <U1: expected real numbers"),
-    (np.array([1j]), "dtype complex128"),
-    (np.array([{}, {}], dtype=object), "not a NumPy file of plain numbers"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (np.zeros((0, 3)), "holds no rows"),
+        (np.float64(3), "holds no rows"),
+        (
+            np.array([[1.0, np.nan], [0.0, 1.0], [np.inf, 0.0]]),
+            "in 2 of its 3 rows, first in row 0",
+        ),
+        (np.array([1e300]), "no finite float32"),
+        (np.array(["a", "b"]), "dtype <U1: expected real numbers"),
+        (np.array([1j]), "dtype complex128"),
+        (np.array([{}, {}], dtype=object), "not a NumPy file of plain numbers"),
+    ],
+)
 def test_bad_arrays_are_refused(tmp_path, content, message):
     np.save(tmp_path / "x.npy", content)
     with pytest.raises(ValueError, match=message):
@@ -206,7 +248,9 @@ def test_bad_arrays_are_refused(tmp_path, content, message):
 
 def test_fractions_are_not_rounded_to_integers(tmp_path):
     np.save(tmp_path / "x.npy", np.array([1.0, 2.5]))
-    with pytest.raises(ValueError, match="no finite int64 numbers in 1 of its 2 rows, first in row 1"):
+    with pytest.raises(
+        ValueError, match="no finite int64 numbers in 1 of its 2 rows, first in row 1"
+    ):
         file(str(tmp_path / "x.npy"), dtype="int64")
 
 

@@ -95,7 +95,9 @@ def test_these_checks_find_a_tensor_that_is_left_behind():
     class Careless(CD):
         def training_step(self, batch, index):
             x = self.observe(batch)
-            self.descend("model", self.contrastive(self.model, x, x.flip(0) + torch.zeros(len(x), 1, 1, 1)))
+            self.descend(
+                "model", self.contrastive(self.model, x, x.flip(0) + torch.zeros(len(x), 1, 1, 1))
+            )
 
     def careless():
         trainer, x = MAKE["CD"]()

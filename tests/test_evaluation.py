@@ -12,20 +12,26 @@ import yaml
 from matplotlib.image import imsave
 from rich.console import Console
 from torch import nn
-from torch.distributions import Bernoulli, Independent, MixtureSameFamily, MultivariateNormal, Normal
+from torch.distributions import (
+    Bernoulli,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+)
 
 from emgen.data import Data
 from emgen.data.toy import grid_density, ring_density
 from emgen.distributions import Dirac
 from emgen.estimators.beliefs import Point
 from emgen.evaluation import likelihood, samples
-from emgen.evaluation.charts import Series, line_chart
 from emgen.evaluation.compare import compare, tables
 from emgen.evaluation.likelihood import Estimate, elbo, log_likelihood, log_weights, parzen
 from emgen.evaluation.page import page
 from emgen.evaluation.runs import find_runs, groups, read_run
 from emgen.evaluation.samples import Features, fid, kid, mmd, modes, wasserstein
 from emgen.evaluation.scores import scored, scores
+from emgen.figures.line_chart import Series, line_chart
 from emgen.models import hidden_markov_model, topic_model
 
 
@@ -47,7 +53,9 @@ class LinearGaussian(nn.Module):
     def recognition(self, x):
         precision = torch.eye(2).double() + self.w.T @ self.w / self.s**2
         mean = torch.linalg.solve(precision, ((x - self.b) @ self.w / self.s**2).T).T + self.shift
-        return MultivariateNormal(mean, covariance_matrix=self.spread**2 * torch.linalg.inv(precision))
+        return MultivariateNormal(
+            mean, covariance_matrix=self.spread**2 * torch.linalg.inv(precision)
+        )
 
     def evidence(self):
         return MultivariateNormal(self.b, self.w @ self.w.T + self.s**2 * torch.eye(5).double())
@@ -65,7 +73,12 @@ class Pixels(nn.Module):
         return Independent(Normal(torch.zeros(2).double(), torch.ones(2).double()), 1)
 
     def likelihood(self, z):
-        return Independent(Bernoulli(logits=self.dropout(self.decoder(z)).unflatten(-1, (1, 2, 3)), validate_args=False), 3)
+        return Independent(
+            Bernoulli(
+                logits=self.dropout(self.decoder(z)).unflatten(-1, (1, 2, 3)), validate_args=False
+            ),
+            3,
+        )
 
     def recognition(self, x):
         return Independent(Normal(x.flatten(1)[:, :2], torch.ones(2).double()), 1)
@@ -77,7 +90,7 @@ def x():
     return LinearGaussian().evidence().sample((100,)).detach()
 
 
-# ---- likelihood ------------------------------------------------------------------------------------------------------
+# ---- likelihood --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("k", "chunk"), [(1, 1024), (5, 1024), (5, 2), (7, 20)])
@@ -100,13 +113,20 @@ def test_the_bound_rises_with_k_to_the_evidence(x, spread, shift):
     model = LinearGaussian(spread, shift)
     exact = model.evidence().log_prob(x).detach()
     bounds = [log_weights(model, x, 64, seed=1).mean(0)]
-    bounds += [log_weights(model, x, 64 * k, seed=2).view(k, 64, 100).logsumexp(0).mean(0) - math.log(k) for k in (4, 32)]
+    bounds += [
+        log_weights(model, x, 64 * k, seed=2).view(k, 64, 100).logsumexp(0).mean(0) - math.log(k)
+        for k in (4, 32)
+    ]
     for lower, higher in zip(bounds, [*bounds[1:], exact]):
         difference = higher - lower
         assert difference.mean() > 4 * difference.std() / math.sqrt(100)
     gap = exact - bounds[0]
-    kl = torch.distributions.kl_divergence(model.recognition(x), LinearGaussian().recognition(x)).detach()
-    assert (gap - kl).mean().abs() < 4 * (gap - kl).std() / math.sqrt(100)  # log p(x) − ELBO = KL(q ‖ posterior)
+    kl = torch.distributions.kl_divergence(
+        model.recognition(x), LinearGaussian().recognition(x)
+    ).detach()
+    assert (gap - kl).mean().abs() < 4 * (gap - kl).std() / math.sqrt(
+        100
+    )  # log p(x) − ELBO = KL(q ‖ posterior)
     closest = log_likelihood(model, x, 5_000)
     assert closest.value == pytest.approx(exact.mean().item(), abs=0.02)
     assert closest.method == "importance-weighted, K=5000" and 1 < closest.ess < 5_000
@@ -116,7 +136,9 @@ def test_pixels_in_one_product_equal_the_distribution(x):
     torch.manual_seed(0)
     model, images = Pixels().eval(), (torch.rand(7, 1, 2, 3).double() < 0.5).double()
     p = model.likelihood(torch.randn(11, 7, 2).double())
-    torch.testing.assert_close(likelihood._log_prob(p, images), p.log_prob(images), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        likelihood._log_prob(p, images), p.log_prob(images), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_evaluation_leaves_mode_and_random_state_and_repeats():
@@ -143,8 +165,12 @@ def test_a_model_that_knows_its_density_is_scored_exactly():
 def test_scores_are_one_set_of_draws(x):
     model = LinearGaussian(1.7)
     found = scores(model, x, 50)
-    assert found["gap"].value == pytest.approx(found["log_likelihood"].value - found["elbo"].value, abs=1e-12)
-    assert found["log_likelihood"].value == pytest.approx(log_likelihood(model, x, 50).value, abs=1e-12)
+    assert found["gap"].value == pytest.approx(
+        found["log_likelihood"].value - found["elbo"].value, abs=1e-12
+    )
+    assert found["log_likelihood"].value == pytest.approx(
+        log_likelihood(model, x, 50).value, abs=1e-12
+    )
     assert found["elbo"].value == pytest.approx(elbo(model, x, 50).value, abs=1e-12)
     assert found["ess"].value == pytest.approx(log_likelihood(model, x, 50).ess, rel=1e-12)
 
@@ -167,17 +193,21 @@ def test_what_has_no_likelihood_is_refused(x):
         log_likelihood(gaussian, x)
 
 
-# ---- Parzen ----------------------------------------------------------------------------------------------------------
+# ---- Parzen ------------------------------------------------------------------------------------
 
 
 def test_parzen_is_a_mixture_at_the_samples():
     torch.manual_seed(0)
     s, x = torch.randn(40, 1, 3).double(), torch.randn(9, 1, 3).double()
-    mixture = MixtureSameFamily(torch.distributions.Categorical(torch.ones(40).double()),
-                                Independent(Normal(s.flatten(1), 0.4 * torch.ones(3).double()), 1))
+    mixture = MixtureSameFamily(
+        torch.distributions.Categorical(torch.ones(40).double()),
+        Independent(Normal(s.flatten(1), 0.4 * torch.ones(3).double()), 1),
+    )
     estimate = parzen(s, x, x, [0.4], chunk=4)
     assert estimate.value == pytest.approx(mixture.log_prob(x.flatten(1)).mean().item(), abs=1e-10)
-    assert estimate.error == pytest.approx(mixture.log_prob(x.flatten(1)).std().item() / 3, abs=1e-10)
+    assert estimate.error == pytest.approx(
+        mixture.log_prob(x.flatten(1)).std().item() / 3, abs=1e-10
+    )
 
 
 def test_parzen_chooses_the_bandwidth_on_validation_and_never_beats_the_truth():
@@ -194,7 +224,7 @@ def test_parzen_chooses_the_bandwidth_on_validation_and_never_beats_the_truth():
         parzen(s, x, validation, [0.0, 1.0])
 
 
-# ---- samples ---------------------------------------------------------------------------------------------------------
+# ---- samples -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("density", "total"), [(ring_density(), 8), (grid_density(), 25)])
@@ -211,8 +241,12 @@ def test_collapse_is_seen():
     density = ring_density()
     centres = density.component_distribution.mean
     one = modes(centres[:1].expand(50, -1), density)
-    assert (one.covered, one.high_quality) == (1, 1.0) and one.reverse_kl == pytest.approx(math.log(8))
-    edge = centres[:2] + torch.tensor([[0.0299, 0.0], [0.0301, 0.0]])  # three standard deviations are .03
+    assert (one.covered, one.high_quality) == (1, 1.0) and one.reverse_kl == pytest.approx(
+        math.log(8)
+    )
+    edge = centres[:2] + torch.tensor(
+        [[0.0299, 0.0], [0.0301, 0.0]]
+    )  # three standard deviations are .03
     assert modes(edge, density).high_quality == 0.5
 
 
@@ -255,7 +289,12 @@ def test_feature_distances_order_distortions(images):
     assert torch.equal(features(images[:5]), again(images[:5]))
     data, intact = images[:650], images[650:]
     noise = torch.randn(intact.shape, generator=torch.Generator().manual_seed(0))
-    ladder = [intact, (intact + 0.1 * noise).clamp(0, 1), (intact + 0.3 * noise).clamp(0, 1), noise.sigmoid()]
+    ladder = [
+        intact,
+        (intact + 0.1 * noise).clamp(0, 1),
+        (intact + 0.3 * noise).clamp(0, 1),
+        noise.sigmoid(),
+    ]
     fids, kids = [fid(x, data, features) for x in ladder], [kid(x, data, features) for x in ladder]
     assert fids == sorted(fids) and [k.value for k in kids] == sorted(k.value for k in kids)
     assert fid(data, data, features) == pytest.approx(0, abs=1e-3)
@@ -270,8 +309,14 @@ def test_samples_are_scored_by_what_their_shape_allows(images):
     points = ring.sample((200,))
     found = samples.sample_scores(points, ring.sample((200,)), points, ring)
     assert set(found) == {"mmd", "modes", "high_quality", "mode_kl"} and found["modes"].value == 8
-    assert set(samples.sample_scores(torch.randn(9, 3), torch.randn(9, 3), torch.randn(9, 3))) == {"mmd"}
-    assert set(samples.sample_scores(images[:200], images[200:400], images)) == {"mmd", "fid", "kid"}
+    assert set(samples.sample_scores(torch.randn(9, 3), torch.randn(9, 3), torch.randn(9, 3))) == {
+        "mmd"
+    }
+    assert set(samples.sample_scores(images[:200], images[200:400], images)) == {
+        "mmd",
+        "fid",
+        "kid",
+    }
 
 
 def test_distortions_touch_seven_rows_of_eight(images):
@@ -281,25 +326,55 @@ def test_distortions_touch_seven_rows_of_eight(images):
     assert same.tolist() == [i % 8 == 0 for i in range(16)]
 
 
-# ---- comparison ------------------------------------------------------------------------------------------------------
+# ---- comparison --------------------------------------------------------------------------------
 
 
-def make_run(folder, trainer, value=None, status="finished", binarise="dynamic", seed=0, message="", pictures=True, **data):
+def make_run(
+    folder,
+    trainer,
+    value=None,
+    status="finished",
+    binarise="dynamic",
+    seed=0,
+    message="",
+    pictures=True,
+    **data,
+):
     folder.mkdir(parents=True)
-    options = {"_target_": "emgen.data.digits", "binarise": binarise, "batch_size": 100, "seed": 0, **data}
+    options = {
+        "_target_": "emgen.data.digits",
+        "binarise": binarise,
+        "batch_size": 100,
+        "seed": 0,
+        **data,
+    }
     names = {"trainer": trainer, "model": "dense", "data": "digits"}
     (folder / "status.json").write_text(json.dumps({"status": status, "message": message}))
-    (folder / "config.yaml").write_text(yaml.safe_dump({"seed": seed, "data": options, "choices": names}))
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump({"seed": seed, "data": options, "choices": names})
+    )
     rows = [f"{e},{1300 * e},{0.5 * e},{-30 + e},{'' if e % 2 else -31 + e}" for e in range(1, 6)]
-    (folder / "metrics.csv").write_text("\n".join(["epoch,examples,seconds,train/loss,val/log_likelihood", *rows]))
+    (folder / "metrics.csv").write_text(
+        "\n".join(["epoch,examples,seconds,train/loss,val/log_likelihood", *rows])
+    )
     if pictures:
         (folder / "figures").mkdir()
         for name in ("samples", "reconstructions"):
             imsave(folder / "figures" / f"{name}.png", torch.rand(9, 9).numpy())
     if value is not None:
-        metrics = {"test/log_likelihood": value, "test/log_likelihood_error": 0.21, "test/ess": 12.34}
-        summary = {**names, "seconds": 2.5, "examples_per_second": 5200.0, "parameters": 1234567, "metrics": metrics,
-                   "methods": {"test/log_likelihood": "importance-weighted, K=200"}}
+        metrics = {
+            "test/log_likelihood": value,
+            "test/log_likelihood_error": 0.21,
+            "test/ess": 12.34,
+        }
+        summary = {
+            **names,
+            "seconds": 2.5,
+            "examples_per_second": 5200.0,
+            "parameters": 1234567,
+            "metrics": metrics,
+            "methods": {"test/log_likelihood": "importance-weighted, K=200"},
+        }
         (folder / "summary.json").write_text(json.dumps(summary))
 
 
@@ -352,9 +427,27 @@ def test_page_is_well_formed_and_stands_alone(runs):
     assert parser.open == [] and len(parser.ids) == len(set(parser.ids))
     assert parser.tags.count("table") == 4 and parser.tags.count("img") == 14
     assert all(address.startswith("data:image/png;base64,") for address in parser.addresses)
-    assert not {"script", "link", "iframe"} & set(parser.tags) and "http" not in html and "url(" not in html
-    for text in ("vae seed=0", "vae seed=1", "gan", "wake_sleep", "running", "fgan", "failed", "−22.25 ± 0.21", "12.3",
-                 "the loss of &lt;critic&gt; became nan", "1,234,567", "broken", "vae (g &amp; h)", "importance-weighted, K=200"):
+    assert (
+        not {"script", "link", "iframe"} & set(parser.tags)
+        and "http" not in html
+        and "url(" not in html
+    )
+    for text in (
+        "vae seed=0",
+        "vae seed=1",
+        "gan",
+        "wake_sleep",
+        "running",
+        "fgan",
+        "failed",
+        "−22.25 ± 0.21",
+        "12.3",
+        "the loss of &lt;critic&gt; became nan",
+        "1,234,567",
+        "broken",
+        "vae (g &amp; h)",
+        "importance-weighted, K=200",
+    ):
         assert text in html, text
 
 
@@ -363,7 +456,10 @@ def test_runs_are_grouped_by_what_was_scored(runs):
     assert [len(group.runs) for group in found] == [5, 2, 1, 1]
     assert found[0].labels[:3] == ("vae seed=1", "vae seed=0", "gan")  # the best first
     titles = {group.title.split(",")[1].strip() for group in found if "digits" in group.title}
-    assert titles == {"dynamic binarisation", "fixed binarisation"}  # two binarisations are never put in one table
+    assert titles == {
+        "dynamic binarisation",
+        "fixed binarisation",
+    }  # two binarisations are never put in one table
     assert len({group.title for group in found}) == 4
     assert [run.status for run in found[0].runs] == ["finished"] * 3 + ["running", "failed"]
 
@@ -382,7 +478,13 @@ def test_curves_come_with_both_axes(runs):
 
 
 def test_a_later_evaluation_replaces_the_score(runs):
-    found = {"test/log_likelihood": {"value": -21.0, "error": 0.1, "method": "importance-weighted, K=1000"}}
+    found = {
+        "test/log_likelihood": {
+            "value": -21.0,
+            "error": 0.1,
+            "method": "importance-weighted, K=1000",
+        }
+    }
     (runs / "a" / "evaluation.json").write_text(json.dumps({"metrics": found}))
     score = read_run(runs / "a").score
     assert (score.value, score.error, score.method) == (-21.0, 0.1, "importance-weighted, K=1000")
@@ -390,7 +492,9 @@ def test_a_later_evaluation_replaces_the_score(runs):
 
 def test_compare_prints_a_table_and_writes_one_page(runs, tmp_path):
     out = io.StringIO()
-    where = compare([runs / "a", runs / "c"], tmp_path / "deep" / "page.html", Console(file=out, width=200))
+    where = compare(
+        [runs / "a", runs / "c"], tmp_path / "deep" / "page.html", Console(file=out, width=200)
+    )
     assert where.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     text = out.getvalue()
     assert re.search(r"vae .*−23.50 ± 0.21 \[1\] .*12.3 .*2.5 .*5,200 .*1,234,567", text)
@@ -410,11 +514,15 @@ def test_a_run_far_from_the_others_is_cut_and_named():
     near = [Series(f"s{i}", i, [(0, -90.0 - i), (10, -80.0 - i)]) for i in range(3)]
     svg = line_chart([*near, Series("far", 3, [(0, -9e4), (10, -5e4)])], "examples", "val/elbo")
     assert "↓ far −50k" in svg and svg.count("polyline") == 8 and svg.count("<circle") == 3
-    assert line_chart([], "examples", "val/elbo") == line_chart([Series("a", 0, [(0, math.nan)])], "examples", "t") == ""
+    assert (
+        line_chart([], "examples", "val/elbo")
+        == line_chart([Series("a", 0, [(0, math.nan)])], "examples", "t")
+        == ""
+    )
     assert "polyline" in line_chart([Series("a", 0, [(5, 1.0)])], "examples", "one point")
 
 
-# --- numbers that are none --------------------------------------------------------------------------------------------
+# --- numbers that are none ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -431,7 +539,7 @@ def test_an_error_is_not_negative():
         Estimate(0.0, -1.0, "exact")
 
 
-# ---- what is counted ------------------------------------------------------------------------------------------------
+# ---- what is counted ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("symbols", [False, True])
@@ -442,7 +550,9 @@ def test_the_first_sequences_are_scored_by_the_mean_of_their_own_scores(n, symbo
     rows, lengths = torch.randint(3, (9, 6)), torch.tensor([6, 1, 3, 4, 2, 5, 6, 1, 3])
     if not symbols:
         rows = rows + torch.randn(9, 6).double()
-    model = hidden_markov_model((6,), states=2, symbols=3, emission="categorical" if symbols else "gaussian")
+    model = hidden_markov_model(
+        (6,), states=2, symbols=3, emission="categorical" if symbols else "gaussian"
+    )
     model.start((rows, lengths), Point())
     own = torch.cat([model.log_prob(row[None, :length]) for row, length in zip(rows, lengths)])[:n]
     chosen = scored(model, Data(rows, length=lengths), "test", n)

@@ -19,7 +19,12 @@ F64 = torch.float64
 def rows(n=60, features=5, latent=2, offset=0.0, seed=0):
     torch.manual_seed(seed)
     w = torch.randn(latent, features, dtype=F64) * 2
-    return torch.randn(n, latent, dtype=F64) @ w + torch.randn(n, features, dtype=F64) * 0.5 + offset + torch.arange(features)
+    return (
+        torch.randn(n, latent, dtype=F64) @ w
+        + torch.randn(n, features, dtype=F64) * 0.5
+        + offset
+        + torch.arange(features)
+    )
 
 
 def gentle(n=300):
@@ -64,7 +69,9 @@ def test_log_prob_is_the_gaussians_and_missing_values_are_integrated_out(noise):
     model = factor_analysis(5, 2, noise)
     iterate(model, x, sweeps=3)
     mean, covariance = marginal(model)
-    torch.testing.assert_close(model.log_prob(x), MultivariateNormal(mean, covariance).log_prob(x), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(
+        model.log_prob(x), MultivariateNormal(mean, covariance).log_prob(x), rtol=1e-11, atol=1e-11
+    )
     seen = torch.tensor([0, 2, 3])
     part = x.clone()
     part[:, [1, 4]] = torch.nan
@@ -102,21 +109,31 @@ def test_factor_analysis_reaches_the_likelihood_of_scikit_learn():
 
 @pytest.mark.parametrize("noise", ["diagonal", "spherical"])
 @pytest.mark.parametrize("missing", [False, True], ids=["whole", "missing"])
-@pytest.mark.parametrize("latents", [Distribution(), MeanField(), Draw(), Point()], ids=lambda b: type(b).__name__)
-@pytest.mark.parametrize("parameters", [Point(), Distribution(), Draw()], ids=lambda b: type(b).__name__)
+@pytest.mark.parametrize(
+    "latents", [Distribution(), MeanField(), Draw(), Point()], ids=lambda b: type(b).__name__
+)
+@pytest.mark.parametrize(
+    "parameters", [Point(), Distribution(), Draw()], ids=lambda b: type(b).__name__
+)
 def test_every_cell_runs_and_monotone_cells_never_fall(noise, missing, latents, parameters):
     if noise == "diagonal" and isinstance(latents, Point) and isinstance(parameters, Point):
-        pytest.skip("log p(x, z) has no maximum: a factor equal to one feature lets its noise vanish")
+        pytest.skip(
+            "log p(x, z) has no maximum: a factor equal to one feature lets its noise vanish"
+        )
     x = holes(rows(30)) if missing else rows(30)
     bounds = iterate(factor_analysis(5, 2, noise), x, latents, parameters, sweeps=6)
     assert torch.tensor(bounds).isfinite().all()
-    if not isinstance(latents, Draw) and not isinstance(parameters, Draw):  # the mean field is solved exactly here
+    if not isinstance(latents, Draw) and not isinstance(
+        parameters, Draw
+    ):  # the mean field is solved exactly here
         assert_monotone(bounds)
 
 
 @pytest.mark.parametrize("trainer", ["em", "hard_em", "vbem", "me", "stochastic_em", "gibbs"])
 def test_every_trainer_fits_factors(trainer):
-    result = emgen.fit(factor_analysis(5, 2, "spherical"), holes(rows(30)), trainer, max_epochs=3, device="cpu")
+    result = emgen.fit(
+        factor_analysis(5, 2, "spherical"), holes(rows(30)), trainer, max_epochs=3, device="cpu"
+    )
     assert all(torch.tensor(list(epoch.values())).isfinite().all() for epoch in result.history)
 
 
@@ -132,7 +149,9 @@ def test_the_bound_rises_beside_a_far_outlier(noise, far):
     """A factor for the outlier alone is far²/ψ strong: what the inverse of its precision lost showed as falls of 0.1 nats."""
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(50, 2, dtype=F64, generator=rng) @ torch.randn(2, 4, dtype=F64, generator=rng)
-    x = torch.cat([x + 0.3 * torch.randn(50, 4, dtype=F64, generator=rng), torch.full((1, 4), far, dtype=F64)])
+    x = torch.cat(
+        [x + 0.3 * torch.randn(50, 4, dtype=F64, generator=rng), torch.full((1, 4), far, dtype=F64)]
+    )
     for parameters in (Point(), Distribution(), Gradient(2, 0.5)):
         torch.manual_seed(0)
         trainer = EM(factor_analysis(4, 2, noise), parameters=parameters)
@@ -152,7 +171,10 @@ def test_weights_count_rows():
     model = factor_analysis(5, 2)
     model.start(x, Point())
     repeated = x.repeat_interleave(weight, 0)
-    one, other = model.statistics(x, model.posterior(x), weight), model.statistics(repeated, model.posterior(repeated))
+    one, other = (
+        model.statistics(x, model.posterior(x), weight),
+        model.statistics(repeated, model.posterior(repeated)),
+    )
     for name in one:
         torch.testing.assert_close(one[name], other[name], rtol=1e-11, atol=1e-11)
 
@@ -161,15 +183,21 @@ def test_the_model_keeps_its_contract():
     check_model(factor_analysis(5, 2), rows(8))
 
 
-# --- the family -------------------------------------------------------------------------------------------------------
+# --- the family ---------------------------------------------------------------------------------
 
 
 def regression(spherical, n=12):
     torch.manual_seed(0)
     u = torch.randn(n, 2, dtype=F64)
-    x = u @ torch.tensor([[1.0, -2.0, 0.5], [0.3, 1.0, 2.0]], dtype=F64) + 0.3 * torch.randn(n, 3, dtype=F64)
-    prior = LinearGaussian(torch.full((3, 2), 0.2, dtype=F64), torch.tensor([0.5] if spherical else [0.5, 1.0, 2.0], dtype=F64),
-                           torch.tensor([[2.0, 0.3], [0.3, 1.0]], dtype=F64), 3.0)
+    x = u @ torch.tensor([[1.0, -2.0, 0.5], [0.3, 1.0, 2.0]], dtype=F64) + 0.3 * torch.randn(
+        n, 3, dtype=F64
+    )
+    prior = LinearGaussian(
+        torch.full((3, 2), 0.2, dtype=F64),
+        torch.tensor([0.5] if spherical else [0.5, 1.0, 2.0], dtype=F64),
+        torch.tensor([[2.0, 0.3], [0.3, 1.0]], dtype=F64),
+        3.0,
+    )
     return u, x, prior
 
 
@@ -189,8 +217,13 @@ def test_the_free_energy_at_the_conjugate_posterior_is_the_evidence(spherical):
     def student(residual, nu, variance, copies):  # x of `copies` features that share a noise
         dimension = 12 * copies
         square = sum(r @ torch.linalg.solve(scale, r) for r in residual)
-        return (torch.lgamma((nu + dimension) / 2) - torch.lgamma(nu / 2) - dimension / 2 * torch.log(torch.pi * nu * variance)
-                - copies / 2 * torch.linalg.slogdet(scale)[1] - (nu + dimension) / 2 * torch.log1p(square / (nu * variance)))
+        return (
+            torch.lgamma((nu + dimension) / 2)
+            - torch.lgamma(nu / 2)
+            - dimension / 2 * torch.log(torch.pi * nu * variance)
+            - copies / 2 * torch.linalg.slogdet(scale)[1]
+            - (nu + dimension) / 2 * torch.log1p(square / (nu * variance))
+        )
 
     residual, nu = (x - u @ prior.mean.T).T, torch.tensor(3.0, dtype=F64)
     if spherical:
@@ -205,11 +238,24 @@ def test_the_free_energy_at_the_conjugate_posterior_is_the_evidence(spherical):
 def test_statistics_carry_the_expected_fit(spherical, missing):
     u, x, prior = regression(spherical)
     x = holes(x, 0.3) if missing else x
-    for belief in (prior, prior.mode(), prior.sample(), prior.update(prior.statistics(x, u, none), prior)):
+    for belief in (
+        prior,
+        prior.mode(),
+        prior.sample(),
+        prior.update(prior.statistics(x, u, none), prior),
+    ):
         c, h, j = belief.quadratic(x, torch.zeros(2, dtype=F64))
-        score = c + (h * u).sum(1) - 0.5 * torch.einsum("np,...pq,nq->n", u, j, u) if not missing else \
-            c + (h * u).sum(1) - 0.5 * torch.einsum("np,npq,nq->n", u, j, u)
-        torch.testing.assert_close(belief.expected_fit(belief.statistics(x, u, none)).sum(), score.sum(), rtol=1e-11, atol=1e-11)
+        score = (
+            c + (h * u).sum(1) - 0.5 * torch.einsum("np,...pq,nq->n", u, j, u)
+            if not missing
+            else c + (h * u).sum(1) - 0.5 * torch.einsum("np,npq,nq->n", u, j, u)
+        )
+        torch.testing.assert_close(
+            belief.expected_fit(belief.statistics(x, u, none)).sum(),
+            score.sum(),
+            rtol=1e-11,
+            atol=1e-11,
+        )
         rebased = belief.rebase(prior.statistics(x, u, none), prior)
         for name, value in belief.statistics(x, u, none).items():
             torch.testing.assert_close(rebased[name], value, rtol=1e-10, atol=1e-10)
@@ -226,19 +272,31 @@ def test_beliefs_about_regressors_enter_by_two_moments():
 
     belief = prior.statistics(x, mean, scatter)
     for name, value in prior.statistics(x, u, none).items():
-        torch.testing.assert_close(belief[name], (value + prior.statistics(x, other, none)[name]) / 2, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(
+            belief[name],
+            (value + prior.statistics(x, other, none)[name]) / 2,
+            rtol=1e-11,
+            atol=1e-11,
+        )
 
 
 def test_draws_have_the_moments_of_the_belief():
     _, _, prior = regression(False)
     torch.manual_seed(0)
-    wide = LinearGaussian(prior.mean.repeat(20_000, 1), prior.variance.repeat(20_000), prior.precision.repeat(20_000, 1, 1), 9.0)
+    wide = LinearGaussian(
+        prior.mean.repeat(20_000, 1),
+        prior.variance.repeat(20_000),
+        prior.precision.repeat(20_000, 1, 1),
+        9.0,
+    )
     draw = wide.sample()
     tau = (1 / draw.variance).view(-1, 3)
     expected = 1 / prior.variance
     error = (expected**2 * 2 / 9 / 20_000).sqrt()
     assert ((tau.mean(0) - expected) / error).abs().max() < 4.5
-    moved = (draw.mean - wide.mean).view(-1, 3, 2) * tau.sqrt()[..., None]  # whitened of the noise: covariance Λ⁻¹
+    moved = (draw.mean - wide.mean).view(-1, 3, 2) * tau.sqrt()[
+        ..., None
+    ]  # whitened of the noise: covariance Λ⁻¹
     covariance = torch.einsum("nda,ndb->dab", moved, moved) / 20_000
     torch.testing.assert_close(covariance, torch.linalg.inv(prior.precision), atol=0.06, rtol=0)
 

@@ -22,13 +22,17 @@ def probabilities(*shape):
 
 def mixture(causes=2, states=3, features=3, seed=0):
     torch.manual_seed(seed)
-    loadings = LinearGaussian(torch.randn(features, causes * states, dtype=F64), torch.rand(features, dtype=F64) + 0.5)
+    loadings = LinearGaussian(
+        torch.randn(features, causes * states, dtype=F64), torch.rand(features, dtype=F64) + 0.5
+    )
     return FactorialMixture(loadings, Categorical(probabilities(causes, states)))
 
 
 def chains(causes=2, states=2, features=3, seed=0):
     torch.manual_seed(seed)
-    loadings = LinearGaussian(torch.randn(features, causes * states, dtype=F64), torch.rand(features, dtype=F64) + 0.5)
+    loadings = LinearGaussian(
+        torch.randn(features, causes * states, dtype=F64), torch.rand(features, dtype=F64) + 0.5
+    )
     moves = Categorical(torch.rand(causes, states, states, dtype=F64).mul(3).softmax(-1))
     return FactorialHMM(loadings, Categorical(probabilities(causes, states)), moves)
 
@@ -47,14 +51,16 @@ def iterate(model, x, latents=Distribution(), parameters=Point(), sweeps=6, weig
 
 
 def holes(x):
-    return x.masked_fill(torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.15, torch.nan)
+    return x.masked_fill(
+        torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.15, torch.nan
+    )
 
 
 def bound(model, x, latents):
     return model.free_energy(model.statistics(x, latents(model.posterior(x))))["elbo"].item()
 
 
-# --- exactness --------------------------------------------------------------------------------------------------------
+# --- exactness ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("missing", [False, True], ids=["whole", "missing"])
@@ -67,27 +73,46 @@ def test_the_evidence_of_a_factorial_mixture_is_its_sum(missing):
     total = []
     for z in itertools.product(range(3), repeat=2):
         mean = w[:, 0, z[0]] + w[:, 1, z[1]]
-        each = torch.distributions.Normal(mean, model.loadings.variance.sqrt(), validate_args=False).log_prob(x.nan_to_num(0.0))
-        total.append(torch.where(x.isnan(), 0.0, each).sum(1) + sum(model.weights.mean[m, k].log() for m, k in enumerate(z)))
-    torch.testing.assert_close(model.log_prob(x), torch.stack(total).logsumexp(0), rtol=1e-12, atol=1e-12)
+        each = torch.distributions.Normal(
+            mean, model.loadings.variance.sqrt(), validate_args=False
+        ).log_prob(x.nan_to_num(0.0))
+        total.append(
+            torch.where(x.isnan(), 0.0, each).sum(1)
+            + sum(model.weights.mean[m, k].log() for m, k in enumerate(z))
+        )
+    torch.testing.assert_close(
+        model.log_prob(x), torch.stack(total).logsumexp(0), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_the_evidence_of_factorial_chains_is_their_sum():
     model = chains()
     x = holes(model.sample(1, length=4))
-    w, start, moves = model.loadings.mean.view(3, 2, 2), model.initial.mean.log(), model.transition.mean.log()
+    w, start, moves = (
+        model.loadings.mean.view(3, 2, 2),
+        model.initial.mean.log(),
+        model.transition.mean.log(),
+    )
 
     def log_joint(z):  # (C, 4·2)
         z = z.view(-1, 4, 2)
         mean = sum(w[:, m].T[z[..., m]] for m in range(2))
-        each = torch.distributions.Normal(mean, model.loadings.variance.sqrt()).log_prob(x[0].nan_to_num(0.0))
+        each = torch.distributions.Normal(mean, model.loadings.variance.sqrt()).log_prob(
+            x[0].nan_to_num(0.0)
+        )
         fit = torch.where(x[0].isnan(), 0.0, each).sum((1, 2))
-        return fit + sum(start[m, z[:, 0, m]] + moves[m, z[:, :-1, m], z[:, 1:, m]].sum(1) for m in range(2))
+        return fit + sum(
+            start[m, z[:, 0, m]] + moves[m, z[:, :-1, m], z[:, 1:, m]].sum(1) for m in range(2)
+        )
 
     exact = enumerate_latents(log_joint, [2] * 8)
     torch.testing.assert_close(model.log_prob(x)[0], exact.log_prob, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(log_evidence(model, x).log_prob, exact.log_prob, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(model.posterior(x).exact.marginals.flatten(0, 1), exact.marginals(2), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(
+        log_evidence(model, x).log_prob, exact.log_prob, rtol=1e-12, atol=1e-12
+    )
+    torch.testing.assert_close(
+        model.posterior(x).exact.marginals.flatten(0, 1), exact.marginals(2), rtol=1e-11, atol=1e-11
+    )
     best = torch.stack([chain.path for chain in model.posterior(x).mode().chains], 1)
     assert best.flatten().equal(exact.best)
 
@@ -100,7 +125,9 @@ def test_exact_statistics_are_averages_over_the_posterior(model):
     mean = model.statistics(x, q)
     for name in (n for n in mean if "." in n):
         each = torch.stack([model.statistics(x, q.at(z))[name] for z in exact.configurations])
-        torch.testing.assert_close(mean[name], torch.einsum("c,c...->...", exact.probs, each), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(
+            mean[name], torch.einsum("c,c...->...", exact.probs, each), rtol=1e-10, atol=1e-10
+        )
 
 
 @pytest.mark.parametrize("model", [mixture(3, 2), chains(3, 2)], ids=["mixture", "chains"])
@@ -110,7 +137,9 @@ def test_factorised_below_structured_below_exact(model, missing):
     x = holes(x) if missing else x
     evidence = model.log_prob(x).mean().item()
     exact, once, often, structured = (
-        bound(model, x, latents) for latents in (Distribution(), MeanField(1), MeanField(30), Structured(30)))
+        bound(model, x, latents)
+        for latents in (Distribution(), MeanField(1), MeanField(30), Structured(30))
+    )
     assert abs(exact - evidence) < 1e-10
     assert once <= often + 1e-12 and often <= structured + 1e-12 and structured <= exact + 1e-12
     assert bound(model, x, Point()) <= exact
@@ -120,7 +149,9 @@ def test_factorised_below_structured_below_exact(model, missing):
     assert all(after >= before - 1e-12 for before, after in itertools.pairwise(sweeps))
 
 
-@pytest.mark.parametrize("latents", [MeanField(60), Structured(60)], ids=["factorised", "structured"])
+@pytest.mark.parametrize(
+    "latents", [MeanField(60), Structured(60)], ids=["factorised", "structured"]
+)
 def test_each_factor_is_optimal_given_the_others(latents):
     """At a fixed point no change of one factor raises the bound: ∂F/∂q along any other distribution vanishes or is negative."""
     model = chains(2, 2)
@@ -132,8 +163,12 @@ def test_each_factor_is_optimal_given_the_others(latents):
         from emgen.models.conjugate.chain_posteriors import Factorised
 
         for share in (0.99, 0.9):
-            moved = share * q.marginals[:, 0] + (1 - share) * torch.rand_like(q.marginals[:, 0]).softmax(-1)
-            changed = FactorialBelief([Factorised(q.chains[0].packing, moved, q.log_evidence), q.chains[1]])
+            moved = share * q.marginals[:, 0] + (1 - share) * torch.rand_like(
+                q.marginals[:, 0]
+            ).softmax(-1)
+            changed = FactorialBelief(
+                [Factorised(q.chains[0].packing, moved, q.log_evidence), q.chains[1]]
+            )
             assert bound(model, x, lambda _, changed=changed: changed) < best
     else:
         assert bound(model, x, lambda _: FactorialBelief([other, q.chains[1]])) < best
@@ -146,21 +181,30 @@ def test_one_cause_is_a_plain_model():
 
     one = chains(causes=1, states=3)
     x = holes(one.sample(4, length=6))
-    gaussians = DiagonalGaussian(one.loadings.mean.T.contiguous(), one.loadings.variance[None].expand(3, 3).clone())
-    plain = HiddenMarkovModel(gaussians, Categorical(one.initial.mean[0]), Categorical(one.transition.mean[0]))
+    gaussians = DiagonalGaussian(
+        one.loadings.mean.T.contiguous(), one.loadings.variance[None].expand(3, 3).clone()
+    )
+    plain = HiddenMarkovModel(
+        gaussians, Categorical(one.initial.mean[0]), Categorical(one.transition.mean[0])
+    )
     torch.testing.assert_close(one.log_prob(x), plain.log_prob(x), rtol=1e-12, atol=1e-12)
     alone = mixture(causes=1)
     rows = alone.sample(9)
     assert abs(bound(alone, rows, MeanField(1)) - alone.log_prob(rows).mean().item()) < 1e-12
 
 
-# --- the belief square ------------------------------------------------------------------------------------------------
+# --- the belief square --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["mixture", "chains"])
-@pytest.mark.parametrize("latents", [Distribution(), Point(), Draw(), MeanField(3), Structured(3), Tempered(0.8)],
-                         ids=lambda b: type(b).__name__)
-@pytest.mark.parametrize("parameters", [Point(), Distribution(), Draw()], ids=lambda b: type(b).__name__)
+@pytest.mark.parametrize(
+    "latents",
+    [Distribution(), Point(), Draw(), MeanField(3), Structured(3), Tempered(0.8)],
+    ids=lambda b: type(b).__name__,
+)
+@pytest.mark.parametrize(
+    "parameters", [Point(), Distribution(), Draw()], ids=lambda b: type(b).__name__
+)
 def test_every_cell_runs_and_monotone_cells_never_fall(kind, latents, parameters):
     x = holes(mixture(2, 2).sample(25) if kind == "mixture" else chains().sample(3, length=8))
     torch.manual_seed(1)
@@ -174,7 +218,10 @@ def test_every_cell_runs_and_monotone_cells_never_fall(kind, latents, parameters
 
 @pytest.mark.parametrize("trainer", ["em", "hard_em", "vbem", "me", "stochastic_em", "gibbs"])
 def test_every_trainer_fits_factorial_models(trainer):
-    for model, x in ((factorial_mixture(3, 2, 2), mixture(2, 2).sample(20)), (factorial_hmm((8, 3), 2, 2), chains().sample(3, length=8))):
+    for model, x in (
+        (factorial_mixture(3, 2, 2), mixture(2, 2).sample(20)),
+        (factorial_hmm((8, 3), 2, 2), chains().sample(3, length=8)),
+    ):
         result = emgen.fit(model, x, trainer, max_epochs=2, device="cpu")
         assert all(torch.tensor(list(epoch.values())).isfinite().all() for epoch in result.history)
 
@@ -190,7 +237,10 @@ def test_many_states_are_refused_exactly_and_served_approximately():
 def test_causes_are_found_again():
     """Two binary causes with separate effects: the four sums of the truth are the four sums that were learnt."""
     w = torch.tensor([[0.0, 4.0, 0.0, 0.0], [0.0, 0.0, 0.0, 3.0]], dtype=F64)
-    truth = FactorialMixture(LinearGaussian(w, torch.full((2,), 0.1, dtype=F64)), Categorical(torch.full((2, 2), 0.5, dtype=F64)))
+    truth = FactorialMixture(
+        LinearGaussian(w, torch.full((2,), 0.1, dtype=F64)),
+        Categorical(torch.full((2, 2), 0.5, dtype=F64)),
+    )
     torch.manual_seed(0)
     x = truth.sample(400)
     best = max((fitted(x, seed) for seed in range(4)), key=lambda m: m.log_prob(x).sum().item())
@@ -206,7 +256,7 @@ def fitted(x, seed):
     return model
 
 
-# --- Gibbs ------------------------------------------------------------------------------------------------------------
+# --- Gibbs --------------------------------------------------------------------------------------
 
 
 def test_drawn_and_gibbs_states_follow_the_posterior():
@@ -235,7 +285,9 @@ def test_gibbs_passes_geweke_and_a_biased_sampler_fails(wrong):
         return theta, model.sample(4)
 
     def draw(n):
-        return [fresh({name: prior.sample() for name, prior in model.priors.items()}) for _ in range(n)]
+        return [
+            fresh({name: prior.sample() for name, prior in model.priors.items()}) for _ in range(n)
+        ]
 
     def kernel(state):
         moved = []
@@ -250,9 +302,19 @@ def test_gibbs_passes_geweke_and_a_biased_sampler_fails(wrong):
         return moved
 
     def statistics(state):
-        return torch.stack([torch.cat([theta["weights"].mean[:, 0] ** 2, theta["loadings"].variance.log(),
-                                       (theta["loadings"].mean ** 2).flatten().tanh(), x.abs().mean().tanh()[None]])
-                            for theta, x in state])
+        return torch.stack(
+            [
+                torch.cat(
+                    [
+                        theta["weights"].mean[:, 0] ** 2,
+                        theta["loadings"].variance.log(),
+                        (theta["loadings"].mean ** 2).flatten().tanh(),
+                        x.abs().mean().tanh()[None],
+                    ]
+                )
+                for theta, x in state
+            ]
+        )
 
     if wrong:
         with pytest.raises(AssertionError, match="does not leave the joint invariant"):
@@ -265,7 +327,10 @@ def test_weights_and_contract():
     model, x = mixture(2, 2), mixture(2, 2).sample(6)
     weight = torch.tensor([0.0, 1.0, 2.0, 1.0, 3.0, 1.0])
     repeated = x.repeat_interleave(weight.long(), 0)
-    one, other = model.statistics(x, model.posterior(x), weight), model.statistics(repeated, model.posterior(repeated))
+    one, other = (
+        model.statistics(x, model.posterior(x), weight),
+        model.statistics(repeated, model.posterior(repeated)),
+    )
     for name in one:
         torch.testing.assert_close(one[name], other[name], rtol=1e-11, atol=1e-11)
     check_model(factorial_mixture(3, 2, 2), mixture(2, 2).sample(8))

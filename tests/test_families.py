@@ -8,7 +8,16 @@ import pytest
 import torch
 from torch.distributions import Beta, Dirichlet, Gamma, Wishart, kl_divergence
 
-from emgen.families import Bernoulli, Binomial, Categorical, Choice, DiagonalGaussian, Gaussian, Poisson, StickBreaking
+from emgen.families import (
+    Bernoulli,
+    Binomial,
+    Categorical,
+    Choice,
+    DiagonalGaussian,
+    Gaussian,
+    Poisson,
+    StickBreaking,
+)
 
 sys.path.insert(0, str(Path(__file__).parent / "extension"))
 from mylab.exponential import Exponential
@@ -33,9 +42,18 @@ def beliefs(seed=0):
         "categorical": (Categorical.dirichlet(0.2 + rand(K, D, 5)), (rand(N, D) * 5).long()),
         "full": (Gaussian(randn(K, D), root @ root.mT, 0.3 + rand(K), D + rand(K)), X),
         "tied": (Gaussian(randn(K, D), (root @ root.mT)[:1], 0.3 + rand(K), D + rand(1)), X),
-        "diagonal": (DiagonalGaussian(randn(K, D), 0.5 + rand(K, D), 0.3 + rand(K, D), 1 + rand(K, D)), X),
-        "spherical": (DiagonalGaussian(randn(K, D), 0.5 + rand(K, 1), 0.3 + rand(K, D), 1 + rand(K, 1)), X),
-        "isotropic": (DiagonalGaussian(randn(K, D), 0.5 + rand(1, 1), 0.3 + rand(K, D), 1 + rand(1, 1)), X),
+        "diagonal": (
+            DiagonalGaussian(randn(K, D), 0.5 + rand(K, D), 0.3 + rand(K, D), 1 + rand(K, D)),
+            X,
+        ),
+        "spherical": (
+            DiagonalGaussian(randn(K, D), 0.5 + rand(K, 1), 0.3 + rand(K, D), 1 + rand(K, 1)),
+            X,
+        ),
+        "isotropic": (
+            DiagonalGaussian(randn(K, D), 0.5 + rand(1, 1), 0.3 + rand(K, D), 1 + rand(1, 1)),
+            X,
+        ),
         "exponential": (Exponential(0.5 + rand(K, D), 1 + rand(K, D)), X.abs()),
     }
 
@@ -45,7 +63,11 @@ each = pytest.mark.parametrize("name", NAMES)
 
 # rows and parameters: what tests need, what users type, and what a model halved by .float() has; with relative and absolute errors
 F32 = torch.float32
-PRECISIONS = {"double": (F64, F64, 1e-12, 1e-10), "float rows": (F32, F64, 1e-6, 1e-5), "float": (F32, F32, 1e-5, 1e-4)}
+PRECISIONS = {
+    "double": (F64, F64, 1e-12, 1e-10),
+    "float rows": (F32, F64, 1e-6, 1e-5),
+    "float": (F32, F32, 1e-5, 1e-4),
+}
 precise = pytest.mark.parametrize("precision", PRECISIONS)
 
 
@@ -54,7 +76,9 @@ def at(precision, name, form="distribution"):
     rows, parameters, rtol, atol = PRECISIONS[precision]
     belief, x = beliefs()[name]
     torch.manual_seed(0)
-    belief = {"distribution": belief, "point": belief.mode(), "draw": belief.sample()}[form].to(parameters)
+    belief = {"distribution": belief, "point": belief.mode(), "draw": belief.sample()}[form].to(
+        parameters
+    )
 
     def same(a, b, message=None):
         torch.testing.assert_close(a.double(), b.double(), rtol=rtol, atol=atol, msg=message)
@@ -114,9 +138,16 @@ def test_pixels_that_are_always_on_leave_single_precision_its_digits():
 def test_the_posterior_of_a_family_is_that_of_double_precision(name, precision):
     """Of rows that single precision holds exactly; covariances are positive definite there too."""
     belief, x, same = at(precision, name)
-    exact, rows, r = belief.double(), x.double() if x.is_floating_point() else x, responsibilities().to(PRECISIONS[precision][0])
+    exact, rows, r = (
+        belief.double(),
+        x.double() if x.is_floating_point() else x,
+        responsibilities().to(PRECISIONS[precision][0]),
+    )
     belief = at(precision, name)[0]
-    q, expected = belief.update(belief.statistics(x, r)), exact.update(exact.statistics(rows, r.double()))
+    q, expected = (
+        belief.update(belief.statistics(x, r)),
+        exact.update(exact.statistics(rows, r.double())),
+    )
     for key, value in expected.state_dict().items():
         same(q.state_dict()[key], value, key)
     same(q.kl(belief), expected.kl(exact))
@@ -128,7 +159,10 @@ def test_the_score_is_the_gradient_of_the_density(name):
     belief, x = beliefs()[name]
     point, r = belief.mode(), responsibilities()
     scores = []
-    for density in (point.expected_log_prob, lambda rows: point.likelihood().log_prob(rows[:, None])):
+    for density in (
+        point.expected_log_prob,
+        lambda rows: point.likelihood().log_prob(rows[:, None]),
+    ):
         rows = x.clone().requires_grad_()
         scores.append(torch.autograd.grad((r * density(rows)).sum(), rows)[0])
     torch.testing.assert_close(*scores, rtol=1e-9, atol=1e-9)
@@ -157,7 +191,12 @@ def test_bayes_rule_holds_at_every_parameter(name):
     r = torch.ones(N, K, dtype=F64)
     q = belief.update(belief.statistics(x, r), belief)
     torch.manual_seed(4)
-    constants = torch.stack([(d.kl(belief) - d.kl(q)).sum() - d.expected_log_prob(x).sum() for d in (q.sample() for _ in range(5))])
+    constants = torch.stack(
+        [
+            (d.kl(belief) - d.kl(q)).sum() - d.expected_log_prob(x).sum()
+            for d in (q.sample() for _ in range(5))
+        ]
+    )
     evidence = q.expected_fit(q.rebase(belief.statistics(x, r), belief)).sum() - q.kl(belief).sum()
     torch.testing.assert_close(-constants, evidence.expand(5), rtol=1e-10, atol=1e-8)
 
@@ -194,15 +233,25 @@ def test_zero_weight_and_no_prior_leave_a_component_where_it_was(name):
         belief.sample()
 
 
-@pytest.mark.parametrize("flat, value", [(Bernoulli.flat(2, 2), 0), (Bernoulli.flat(2, 2), 1), (Binomial.flat(2, 2, 4), 0),
-                                         (Binomial.flat(2, 2, 4), 4), (Poisson.flat(2, 2), 0),
-                                         (Exponential(torch.ones(2, 2, dtype=F64), 0.0), 0)])
+@pytest.mark.parametrize(
+    "flat, value",
+    [
+        (Bernoulli.flat(2, 2), 0),
+        (Bernoulli.flat(2, 2), 1),
+        (Binomial.flat(2, 2, 4), 0),
+        (Binomial.flat(2, 2, 4), 4),
+        (Poisson.flat(2, 2), 0),
+        (Exponential(torch.ones(2, 2, dtype=F64), 0.0), 0),
+    ],
+)
 def test_weak_priors_are_proper_whatever_the_data(flat, value):
     """A column that is all 0, or all of the largest value, still leaves a distribution to draw from, inside the domain."""
     x = torch.tensor([[value, value], [value, 1]], dtype=F64)
     weak = flat.weak(x, torch.tensor([3.0, 1.0], dtype=F64))
     assert torch.isfinite(weak.kl(flat)).all() and torch.isfinite(weak.sample().mean).all()
-    torch.testing.assert_close(weak.mean[:, 0], (4 * value + flat.mean[:, 0]) / 5)  # four data, and one of the prior
+    torch.testing.assert_close(
+        weak.mean[:, 0], (4 * value + flat.mean[:, 0]) / 5
+    )  # four data, and one of the prior
     torch.testing.assert_close(weak.kl(weak), torch.zeros(2, dtype=F64))
 
 
@@ -232,7 +281,13 @@ def one_component(family, x, **shape):
 
 @pytest.mark.parametrize("value", [0.1, 1 / 3, 123.456, 1e5 + 0.1, -7e-9])
 @pytest.mark.parametrize(
-    "family, shape", [(Gaussian, {}), (Gaussian, {"tied": True}), (DiagonalGaussian, {}), (DiagonalGaussian, {"tied": True})]
+    "family, shape",
+    [
+        (Gaussian, {}),
+        (Gaussian, {"tied": True}),
+        (DiagonalGaussian, {}),
+        (DiagonalGaussian, {"tied": True}),
+    ],
 )
 def test_identical_values_are_refused_whatever_their_mean_rounds_to(family, shape, value):
     x = torch.stack([X[:, 0].repeat(3), torch.full((3 * N,), value, dtype=F64)], 1)
@@ -284,7 +339,19 @@ def test_a_fixed_prior_is_not_moved_by_data(name):
     assert (fixed.kl(fixed) == 0).all()
 
 
-@pytest.mark.parametrize("name", ["bernoulli", "binomial", "poisson", "categorical", "diagonal", "spherical", "isotropic", "exponential"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bernoulli",
+        "binomial",
+        "poisson",
+        "categorical",
+        "diagonal",
+        "spherical",
+        "isotropic",
+        "exponential",
+    ],
+)
 def test_missing_values_are_left_out(name):
     """A NaN changes nothing but its own feature: the sum over features of one-feature fits."""
     belief, x = beliefs()[name]
@@ -293,7 +360,9 @@ def test_missing_values_are_left_out(name):
     x = x.clone()
     x[::3, 0], x[1::4, 2] = torch.nan, torch.nan
     r = responsibilities()
-    torch.testing.assert_close(belief.expected_fit(belief.statistics(x, r)), (r * belief.expected_log_prob(x)).sum(0))
+    torch.testing.assert_close(
+        belief.expected_fit(belief.statistics(x, r)), (r * belief.expected_log_prob(x)).sum(0)
+    )
     for d in range(D):
         rows = ~x[:, d].isnan()
         alone = torch.full_like(x, torch.nan)
@@ -303,7 +372,9 @@ def test_missing_values_are_left_out(name):
         assert (belief.expected_log_prob(alone)[~rows] == 0).all() and seen.isfinite().all()
         x_without = x.clone()
         x_without[:, d] = torch.nan
-        torch.testing.assert_close(belief.expected_log_prob(x) - belief.expected_log_prob(x_without), seen)
+        torch.testing.assert_close(
+            belief.expected_log_prob(x) - belief.expected_log_prob(x_without), seen
+        )
 
 
 def test_full_covariances_refuse_missing_values():
@@ -322,21 +393,38 @@ def test_divergence_is_the_best_fit_minus_the_fit(name):
     divergence = belief.divergence(x)
     assert (divergence >= 0).all()
     scores = belief.mode().expected_log_prob(x)
-    torch.testing.assert_close(divergence[:, 0] - divergence[:, 1], scores[:, 1] - scores[:, 0], rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(
+        divergence[:, 0] - divergence[:, 1], scores[:, 1] - scores[:, 0], rtol=1e-8, atol=1e-8
+    )
 
 
 def test_beliefs_are_the_textbooks():
     a, b = torch.tensor(2.3, dtype=F64), torch.tensor(0.7, dtype=F64)
-    two = Bernoulli((a / (a + b)).view(1, 1), a + b), Bernoulli(torch.full((1, 1), 0.5, dtype=F64), 2.0)
-    torch.testing.assert_close(two[0].kl(two[1])[0], kl_divergence(Beta(a, b), Beta(torch.ones_like(a), torch.ones_like(a))))
+    two = (
+        Bernoulli((a / (a + b)).view(1, 1), a + b),
+        Bernoulli(torch.full((1, 1), 0.5, dtype=F64), 2.0),
+    )
+    torch.testing.assert_close(
+        two[0].kl(two[1])[0],
+        kl_divergence(Beta(a, b), Beta(torch.ones_like(a), torch.ones_like(a))),
+    )
     two = Poisson((a / b).view(1, 1), b), Poisson(torch.full((1, 1), 2.0, dtype=F64), 1.5)
-    torch.testing.assert_close(two[0].kl(two[1])[0], kl_divergence(Gamma(a, b), Gamma(torch.tensor(3.0, dtype=F64), 1.5)))
+    torch.testing.assert_close(
+        two[0].kl(two[1])[0], kl_divergence(Gamma(a, b), Gamma(torch.tensor(3.0, dtype=F64), 1.5))
+    )
     alpha, uniform = torch.tensor([0.3, 2.0, 1.1], dtype=F64), torch.ones(3, dtype=F64)
     two = Categorical.dirichlet(alpha), Categorical.dirichlet(uniform)
-    torch.testing.assert_close(two[0].kl(two[1]), kl_divergence(Dirichlet(alpha), Dirichlet(uniform)))
-    q, p = (Gaussian(torch.zeros(1, 2, dtype=F64), torch.tensor(c, dtype=F64)[None], torch.inf, nu)
-            for c, nu in (([[2.0, 0.3], [0.3, 1.0]], 5.0), ([[1.0, 0.0], [0.0, 1.0]], 3.0)))
-    wishart = [Wishart(torch.tensor(f.nu.item(), dtype=F64), precision_matrix=f.nu * f.covariance[0]) for f in (q, p)]
+    torch.testing.assert_close(
+        two[0].kl(two[1]), kl_divergence(Dirichlet(alpha), Dirichlet(uniform))
+    )
+    q, p = (
+        Gaussian(torch.zeros(1, 2, dtype=F64), torch.tensor(c, dtype=F64)[None], torch.inf, nu)
+        for c, nu in (([[2.0, 0.3], [0.3, 1.0]], 5.0), ([[1.0, 0.0], [0.0, 1.0]], 3.0))
+    )
+    wishart = [
+        Wishart(torch.tensor(f.nu.item(), dtype=F64), precision_matrix=f.nu * f.covariance[0])
+        for f in (q, p)
+    ]
     torch.testing.assert_close(q.kl(p)[0], kl_divergence(*wishart))
 
 
@@ -353,7 +441,9 @@ def test_stick_breaking_weights():
     counts = torch.tensor([5.0, 0.0, 2.0, 1.0], dtype=F64)
     q = belief.update({"count": counts.sum(), "sum": counts})
     beyond = torch.tensor([3.0, 3.0, 1.0, 0.0], dtype=F64)
-    torch.testing.assert_close(q.sticks.mean * q.sticks.concentration[:, None], torch.stack([1 + counts, 1.5 + beyond], -1))
+    torch.testing.assert_close(
+        q.sticks.mean * q.sticks.concentration[:, None], torch.stack([1 + counts, 1.5 + beyond], -1)
+    )
     torch.manual_seed(0)
     draws = torch.stack([q.sample().expected_natural for _ in range(4000)])
     assert ((draws.mean(0) - q.expected_natural).abs() < 4.5 * draws.std(0) / 4000**0.5).all()
@@ -365,7 +455,9 @@ def test_stick_breaking_weights():
 
 def test_structural_zeros_stay():
     rows = Categorical(torch.tensor([[0.5, 0.5, 0.0]], dtype=F64), 3.0)
-    q = rows.update({"count": torch.tensor([4.0], dtype=F64), "sum": torch.tensor([[3.0, 1.0, 0.0]], dtype=F64)})
+    q = rows.update(
+        {"count": torch.tensor([4.0], dtype=F64), "sum": torch.tensor([[3.0, 1.0, 0.0]], dtype=F64)}
+    )
     assert q.mean[0, 2] == 0 and q.expected_natural[0, 2] == -torch.inf
     assert q.kl(rows).isfinite().all() and q.sample().mean[0, 2] == 0
 
@@ -378,11 +470,18 @@ def test_a_choice_is_its_table_of_ones(name, groups, weighted):
     belief, x = beliefs()[name]
     labels = torch.randint(K // groups, (N, groups), generator=torch.Generator().manual_seed(3))
     weight = torch.arange(N, dtype=F64) % 3 if weighted else None
-    table = torch.nn.functional.one_hot(labels, K // groups).flatten(1) * (torch.ones(N) if weight is None else weight)[:, None]
+    table = (
+        torch.nn.functional.one_hot(labels, K // groups).flatten(1)
+        * (torch.ones(N) if weight is None else weight)[:, None]
+    )
     choice = Choice(labels, K, F64, weight)
-    assert torch.equal(choice.dense(), table.to(F64)) and torch.equal(choice.counts, table.sum(0).to(F64))
+    assert torch.equal(choice.dense(), table.to(F64)) and torch.equal(
+        choice.counts, table.sum(0).to(F64)
+    )
     for key, value in belief.chosen(x, choice).items():
-        torch.testing.assert_close(value, belief.statistics(x, table.to(F64))[key], rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(
+            value, belief.statistics(x, table.to(F64))[key], rtol=1e-10, atol=1e-10
+        )
 
 
 @pytest.mark.parametrize("name", ["diagonal", "spherical", "isotropic"])
@@ -391,13 +490,22 @@ def test_a_choice_leaves_out_what_is_missing(name, far):
     belief, x = beliefs()[name]
     belief = belief.replace(mean=belief.mean + far * torch.arange(K, dtype=F64)[:, None])
     labels = torch.arange(N) % K
-    x = (x + far * labels[:, None]).masked_fill(torch.rand(N, D, generator=torch.Generator().manual_seed(4)) < 0.3, torch.nan)
+    x = (x + far * labels[:, None]).masked_fill(
+        torch.rand(N, D, generator=torch.Generator().manual_seed(4)) < 0.3, torch.nan
+    )
     choice, y = Choice(labels, K, F64), x - belief.mean[labels]
     s, table = belief.chosen(x, choice), belief.statistics(x, choice.dense())
     scatter = choice.dense().T @ y.nan_to_num().square()
     torch.testing.assert_close(s["sum"], choice.dense().T @ y.nan_to_num(), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(s["scatter"], scatter if name == "diagonal" else scatter.sum(1, keepdim=True), rtol=1e-12, atol=0)
-    for key in s if not far else ():  # the table's differences pass by the common centre and lose what it is away
+    torch.testing.assert_close(
+        s["scatter"],
+        scatter if name == "diagonal" else scatter.sum(1, keepdim=True),
+        rtol=1e-12,
+        atol=0,
+    )
+    for key in (
+        s if not far else ()
+    ):  # the table's differences pass by the common centre and lose what it is away
         torch.testing.assert_close(s[key], table[key], rtol=1e-9, atol=1e-9)
 
 
@@ -409,9 +517,19 @@ def test_expanded_products_equal_explicit_differences():
         belief = Gaussian(mean, torch.eye(D, dtype=F64).repeat(K, 1, 1))
         assert belief._expands(F64) is fast
         x = mean[torch.arange(N) % K] + torch.randn(N, D, dtype=F64)
-        torch.testing.assert_close(belief.expected_log_prob(x), belief.likelihood().log_prob(x[:, None]), rtol=1e-9, atol=1e-7)
+        torch.testing.assert_close(
+            belief.expected_log_prob(x),
+            belief.likelihood().log_prob(x[:, None]),
+            rtol=1e-9,
+            atol=1e-7,
+        )
         point = DiagonalGaussian(mean, torch.ones(K, D, dtype=F64))
-        torch.testing.assert_close(point.expected_log_prob(x), point.likelihood().log_prob(x[:, None]), rtol=1e-9, atol=1e-7)
+        torch.testing.assert_close(
+            point.expected_log_prob(x),
+            point.likelihood().log_prob(x[:, None]),
+            rtol=1e-9,
+            atol=1e-7,
+        )
         r = torch.nn.functional.one_hot(torch.arange(N) % K, K).to(F64)
         for theta in (belief, point):
             s = theta.statistics(x, r)
@@ -422,7 +540,9 @@ def test_expanded_products_equal_explicit_differences():
 def test_bad_values_are_refused_in_one_sentence():
     with pytest.raises(ValueError, match="must be 0 or more, not -1"):
         Poisson(torch.ones(1, 1), -1.0)
-    with pytest.raises(ValueError, match="has no parameter 'men'; it has mean, covariance, kappa, nu"):
+    with pytest.raises(
+        ValueError, match="has no parameter 'men'; it has mean, covariance, kappa, nu"
+    ):
         Gaussian.flat(2, 2).given(men=0.0)
     with pytest.raises(ValueError, match=r"mean of shape \(3,\) does not fit \(2, 2\)"):
         Gaussian.flat(2, 2).given(mean=[0.0, 1.0, 2.0])

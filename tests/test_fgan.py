@@ -12,7 +12,6 @@ from torch.distributions import Normal
 
 import emgen
 from emgen import cli, data, models
-from emgen.callbacks import divergences as pictures
 from emgen.divergences import (
     GAN,
     KL,
@@ -29,6 +28,7 @@ from emgen.divergences import (
     TotalVariation,
     f_projection,
 )
+from emgen.figures import preferred_gaussians as pictures
 from emgen.models.deep.networks import ConvolutionalEncoder
 from emgen.objectives import Adversarial, GradientPenalty, RothPenalty
 
@@ -37,7 +37,9 @@ def learn(divergence, rows, surrogate=None, epochs=12, seed=0):
     torch.manual_seed(seed)
     model = models.LocationScale((1,), loc=0.5, scale=2.0)
     critic = models.dense_critic((1,), hidden=(16, 16), activation="tanh", squares=True)
-    falling = partial(torch.optim.lr_scheduler.LinearLR, start_factor=1.0, end_factor=0.02, total_iters=epochs)
+    falling = partial(
+        torch.optim.lr_scheduler.LinearLR, start_factor=1.0, end_factor=0.02, total_iters=epochs
+    )
     emgen.fit(model, rows, "fgan", critic=critic, divergence=divergence, surrogate=surrogate, non_saturating=False,
               penalty=None, optimizer=partial(torch.optim.Adam, lr=0.02, betas=(0.5, 0.99)), scheduler=falling,
               max_epochs=epochs, seed=seed, device="cpu")  # fmt: skip
@@ -50,19 +52,31 @@ class Own(FDivergence):
 
 
 @pytest.mark.parametrize(
-    ("divergence", "surrogate"), [(KL(), None), (Own(), None), (TotalVariation(sharpness=3.0), HingeLoss())], ids=repr
+    ("divergence", "surrogate"),
+    [(KL(), None), (Own(), None), (TotalVariation(sharpness=3.0), HingeLoss())],
+    ids=repr,
 )
 def test_f_gan_finds_the_optimum(divergence, surrogate):
-    rows = data.line(weights=[0.4, 0.6], means=[-1.0, 1.5], sds=[0.6, 1.0], train=16_384, batch_size=512)
+    rows = data.line(
+        weights=[0.4, 0.6], means=[-1.0, 1.5], sds=[0.6, 1.0], train=16_384, batch_size=512
+    )
     model, _ = learn(divergence, rows, surrogate)
     density = rows.density
     target = torch.distributions.MixtureSameFamily(
         density.mixture_distribution,
-        Normal(density.component_distribution.mean.squeeze(-1), density.component_distribution.stddev.squeeze(-1)),
+        Normal(
+            density.component_distribution.mean.squeeze(-1),
+            density.component_distribution.stddev.squeeze(-1),
+        ),
     )
     best = f_projection(target, divergence)
-    learnt = Normal(model.loc.detach().squeeze().double(), model.log_scale.detach().exp().squeeze().double())
-    assert abs(float(learnt.mean - best.mean)) < 0.04 and abs(float(learnt.stddev / best.stddev) - 1) < 0.04
+    learnt = Normal(
+        model.loc.detach().squeeze().double(), model.log_scale.detach().exp().squeeze().double()
+    )
+    assert (
+        abs(float(learnt.mean - best.mean)) < 0.04
+        and abs(float(learnt.stddev / best.stddev) - 1) < 0.04
+    )
     assert float(divergence.of(p=target, q=learnt)) < 1.02 * float(divergence.of(p=target, q=best))
 
 
@@ -71,10 +85,18 @@ def test_a_logistic_critic_plays_the_jensen_shannon_game():
     critic = models.dense_critic((2,), hidden=(8,))
     x, samples = torch.randn(2, 64, 2)
     taught = Adversarial(LogisticLoss()).critic(critic, x, samples)
-    torch.testing.assert_close(taught.loss, Adversarial(JensenShannon()).critic(critic, x, samples).loss)
+    torch.testing.assert_close(
+        taught.loss, Adversarial(JensenShannon()).critic(critic, x, samples).loss
+    )
     torch.testing.assert_close(taught.loss, Adversarial(GAN()).critic(critic, x, samples).loss)
-    both, hinge, kl = Adversarial(KL(), surrogate=HingeLoss()), Adversarial(HingeLoss()), Adversarial(KL())
-    torch.testing.assert_close(both.critic(critic, x, samples).loss, hinge.critic(critic, x, samples).loss)
+    both, hinge, kl = (
+        Adversarial(KL(), surrogate=HingeLoss()),
+        Adversarial(HingeLoss()),
+        Adversarial(KL()),
+    )
+    torch.testing.assert_close(
+        both.critic(critic, x, samples).loss, hinge.critic(critic, x, samples).loss
+    )
     torch.testing.assert_close(both.model(critic, samples).loss, kl.model(critic, samples).loss)
 
 
@@ -94,11 +116,21 @@ def test_roth_penalty_is_what_noise_does_to_the_bound(divergence):
 
     def bound(noise):
         p, q = (density.log_prob(x).exp().squeeze(-1) for density in densities(noise))
-        return float((p * divergence.activation(critic(x)) - q * divergence.conjugate_of_activation(critic(x))).sum() * cell)
+        return float(
+            (
+                p * divergence.activation(critic(x))
+                - q * divergence.conjugate_of_activation(critic(x))
+            ).sum()
+            * cell
+        )
 
     q = densities(0.0)[1].log_prob(x).exp().squeeze(-1)
-    weighted = SimpleNamespace(conjugate_curvature=lambda v: len(x) * cell * q * divergence.conjugate_curvature(v))
-    omega = float(RothPenalty()(critic, x, x, weighted, 0.0).parts["penalty"])  # a mean over the grid becomes an integral
+    weighted = SimpleNamespace(
+        conjugate_curvature=lambda v: len(x) * cell * q * divergence.conjugate_curvature(v)
+    )
+    omega = float(
+        RothPenalty()(critic, x, x, weighted, 0.0).parts["penalty"]
+    )  # a mean over the grid becomes an integral
     coarse, fine = ((bound(step) - bound(-step)) / (2 * step) for step in (2e-3, 1e-3))
     assert (4 * fine - coarse) / 3 == pytest.approx(-omega / 2, rel=1e-8)
 
@@ -107,9 +139,14 @@ def test_roth_penalty_is_what_noise_does_to_the_bound(divergence):
 def test_gradient_penalty_is_the_mean_squared_slope_and_teaches_the_critic(where, expected):
     scale = torch.ones((), dtype=torch.float64, requires_grad=True)
     critic = lambda x: scale * x.square().sum(1) / 2
-    data, samples = torch.tensor([[1.0, 2.0], [0.0, 0.0]]).double(), torch.tensor([[3.0, 0.0], [0.0, 5.0]]).double()
+    data, samples = (
+        torch.tensor([[1.0, 2.0], [0.0, 0.0]]).double(),
+        torch.tensor([[3.0, 0.0], [0.0, 5.0]]).double(),
+    )
     terms = GradientPenalty(weight=0.5, where=where)(critic, data, samples, KL(), 0.7)
-    assert terms.parts["penalty"].item() == pytest.approx(expected) and terms.loss.item() == pytest.approx(expected / 4)
+    assert terms.parts["penalty"].item() == pytest.approx(
+        expected
+    ) and terms.loss.item() == pytest.approx(expected / 4)
     (slope,) = torch.autograd.grad(terms.loss, scale)
     assert float(slope) == pytest.approx(expected / 2)  # of scale² · expected / 4
     with pytest.raises(ValueError, match="where='middle'"):
@@ -118,7 +155,11 @@ def test_gradient_penalty_is_the_mean_squared_slope_and_teaches_the_critic(where
         GradientPenalty(weight=-1.0)
 
 
-@pytest.mark.parametrize("wrong", [{"divergence": "kl"}, {"divergence": KL}, {"surrogate": object()}], ids=lambda w: next(iter(w)))
+@pytest.mark.parametrize(
+    "wrong",
+    [{"divergence": "kl"}, {"divergence": KL}, {"surrogate": object()}],
+    ids=lambda w: next(iter(w)),
+)
 def test_what_is_no_divergence_teaches_no_critic(wrong):
     with pytest.raises(TypeError, match="is no f-divergence"):
         Adversarial(**wrong)
@@ -137,7 +178,9 @@ def test_the_annealing_follows_the_epochs(trainer):
 
     model, critic = models.LocationScale((2,)), models.dense_critic((2,), hidden=(4,))
     game = {"penalty": noted} if trainer == "fgan" else {"adversarial": Adversarial(penalty=noted)}
-    emgen.fit(model, torch.randn(64, 2) + 1, trainer, critic=critic, max_epochs=4, device="cpu", **game)
+    emgen.fit(
+        model, torch.randn(64, 2) + 1, trainer, critic=critic, max_epochs=4, device="cpu", **game
+    )
     assert seen == pytest.approx([1.0, 0.1, 0.01, 0.001])
 
 
@@ -157,11 +200,21 @@ def test_a_game_that_runs_away_says_so():
 def test_spectral_norm_reaches_every_layer_of_a_critic(critic):
     torch.manual_seed(0)
     for _ in range(200):  # every pass in training mode is one power iteration
-        critic(torch.randn(4, 1, 8, 8) if isinstance(critic.network, ConvolutionalEncoder) else torch.randn(4, 2))
-    layers = [layer for layer in critic.eval().modules() if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d))]
+        critic(
+            torch.randn(4, 1, 8, 8)
+            if isinstance(critic.network, ConvolutionalEncoder)
+            else torch.randn(4, 2)
+        )
+    layers = [
+        layer
+        for layer in critic.eval().modules()
+        if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d))
+    ]
     assert len(layers) == 3
     for layer in layers:
-        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1.0, abs=1e-4)
+        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(
+            1.0, abs=1e-4
+        )
 
 
 def test_the_paper_target_is_stratified():
@@ -170,7 +223,9 @@ def test_the_paper_target_is_stratified():
     assert x.shape == (4096, 1) and rows.split("test").shape == (10_000, 1)
     assert float(x.mean()) == pytest.approx(1.01, abs=2e-3)
     assert float(x.var()) == pytest.approx(0.33 * (1 + 0.255**2) + 0.67 * 6 - 1.01**2, abs=2e-2)
-    assert (x < 0).double().mean() == pytest.approx(0.33 + 0.67 * 0.5 * (1 + math.erf(-1)), abs=1e-3)
+    assert (x < 0).double().mean() == pytest.approx(
+        0.33 + 0.67 * 0.5 * (1 + math.erf(-1)), abs=1e-3
+    )
     with pytest.raises(ValueError, match="expected as many of each"):
         data.line(weights=[1.0])
     with pytest.raises(ValueError, match="standard deviations positive"):
@@ -183,7 +238,9 @@ def test_location_scale_draws_are_stratified_and_differentiable():
     assert x.shape == (512, 2)
     torch.testing.assert_close(x.mean(0), torch.ones(2), atol=5e-3, rtol=0)
     torch.testing.assert_close(x.std(0), 2 * torch.ones(2), atol=3e-2, rtol=0)
-    assert abs(float(torch.corrcoef(x.detach().T)[0, 1])) < 0.2  # strata are shuffled in each coordinate
+    assert (
+        abs(float(torch.corrcoef(x.detach().T)[0, 1])) < 0.2
+    )  # strata are shuffled in each coordinate
     (slope,) = torch.autograd.grad(x.sum(), model.loc)
     assert (slope == 512).all()
     torch.testing.assert_close(model.log_prob(x), Normal(1.0, 2.0).log_prob(x).sum(1))
@@ -205,4 +262,7 @@ def test_cross_table_of_two_runs(tmp_path, monkeypatch):
     assert (tmp_path / "cross_table.png").stat().st_size > 5000
     assert (tmp_path / "0" / "figures" / "divergences.png").exists()
     summary = json.loads((tmp_path / "1" / "summary.json").read_text())["metrics"]
-    assert summary["divergences/kl"] == pytest.approx(float(rows[2][1])) and summary["divergences/kl"] > 0.28
+    assert (
+        summary["divergences/kl"] == pytest.approx(float(rows[2][1]))
+        and summary["divergences/kl"] > 0.28
+    )

@@ -10,8 +10,8 @@ from torch import nn
 from torch.distributions import Categorical, Independent
 
 from emgen.callbacks import Figures
-from emgen.callbacks.figures import draw, picture
 from emgen.data import Data
+from emgen.figures.samples import _seen_of, draw, picture, samples_of
 from emgen.models.deep.latent_variable import dense
 from emgen.trainers import VAE
 
@@ -19,9 +19,18 @@ from emgen.trainers import VAE
 def fit(data, folder, callbacks, epochs=3, logger=False):
     torch.manual_seed(0)
     module = VAE(dense(tuple(data.event_shape), latent=2, hidden=(8,)))
-    trainer = lightning.Trainer(max_epochs=epochs, callbacks=callbacks, default_root_dir=str(folder), logger=logger,
-                                accelerator="cpu", enable_checkpointing=False, enable_progress_bar=False,
-                                enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0)
+    trainer = lightning.Trainer(
+        max_epochs=epochs,
+        callbacks=callbacks,
+        default_root_dir=str(folder),
+        logger=logger,
+        accelerator="cpu",
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+    )
     trainer.fit(module, datamodule=data)
     return module
 
@@ -29,7 +38,9 @@ def fit(data, folder, callbacks, epochs=3, logger=False):
 def test_a_run_is_the_same_bit_for_bit_with_and_without_pictures(tiny_digits, tmp_path):
     drawn = fit(tiny_digits, tmp_path, [Figures(every_n_epochs=1)])
     plain = fit(tiny_digits, tmp_path, [])
-    assert all(torch.equal(a, b) for a, b in zip(drawn.state_dict().values(), plain.state_dict().values()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(drawn.state_dict().values(), plain.state_dict().values())
+    )
     assert drawn.training and drawn.model.training
 
 
@@ -63,7 +74,9 @@ def test_reconstructions_stand_below_what_was_seen():
     seen, below = torch.ones(3, 1, 4, 4), torch.zeros(3, 1, 4, 4)
     pixels = picture(below, torch.tensor([0.0, 1.0]), seen)
     height = (pixels.shape[0] - 6) // 2
-    assert (pixels[3 : 3 + height, 3:59] == 255).all() and (pixels[3 + height : 3 + 2 * height, 3:59] == 0).all()
+    assert (pixels[3 : 3 + height, 3:59] == 255).all() and (
+        pixels[3 + height : 3 + 2 * height, 3:59] == 0
+    ).all()
 
 
 def test_black_and_white_are_the_range_of_the_data():
@@ -79,10 +92,20 @@ def test_filters_run_from_black_to_white_however_small_the_weights(tmp_path):
     machine = BoltzmannMachine((1, 4, 4), 2)
     with torch.no_grad():
         machine.weight.copy_(torch.linspace(-0.01, 0.02, 32).view(16, 2))
-    trainer = lightning.Trainer(max_epochs=1, callbacks=[Figures()], default_root_dir=str(tmp_path), logger=False, accelerator="cpu",
-                                enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
-    trainer.fit(CD(machine, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0)),
-                datamodule=Data(torch.rand(20, 1, 4, 4).round()))
+    trainer = lightning.Trainer(
+        max_epochs=1,
+        callbacks=[Figures()],
+        default_root_dir=str(tmp_path),
+        logger=False,
+        accelerator="cpu",
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(
+        CD(machine, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0)),
+        datamodule=Data(torch.rand(20, 1, 4, 4).round()),
+    )
     pixels = imread(tmp_path / "figures" / "filters.png")
     assert pixels.min() == 0 and pixels.max() == 1
 
@@ -100,16 +123,16 @@ def test_shapes_beyond_pictures_are_named_once(tmp_path, caplog):
     data = Data((torch.rand(20, 7) < 0.5).float(), batch_size=10)
     with caplog.at_level("INFO", logger="emgen.callbacks.figures"):
         fit(data, tmp_path, [Figures(every_n_epochs=1)])
-    said = [record.getMessage() for record in caplog.records if record.name == "emgen.callbacks.figures"]
+    said = [
+        record.getMessage() for record in caplog.records if record.name == "emgen.callbacks.figures"
+    ]
     assert len(said) == 2 and all("data of shape (7,)" in text for text in said)
     assert not (tmp_path / "figures").exists()
 
 
 def test_a_likelihood_without_a_mean_is_drawn_by_its_samples():
-    from emgen.callbacks.figures import _mean
-
     p = Independent(Categorical(logits=torch.zeros(2, 1, 4, 4, 3)), 3)
-    assert not p.mean.isfinite().all() and _mean(p).shape == (2, 1, 4, 4)
+    assert not p.mean.isfinite().all() and _seen_of(p).shape == (2, 1, 4, 4)
 
 
 @pytest.mark.parametrize("options", [{"every_n_epochs": 0}, {"n": 0}])
@@ -119,8 +142,6 @@ def test_impossible_options_are_refused(options):
 
 
 def test_a_model_that_only_samples_is_drawn():
-    from emgen.callbacks.figures import samples_of
-
     class Sampler(nn.Module):
         def sample(self, n):
             return torch.zeros(n, 2)

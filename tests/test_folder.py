@@ -44,7 +44,11 @@ MIXTURE = [
     "lightning.accelerator=cpu",
     "lightning.max_epochs=2",
 ]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(entry.__file__).parents[2])}
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(Path(entry.__file__).parents[2]),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +102,7 @@ def assert_lines(text, *parts):
         assert part in said[0], said[0]
 
 
-# ---- a refusal touches nothing -------------------------------------------------------------------------------------
+# ---- a refusal touches nothing -----------------------------------------------------------------
 
 REFUSED = {
     "a file that is not there": ["trainer=vae", "data=file", "data.path=typo.npy"],
@@ -106,7 +110,12 @@ REFUSED = {
     "a trainer that does not fit": ["trainer=em", "data=file", "data.path=rows.npy"],
     "an unknown key": ["trainer=vae", "trainer.lerning_rate=1"],
     "a missing value": ["trainer=vae", "model=custom"],
-    "a rate that is no number": ["trainer=vae", "data=file", "data.path=rows.npy", "trainer.optimizer.lr=fast"],
+    "a rate that is no number": [
+        "trainer=vae",
+        "data=file",
+        "data.path=rows.npy",
+        "trainer.optimizer.lr=fast",
+    ],
     "a callback that cannot be built": [*PAIR, "+callbacks.mine._target_=nowhere.Mine"],
     "a Trainer that refuses": [*PAIR, "lightning.accumulate_grad_batches=many"],
 }
@@ -130,7 +139,9 @@ def test_a_refused_run_leaves_a_users_folder_as_it_was(place, capsys, arguments,
 def test_an_empty_folder_of_a_users_stays_and_one_that_was_made_here_goes(place):
     (place / "empty").mkdir()
     for folder in ("empty", "made"):
-        assert emgen("trainer=vae", "data=file", "data.path=typo.npy", f"paths.run_dir={folder}") == 2
+        assert (
+            emgen("trainer=vae", "data=file", "data.path=typo.npy", f"paths.run_dir={folder}") == 2
+        )
     assert (place / "empty").is_dir() and not (place / "made").exists()
 
 
@@ -148,45 +159,88 @@ def test_a_run_beside_files_of_a_users_leaves_them(place):
     (place / "mine").mkdir()
     (place / "mine" / "chapter1.tex").write_text("x")
     assert emgen(*MIXTURE, "paths.run_dir=mine") == 0
-    assert (place / "mine" / "chapter1.tex").read_text() == "x" and (place / "mine" / "summary.json").exists()
-    assert {p.name for p in (place / "mine" / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
+    assert (place / "mine" / "chapter1.tex").read_text() == "x" and (
+        place / "mine" / "summary.json"
+    ).exists()
+    assert {p.name for p in (place / "mine" / ".hydra").iterdir()} == {
+        "config.yaml",
+        "hydra.yaml",
+        "overrides.yaml",
+    }
 
 
 def test_a_refused_job_of_a_sweep_deletes_nothing(place):
     (place / "runs").mkdir()
     (place / "runs" / "chapter1.tex").write_text("x")
-    assert emgen("-m", "trainer=vae,iwae", "data=file", "data.path=typo.npy", "paths.sweep_dir=runs") == 2
+    assert (
+        emgen("-m", "trainer=vae,iwae", "data=file", "data.path=typo.npy", "paths.sweep_dir=runs")
+        == 2
+    )
     assert (place / "runs" / "chapter1.tex").read_text() == "x"
     assert not list(place.glob("runs/**/status.json")) and not list(place.glob(f"runs/**/{LOCK}"))
 
 
 def test_a_resume_that_is_refused_leaves_the_run_as_it_was(place, run):
     before = everything(place / "run")
-    for wrong in ("data.path=typo.npy", "trainer.optimizer.lr=nan", "+callbacks.mine._target_=nowhere.Mine"):
+    for wrong in (
+        "data.path=typo.npy",
+        "trainer.optimizer.lr=nan",
+        "+callbacks.mine._target_=nowhere.Mine",
+    ):
         assert emgen("resume=run", "lightning.max_epochs=2", wrong) == 2
         assert everything(place / "run") == before
 
 
-# ---- one process at a time -----------------------------------------------------------------------------------------
+# ---- one process at a time ---------------------------------------------------------------------
 
 
 def test_a_second_start_is_refused_and_the_first_ends_whole(place):
     """Real processes: the second comes while the first is in its first epoch, before any checkpoint."""
-    first = [sys.executable, "-m", "emgen", *PAIR, "lightning.max_epochs=1000000", "paths.run_dir=same"]
-    running = subprocess.Popen(first, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    first = [
+        sys.executable,
+        "-m",
+        "emgen",
+        *PAIR,
+        "lightning.max_epochs=1000000",
+        "paths.run_dir=same",
+    ]
+    running = subprocess.Popen(
+        first, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 120
-    while not (place / "same" / LOCK).exists() and running.poll() is None and time.monotonic() < deadline:
+    while (
+        not (place / "same" / LOCK).exists()
+        and running.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.02)
     for extra in ([], ["resume=auto"]):
-        second = [sys.executable, "-m", "emgen", *PAIR, "lightning.max_epochs=1000000", "paths.run_dir=same", *extra]
+        second = [
+            sys.executable,
+            "-m",
+            "emgen",
+            *PAIR,
+            "lightning.max_epochs=1000000",
+            "paths.run_dir=same",
+            *extra,
+        ]
         done = subprocess.run(second, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
         assert done.returncode == 2, done.stderr
-        assert "is being trained by another process" in done.stderr or "already holds a run" in done.stderr
+        assert (
+            "is being trained by another process" in done.stderr
+            or "already holds a run" in done.stderr
+        )
     running.send_signal(signal.SIGTERM)
     _, said = running.communicate(timeout=300)
     assert running.returncode == 143, said
     held = {p.name for p in (place / "same").iterdir()}
-    assert {".hydra", "config.yaml", "checkpoints", "metrics.csv", "status.json"} <= held and LOCK not in held
+    assert {
+        ".hydra",
+        "config.yaml",
+        "checkpoints",
+        "metrics.csv",
+        "status.json",
+    } <= held and LOCK not in held
     assert status_of(place / "same") == "interrupted"
 
 
@@ -225,7 +279,10 @@ def _finds(path, start, found):
 def test_runs_that_start_in_one_second_have_a_folder_each(place):
     context = multiprocessing.get_context("fork")
     start, found = context.Event(), context.Queue()
-    many = [context.Process(target=_finds, args=(place / "runs" / "now", start, found)) for _ in range(6)]
+    many = [
+        context.Process(target=_finds, args=(place / "runs" / "now", start, found))
+        for _ in range(6)
+    ]
     for process in many:
         process.start()
     start.set()
@@ -271,11 +328,13 @@ def test_what_is_written_replaces_a_link_and_does_not_follow_it(place):
     (place / "secret").write_text("secret")
     (place / "status.json").symlink_to(place / "secret")
     write_atomically(place / "status.json", "{}")
-    assert (place / "secret").read_text() == "secret" and (place / "status.json").read_text() == "{}\n"
+    assert (place / "secret").read_text() == "secret" and (
+        place / "status.json"
+    ).read_text() == "{}\n"
     assert sorted(p.name for p in place.iterdir()) == ["rows.npy", "secret", "status.json"]
 
 
-# ---- a record is read, not obeyed ----------------------------------------------------------------------------------
+# ---- a record is read, not obeyed --------------------------------------------------------------
 
 PAYLOADS = [
     "+callbacks.evil={_target_: joblib.load, filename: run/evil.pkl}",
@@ -307,13 +366,22 @@ PAYLOADS = [
 def test_what_a_strangers_record_names_is_not_executed(place, run, capsys, payload):
     (place / "evilmod.py").write_text("import os\nos.makedirs('poisoned')\nclass Evil: pass\n")
     record = place / "run" / ".hydra" / "overrides.yaml"
-    record.write_text(yaml.safe_dump([*yaml.safe_load(record.read_text()), payload, "trust=[os]", "+trust=[evilmod]"]))
+    record.write_text(
+        yaml.safe_dump(
+            [*yaml.safe_load(record.read_text()), payload, "trust=[os]", "+trust=[evilmod]"]
+        )
+    )
     before = everything(place)
     capsys.readouterr()
     for extra in (["resume=run"], ["resume=run/checkpoints/last.ckpt", "lightning.max_epochs=2"]):
         assert emgen(*extra) == 2
         said = capsys.readouterr().err
-        refusals = ("if you trust it, add trust=[", "never reaches into Hydra", "unknown key", "which is no override")
+        refusals = (
+            "if you trust it, add trust=[",
+            "never reaches into Hydra",
+            "unknown key",
+            "which is no override",
+        )
         assert any(refusal in said for refusal in refusals), said
     assert not (place / "poisoned").exists()
     assert {k: v for k, v in everything(place).items() if "__pycache__" not in k} == before
@@ -332,11 +400,19 @@ def test_what_this_command_line_trusts_is_built(place):
     assert emgen("resume=run", "lightning.max_epochs=3", "callbacks.mine._target_=ownmod.Mine") == 0
 
 
-# ---- a resumed run goes on with what it was ------------------------------------------------------------------------
+# ---- a resumed run goes on with what it was ----------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "asked", ["data.seed=1", "data.test=0.3", "data.validation=0.3", "data.binarise=fixed", "data.scale=2", "data.path=x.npy"]
+    "asked",
+    [
+        "data.seed=1",
+        "data.test=0.3",
+        "data.validation=0.3",
+        "data.binarise=fixed",
+        "data.scale=2",
+        "data.path=x.npy",
+    ],
 )
 def test_what_chooses_rows_cannot_change(place, run, capsys, asked):
     np.save("x.npy", np.load("rows.npy"))
@@ -350,9 +426,19 @@ def test_what_chooses_rows_cannot_change(place, run, capsys, asked):
 
 def test_what_may_change_is_told(place, run, capsys):
     capsys.readouterr()
-    assert emgen("resume=run", "lightning.max_epochs=2", "trainer.free_energy.beta=4", "seed=3") == 0
-    (line,) = [s for s in capsys.readouterr().err.splitlines() if s.startswith("emgen: continuing run with ")]
-    for change in ("lightning.max_epochs=2 (was 1)", "trainer.free_energy.beta=4 (was 1.0)", "seed=3 (was 0)"):
+    assert (
+        emgen("resume=run", "lightning.max_epochs=2", "trainer.free_energy.beta=4", "seed=3") == 0
+    )
+    (line,) = [
+        s
+        for s in capsys.readouterr().err.splitlines()
+        if s.startswith("emgen: continuing run with ")
+    ]
+    for change in (
+        "lightning.max_epochs=2 (was 1)",
+        "trainer.free_energy.beta=4 (was 1.0)",
+        "seed=3 (was 0)",
+    ):
         assert change in line
 
 
@@ -361,7 +447,9 @@ def test_a_record_that_lost_a_line_is_noticed(place, capsys, lost):
     asked = [*PAIR, "seed=3", "trainer.free_energy.beta=4", "paths.run_dir=run"]
     assert emgen(*asked) == 0
     record = place / "run" / ".hydra" / "overrides.yaml"
-    record.write_text(yaml.safe_dump([a for a in yaml.safe_load(record.read_text()) if not a.startswith(lost)]))
+    record.write_text(
+        yaml.safe_dump([a for a in yaml.safe_load(record.read_text()) if not a.startswith(lost)])
+    )
     capsys.readouterr()
     assert emgen("resume=run", "lightning.max_epochs=2") == 2
     assert_lines(capsys.readouterr().err, lost, "where config.yaml beside it says")
@@ -377,7 +465,7 @@ def test_a_record_that_is_none_is_told_in_a_sentence(place, run, capsys, content
     assert_lines(capsys.readouterr().err, "overrides.yaml")
 
 
-# ---- users' modules come last --------------------------------------------------------------------------------------
+# ---- users' modules come last ------------------------------------------------------------------
 
 
 def test_a_module_beside_the_user_stands_in_for_no_installed_one(place):
@@ -400,5 +488,7 @@ def test_sigterm_before_anything_is_trained_leaves_nothing_and_says_so(place, mo
 
     monkeypatch.setattr(training, "check_support", stopped)
     assert emgen(*PAIR, "paths.run_dir=run") == 143
-    assert_lines(capsys.readouterr().err, "stopped by SIGTERM before anything was saved; start it again")
+    assert_lines(
+        capsys.readouterr().err, "stopped by SIGTERM before anything was saved; start it again"
+    )
     assert not (place / "run").exists()

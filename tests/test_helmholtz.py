@@ -19,13 +19,17 @@ ARCHITECTURES = {
     "categorical under binary": dict(layers=((1, 4), 2), latent=(heads.OneHot, heads.Bernoulli)),
     "deterministic layers between": dict(layers=(3, 2), hidden=(5,)),
 }
-BITS = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * 4).reshape(16, 1, 2, 2)
+BITS = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * 4).reshape(
+    16, 1, 2, 2
+)
 
 
 def machine(seed: int = 0, **architecture) -> HelmholtzMachine:
     torch.manual_seed(seed)
     built = helmholtz_machine((1, 2, 2), **architecture).double()
-    for parameter in built.parameters():  # away from the start, where every unit is near a fair coin
+    for (
+        parameter
+    ) in built.parameters():  # away from the start, where every unit is near a fair coin
         nn.init.normal_(parameter, std=1.5)
     return built
 
@@ -44,7 +48,9 @@ def test_evidence_is_the_sum_over_all_joint_states(name):
     log_likelihood = model.likelihood(tuple(layer.unsqueeze(1) for layer in z)).log_prob(BITS)
     log_joint = model.prior().log_prob(z).unsqueeze(1) + log_likelihood
     torch.testing.assert_close(model.log_prob(BITS), log_joint.logsumexp(0), rtol=0, atol=1e-12)
-    torch.testing.assert_close(model.log_prob(BITS).exp().sum(), torch.tensor(1.0).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        model.log_prob(BITS).exp().sum(), torch.tensor(1.0).double(), rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -55,7 +61,9 @@ def test_both_nets_are_normalised_over_the_same_states(name):
     log_q = q.log_prob(tuple(layer.unsqueeze(1) for layer in z))
     assert log_q.shape == (len(z[0]), 16)
     torch.testing.assert_close(log_q.exp().sum(0), torch.ones(16).double(), rtol=0, atol=1e-12)
-    torch.testing.assert_close(model.prior().log_prob(z).exp().sum(), torch.tensor(1.0).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        model.prior().log_prob(z).exp().sum(), torch.tensor(1.0).double(), rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -73,11 +81,15 @@ def test_the_elbo_bounds_the_evidence_by_the_kl_to_the_posterior(name):
 def test_evidence_is_absent_where_it_cannot_be_summed():
     assert not hasattr(machine(layers=(200,)), "log_prob")
     assert not hasattr(machine(layers=(3, 2), latent=(heads.Bernoulli, heads.Gaussian)), "log_prob")
-    for layers, reason in (((17,), "17 units of 2 values each have more than 65536 states"),
-                           ((16, 9), "65536 and 512 states have more than 16777216 pairs")):
+    for layers, reason in (
+        ((17,), "17 units of 2 values each have more than 65536 states"),
+        ((16, 9), "65536 and 512 states have more than 16777216 pairs"),
+    ):
         with pytest.raises(ValueError, match=reason):
             machine(layers=layers).states()
-    with pytest.raises(AttributeError, match="no exact log_prob: the states of Normal latents cannot be enumerated"):
+    with pytest.raises(
+        AttributeError, match="no exact log_prob: the states of Normal latents cannot be enumerated"
+    ):
         machine(layers=(3,), latent=heads.Gaussian).log_prob(BITS)
     with pytest.raises(AttributeError, match="has no attribute 'filter'"):
         _ = machine(layers=(3,)).filter
@@ -99,23 +111,42 @@ def test_evidence_is_summed_in_blocks_that_fit_the_memory(likelihood, monkeypatc
 
     monkeypatch.setattr(likelihood, "forward", watched)
     torch.testing.assert_close(model.log_prob(BITS), whole, rtol=0, atol=1e-12)
-    assert max(scored) <= 100 and len(scored) >= 6  # 16 data, three of them against 32 states at a time
+    assert (
+        max(scored) <= 100 and len(scored) >= 6
+    )  # 16 data, three of them against 32 states at a time
 
 
 @torch.no_grad()
 def test_events_against_rows_of_logits_are_scored_as_pair_by_pair():
     d, x = heads.Bernoulli(3, (1, 2, 2)).double()(torch.randn(6, 3, dtype=torch.float64)), BITS[5:]
-    by_pairs = torch.stack([torch.stack([Independent(Bernoulli(logits=logits), 3).log_prob(one) for logits in d.base_dist.logits])
-                            for one in x])
+    by_pairs = torch.stack(
+        [
+            torch.stack(
+                [
+                    Independent(Bernoulli(logits=logits), 3).log_prob(one)
+                    for logits in d.base_dist.logits
+                ]
+            )
+            for one in x
+        ]
+    )
     torch.testing.assert_close(d.log_prob(x.unsqueeze(1)), by_pairs, rtol=0, atol=1e-12)
 
 
 def test_layers_of_every_kind_have_the_shapes_they_were_given():
-    model = helmholtz_machine((3, 2), layers=((5, 4), 7, (2, 2)), likelihood=partial(heads.Gaussian, scale=0.1),
-                              latent=(heads.OneHot, heads.Gaussian, heads.Bernoulli))
+    model = helmholtz_machine(
+        (3, 2),
+        layers=((5, 4), 7, (2, 2)),
+        likelihood=partial(heads.Gaussian, scale=0.1),
+        latent=(heads.OneHot, heads.Gaussian, heads.Bernoulli),
+    )
     z = model.recognition(torch.zeros(6, 3, 2)).sample((9,))
     assert [tuple(layer.shape) for layer in z] == [(9, 6, 5, 4), (9, 6, 7), (9, 6, 2, 2)]
-    assert model.prior().log_prob(z).shape == model.likelihood(z).log_prob(torch.zeros(6, 3, 2)).shape == (9, 6)
+    assert (
+        model.prior().log_prob(z).shape
+        == model.likelihood(z).log_prob(torch.zeros(6, 3, 2)).shape
+        == (9, 6)
+    )
     assert model.sample(4).shape == model.rsample(4).shape == (4, 3, 2)
 
 
@@ -137,7 +168,12 @@ def test_any_network_of_the_users_may_stand_between_two_layers():
             self.filter = nn.ConvTranspose2d(1, 1, 3)
 
         def forward(self, z):
-            return Independent(Bernoulli(logits=self.filter(z.reshape(-1, 1, 2, 2)).reshape(*z.shape[:-2], 1, 4, 4)), 3)
+            return Independent(
+                Bernoulli(
+                    logits=self.filter(z.reshape(-1, 1, 2, 2)).reshape(*z.shape[:-2], 1, 4, 4)
+                ),
+                3,
+            )
 
     model = HelmholtzMachine(Marginal(heads.Bernoulli, (2, 2)), [Up()], [Conv()])
     x = model.sample(5)
@@ -145,11 +181,14 @@ def test_any_network_of_the_users_may_stand_between_two_layers():
     assert bool((model.log_prob(x) < 0).all())
 
 
-@pytest.mark.parametrize("layers, latent, reason", [
-    ((), heads.Bernoulli, "at least one layer"),
-    ((3, 0), heads.Bernoulli, "positive size"),
-    ((3, 2), (heads.Bernoulli,), "1 heads for 2 layers"),
-])
+@pytest.mark.parametrize(
+    "layers, latent, reason",
+    [
+        ((), heads.Bernoulli, "at least one layer"),
+        ((3, 0), heads.Bernoulli, "positive size"),
+        ((3, 2), (heads.Bernoulli,), "1 heads for 2 layers"),
+    ],
+)
 def test_bad_layers_are_refused(layers, latent, reason):
     with pytest.raises(ValueError, match=reason):
         helmholtz_machine((4,), layers=layers, latent=latent)
@@ -173,7 +212,9 @@ def test_differentiable_samples_of_a_gaussian_likelihood_are_draws_of_it():
 @pytest.mark.parametrize("scale", [None, 0.5])
 def test_filters_are_what_a_unit_adds_whatever_the_biases(scale):
     likelihood = heads.Bernoulli if scale is None else partial(heads.Gaussian, scale=scale)
-    model = machine(layers=((2, 3), 4), latent=(heads.OneHot, heads.Bernoulli), likelihood=likelihood)
+    model = machine(
+        layers=((2, 3), 4), latent=(heads.OneHot, heads.Bernoulli), likelihood=likelihood
+    )
     head = model.generative[0].head
     weight = (head.logits if scale is None else head.mean).weight.T.view(6, 1, 2, 2)
     torch.testing.assert_close(model.filters(), weight.sigmoid() if scale is None else weight)
@@ -187,8 +228,14 @@ def test_an_adversary_reaches_every_generative_parameter(name):
     assert all(bool((g != 0).any()) for g in gradients)
 
 
-HEADS = [heads.Bernoulli, heads.Gaussian, partial(heads.Gaussian, scale=0.3), partial(heads.Categorical, classes=3), heads.OneHot,
-         heads.Dirac]
+HEADS = [
+    heads.Bernoulli,
+    heads.Gaussian,
+    partial(heads.Gaussian, scale=0.3),
+    partial(heads.Categorical, classes=3),
+    heads.OneHot,
+    heads.Dirac,
+]
 
 
 @torch.no_grad()
@@ -225,9 +272,13 @@ def test_rare_units_are_dreamt_as_often_under_mixed_precision():
 
 
 @pytest.mark.parametrize("logit, temperature", [(-2.0, 0.3), (0.4, 1.0), (3.0, 2.0)])
-def test_relaxed_bernoulli_draws_are_exact_and_their_gradient_is_that_of_the_soft_mean(logit, temperature, monkeypatch):
+def test_relaxed_bernoulli_draws_are_exact_and_their_gradient_is_that_of_the_soft_mean(
+    logit, temperature, monkeypatch
+):
     n = 200_000
-    grid = (torch.arange(n, dtype=torch.float64) + 0.5) / n  # every quantile of the noise once: means become integrals
+    grid = (
+        torch.arange(n, dtype=torch.float64) + 0.5
+    ) / n  # every quantile of the noise once: means become integrals
     monkeypatch.setattr(torch, "rand", lambda *shape, **kind: grid)
 
     def mean(logit, hard):
@@ -237,7 +288,9 @@ def test_relaxed_bernoulli_draws_are_exact_and_their_gradient_is_that_of_the_sof
     hard, soft = mean(logits, True), mean(logits, False)
     assert hard.item() == pytest.approx(torch.sigmoid(logits).item(), abs=1 / n)
     step = 1e-5
-    slope = (mean(logits.detach() + step, False) - mean(logits.detach() - step, False)).item() / (2 * step)
+    slope = (mean(logits.detach() + step, False) - mean(logits.detach() - step, False)).item() / (
+        2 * step
+    )
     for draw in (hard, soft):
         assert torch.autograd.grad(draw, logits)[0].item() == pytest.approx(slope, rel=1e-6)
 
@@ -263,7 +316,9 @@ def test_one_hot_log_prob_is_the_categorical_one_and_linear_between():
     corners = torch.eye(4, dtype=torch.float64)
     torch.testing.assert_close(d.log_prob(corners[1].expand(3, 4)), logits.log_softmax(-1)[:, 1])
     halfway = (corners[0] + corners[2]) / 2
-    torch.testing.assert_close(d.log_prob(halfway), (d.log_prob(corners[0]) + d.log_prob(corners[2])) / 2)
+    torch.testing.assert_close(
+        d.log_prob(halfway), (d.log_prob(corners[0]) + d.log_prob(corners[2])) / 2
+    )
 
 
 def test_joint_layers_come_in_the_same_order_from_both_sides():

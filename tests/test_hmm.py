@@ -61,7 +61,7 @@ def assert_monotone(bounds, tolerance=1e-9):
         assert after >= before - tolerance * max(1, abs(before)), f"{before} fell to {after}"
 
 
-# --- recursions -------------------------------------------------------------------------------------------------------
+# --- recursions ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32], ids=["double", "float"])
@@ -75,19 +75,34 @@ def test_recursions_equal_enumeration_on_ragged_sequences(zeros, spread, dtype):
     exact = 1e-12 if dtype == F64 else 20 * torch.finfo(dtype).eps * max(1.0, spread)
     messages = forward_backward(log_initial, log_transition, log_b, packing)
     path, log_joint = viterbi(log_initial, log_transition, log_b, packing)
-    rows, marginals, path = packing.unpack(log_b), packing.unpack(messages.marginals), packing.unpack(path)
+    rows, marginals, path = (
+        packing.unpack(log_b),
+        packing.unpack(messages.marginals),
+        packing.unpack(path),
+    )
     weight, moves = torch.tensor([1.0, 2.0, 0.5, 3.0], dtype=dtype), torch.zeros(3, 3, dtype=F64)
     log_initial, log_transition, rows = log_initial.double(), log_transition.double(), rows.double()
     for s, length in enumerate(packing.lengths):
         paths, weights = by_enumeration(log_initial, log_transition, rows[s, :length])
         p = weights.softmax(0)
-        torch.testing.assert_close(messages.log_normaliser[s].double(), weights.logsumexp(0), rtol=exact / spread, atol=exact)
-        torch.testing.assert_close(log_joint[s].double(), weights.max(), rtol=exact / spread, atol=exact)
+        torch.testing.assert_close(
+            messages.log_normaliser[s].double(),
+            weights.logsumexp(0),
+            rtol=exact / spread,
+            atol=exact,
+        )
+        torch.testing.assert_close(
+            log_joint[s].double(), weights.max(), rtol=exact / spread, atol=exact
+        )
         assert path[s, :length].equal(paths[weights.argmax()])
         hot = torch.nn.functional.one_hot(paths, 3).to(F64)
-        torch.testing.assert_close(marginals[s, :length].double(), torch.einsum("c,ctk->tk", p, hot), rtol=0, atol=exact)
+        torch.testing.assert_close(
+            marginals[s, :length].double(), torch.einsum("c,ctk->tk", p, hot), rtol=0, atol=exact
+        )
         moves += weight[s] * torch.einsum("c,cti,ctj->ij", p, hot[:, :-1], hot[:, 1:])
-    torch.testing.assert_close(messages.transitions(weight[packing.sequence]).double(), moves, rtol=0, atol=5 * exact)
+    torch.testing.assert_close(
+        messages.transitions(weight[packing.sequence]).double(), moves, rtol=0, atol=5 * exact
+    )
 
 
 def test_logarithms_take_over_where_underflow_would_lose_mass():
@@ -111,19 +126,33 @@ def test_scaled_and_logarithmic_recursions_agree():
     scaled = forward_backward(log_initial, log_transition, log_b, packing)
     logarithmic = recursions._log_forward_backward(log_initial, log_transition, log_b, packing)
     assert not scaled.logarithmic
-    for one, other in ((scaled.marginals, logarithmic.marginals), (scaled.log_normaliser, logarithmic.log_normaliser),
-                       (scaled.transitions(), logarithmic.transitions()), (scaled.alpha.log(), logarithmic.alpha)):
+    for one, other in (
+        (scaled.marginals, logarithmic.marginals),
+        (scaled.log_normaliser, logarithmic.log_normaliser),
+        (scaled.transitions(), logarithmic.transitions()),
+        (scaled.alpha.log(), logarithmic.alpha),
+    ):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("states, sequences, time, stay", [(4, 1, 997, 0.0), (3, 2, 500, 2.0), (16, 10, 400, 0.0), (1, 3, 100, 0.0),
-                                                           (3, 1, 5000, 20.0)])
+@pytest.mark.parametrize(
+    "states, sequences, time, stay",
+    [(4, 1, 997, 0.0), (3, 2, 500, 2.0), (16, 10, 400, 0.0), (1, 3, 100, 0.0), (3, 1, 5000, 20.0)],
+)
 @pytest.mark.parametrize("spread", [0.1, 8.0])
-def test_pieces_of_sequences_side_by_side_equal_single_steps(states, sequences, time, stay, spread, monkeypatch):
+def test_pieces_of_sequences_side_by_side_equal_single_steps(
+    states, sequences, time, stay, spread, monkeypatch
+):
     torch.manual_seed(0)
     moves = torch.rand(states, states, dtype=F64) + stay * torch.eye(states, dtype=F64)
-    log_transition, log_initial = (moves / moves.sum(-1, keepdim=True)).log(), torch.rand(states, dtype=F64).log_softmax(-1)
-    packing, log_b = Packing([time] * sequences), spread * torch.randn(time * sequences, states, dtype=F64)
+    log_transition, log_initial = (
+        (moves / moves.sum(-1, keepdim=True)).log(),
+        torch.rand(states, dtype=F64).log_softmax(-1),
+    )
+    packing, log_b = (
+        Packing([time] * sequences),
+        spread * torch.randn(time * sequences, states, dtype=F64),
+    )
     length, forget = scaled.pieces(log_transition.exp(), packing)
     assert forget <= length <= time // 3
     pieces = forward_backward(log_initial, log_transition, log_b, packing)
@@ -146,7 +175,11 @@ def test_pieces_that_remember_their_start_are_taken_one_step_after_another(monke
 
 
 def test_chains_that_forget_slowly_are_not_cut():
-    for moves in (torch.eye(3), torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([[0.999, 0.001], [0.001, 0.999]])):
+    for moves in (
+        torch.eye(3),
+        torch.tensor([[0.0, 1.0], [1.0, 0.0]]),
+        torch.tensor([[0.999, 0.001], [0.001, 0.999]]),
+    ):
         assert scaled.pieces(moves.to(F64), Packing([1000])) is None
     assert scaled.pieces(torch.full((3, 3), 1 / 3, dtype=F64), Packing([1000, 999])) is None
 
@@ -156,11 +189,15 @@ def test_paths_are_drawn_from_the_posterior(zeros):
     log_initial, log_transition = chain(zeros=zeros)
     log_b = torch.randn(4, 3, dtype=F64)
     n = 20_000
-    messages = forward_backward(log_initial, log_transition, log_b.repeat_interleave(n, 0), Packing([4] * n))
+    messages = forward_backward(
+        log_initial, log_transition, log_b.repeat_interleave(n, 0), Packing([4] * n)
+    )
     drawn = sample_paths(messages).view(4, n)
     _, weights = by_enumeration(log_initial, log_transition, log_b)
     p = weights.softmax(0)
-    code = (drawn * torch.tensor([27, 9, 3, 1])[:, None]).sum(0)  # the index of a path in the order of enumeration
+    code = (drawn * torch.tensor([27, 9, 3, 1])[:, None]).sum(
+        0
+    )  # the index of a path in the order of enumeration
     frequency = torch.bincount(code, minlength=81) / n
     z = (frequency - p) / (p * (1 - p) / n).sqrt().clamp(min=1e-12)
     assert frequency[p == 0].sum() == 0
@@ -169,23 +206,29 @@ def test_paths_are_drawn_from_the_posterior(zeros):
 
 def test_an_impossible_sequence_has_probability_zero():
     model = rainy_sunny()
-    model.put(initial=[1.0, 0.0], transition=[[1.0, 0.0], [0.0, 1.0]], mean=[[[1.0, 0, 0]], [[0, 1.0, 0]]])
+    model.put(
+        initial=[1.0, 0.0], transition=[[1.0, 0.0], [0.0, 1.0]], mean=[[[1.0, 0, 0]], [[0, 1.0, 0]]]
+    )
     assert model.log_prob(torch.tensor([[0, 0], [0, 1]])).exp().tolist() == [1.0, 0.0]
 
 
-# --- exact numbers ----------------------------------------------------------------------------------------------------
+# --- exact numbers ------------------------------------------------------------------------------
 
 
 def test_rainy_and_sunny():
     model, x = rainy_sunny(), torch.tensor([[0, 1, 2]])
     q = model.posterior(x)
-    torch.testing.assert_close(model.log_prob(x).exp(), torch.tensor([0.033612], dtype=F64), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        model.log_prob(x).exp(), torch.tensor([0.033612], dtype=F64), rtol=1e-12, atol=0
+    )
     assert model.viterbi(x).tolist() == [[1, 0, 0]]
     joint = viterbi(*q.potentials, q.packing)[1].exp()
     torch.testing.assert_close(joint, torch.tensor([0.01344], dtype=F64), rtol=1e-12, atol=0)
     expected = torch.tensor([0.23170296, 0.62406283, 0.86397715], dtype=F64)
     torch.testing.assert_close(q.marginals[:, 0], expected, rtol=0, atol=5e-9)
-    torch.testing.assert_close(log_evidence(model, x).log_prob.exp(), torch.tensor(0.033612, dtype=F64))
+    torch.testing.assert_close(
+        log_evidence(model, x).log_prob.exp(), torch.tensor(0.033612, dtype=F64)
+    )
     assert log_evidence(model, x).best.tolist() == [1, 0, 0]
 
 
@@ -200,13 +243,20 @@ def test_iterates_equal_those_of_hmmlearn(emission):
         frames = torch.randn(63, 2, dtype=F64) + 3 * torch.randint(0, states, (63, 1))
     x = padded([piece.double().numpy() for piece in frames.split(lengths)])
     initial = torch.tensor([0.5, 0.3, 0.2], dtype=F64)
-    moves = torch.tensor([[0.6, 0.3, 0.1], [0.0, 0.7, 0.3], [0.3, 0.3, 0.4]], dtype=F64)  # a structural zero
+    moves = torch.tensor(
+        [[0.6, 0.3, 0.1], [0.0, 0.7, 0.3], [0.3, 0.3, 0.4]], dtype=F64
+    )  # a structural zero
     common = dict(n_iter=1, init_params="", implementation="scaling")
     if emission == "categorical":
         theirs = hmm.CategoricalHMM(states, **common)
-        theirs.n_features, theirs.emissionprob_ = 4, torch.rand(states, 4, dtype=F64).softmax(-1).numpy()
+        theirs.n_features, theirs.emissionprob_ = (
+            4,
+            torch.rand(states, 4, dtype=F64).softmax(-1).numpy(),
+        )
         ours = hidden_markov_model(1, states, "categorical", symbols=4)
-        ours.put(initial=initial, transition=moves, mean=torch.tensor(theirs.emissionprob_)[:, None])
+        ours.put(
+            initial=initial, transition=moves, mean=torch.tensor(theirs.emissionprob_)[:, None]
+        )
     elif emission == "poisson":
         theirs = hmm.PoissonHMM(states, **common)
         theirs.lambdas_ = torch.tensor([[0.5], [1.5], [3.0]], dtype=F64).numpy()
@@ -214,19 +264,36 @@ def test_iterates_equal_those_of_hmmlearn(emission):
         ours.put(initial=initial, transition=moves, mean=torch.tensor(theirs.lambdas_))
     else:
         kind = {"diagonal": "diag"}.get(emission, emission)
-        theirs = hmm.GaussianHMM(states, kind, covars_prior=0, covars_weight=1 if kind == "diag" else 0, min_covar=0, **common)
+        theirs = hmm.GaussianHMM(
+            states,
+            kind,
+            covars_prior=0,
+            covars_weight=1 if kind == "diag" else 0,
+            min_covar=0,
+            **common,
+        )
         if kind == "diag":
             theirs.covars_weight = 1
         theirs.means_ = torch.tensor([[0.0, 1.0], [3.0, 2.0], [5.0, 6.0]], dtype=F64).numpy()
-        eye = {"diagonal": torch.ones(states, 2), "spherical": torch.ones(states), "full": torch.eye(2).repeat(states, 1, 1)}
+        eye = {
+            "diagonal": torch.ones(states, 2),
+            "spherical": torch.ones(states),
+            "full": torch.eye(2).repeat(states, 1, 1),
+        }
         theirs.covars_ = eye[emission].double().numpy()
         ours = hidden_markov_model(2, states, covariance=emission)
-        spread = {"diagonal": {"variance": 1.0}, "spherical": {"variance": 1.0}, "full": {"covariance": torch.eye(2)}}[emission]
+        spread = {
+            "diagonal": {"variance": 1.0},
+            "spherical": {"variance": 1.0},
+            "full": {"covariance": torch.eye(2)},
+        }[emission]
         ours.put(initial=initial, transition=moves, mean=torch.tensor(theirs.means_), **spread)
     theirs.startprob_, theirs.transmat_ = initial.numpy(), moves.numpy()
     for _ in range(8):
         score = theirs.score(frames.numpy(), lengths)
-        torch.testing.assert_close(ours.log_prob(x).sum(), torch.tensor(score, dtype=F64), rtol=1e-9, atol=1e-8)
+        torch.testing.assert_close(
+            ours.log_prob(x).sum(), torch.tensor(score, dtype=F64), rtol=1e-9, atol=1e-8
+        )
         theirs.fit(frames.numpy(), lengths)
         iterate(ours, x, sweeps=1)
         pairs = [(ours.initial.mean, theirs.startprob_), (ours.transition.mean, theirs.transmat_)]
@@ -241,18 +308,29 @@ def test_iterates_equal_those_of_hmmlearn(emission):
     assert ours.transition.mean[1, 0] == 0
 
 
-# --- the belief square ------------------------------------------------------------------------------------------------
+# --- the belief square --------------------------------------------------------------------------
 
-ragged = padded([torch.randn(n, 2, generator=torch.Generator().manual_seed(n), dtype=F64).numpy() + n % 3 for n in (12, 5, 9, 1)])
+ragged = padded(
+    [
+        torch.randn(n, 2, generator=torch.Generator().manual_seed(n), dtype=F64).numpy() + n % 3
+        for n in (12, 5, 9, 1)
+    ]
+)
 
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32], ids=["double", "float"])
 @pytest.mark.parametrize("emission", ["gaussian", "categorical", "poisson"])
-@pytest.mark.parametrize("latents", [Distribution(), Point(), Draw(), Tempered(0.7)], ids=lambda b: type(b).__name__)
-@pytest.mark.parametrize("parameters", [Point(), Distribution(), Draw()], ids=lambda b: type(b).__name__)
+@pytest.mark.parametrize(
+    "latents", [Distribution(), Point(), Draw(), Tempered(0.7)], ids=lambda b: type(b).__name__
+)
+@pytest.mark.parametrize(
+    "parameters", [Point(), Distribution(), Draw()], ids=lambda b: type(b).__name__
+)
 def test_every_cell_runs_and_monotone_cells_never_fall(emission, latents, parameters, dtype):
     torch.manual_seed(0)
-    x = (ragged if emission == "gaussian" else (ragged[..., :1].abs() * 2).floor().clamp(max=3)).to(dtype)
+    x = (ragged if emission == "gaussian" else (ragged[..., :1].abs() * 2).floor().clamp(max=3)).to(
+        dtype
+    )
     model = hidden_markov_model(x.shape[-1], 2, emission, symbols=4, start="random")
     bounds = iterate(model, x, latents, parameters, sweeps=6)
     assert torch.tensor(bounds).isfinite().all()
@@ -260,18 +338,31 @@ def test_every_cell_runs_and_monotone_cells_never_fall(emission, latents, parame
         assert_monotone(bounds, 1e-9 if dtype == F64 else 1e-5)
 
 
-@pytest.mark.parametrize("trainer", ["em", "hard_em", "vbem", "me", "stochastic_em", "gibbs", "gem"])
+@pytest.mark.parametrize(
+    "trainer", ["em", "hard_em", "vbem", "me", "stochastic_em", "gibbs", "gem"]
+)
 def test_every_trainer_fits_a_chain(trainer):
     model = hidden_markov_model(2, 2, covariance="full", reg_covar=1e-3)
     result = emgen.fit(model, ragged, trainer, max_epochs=3, device="cpu")
-    assert len(result.history) >= 1 and all(torch.isfinite(torch.tensor(list(h.values()))).all() for h in result.history)
+    assert len(result.history) >= 1 and all(
+        torch.isfinite(torch.tensor(list(h.values()))).all() for h in result.history
+    )
 
 
-@pytest.mark.parametrize("x", [
-    torch.zeros(3, 4, 2, dtype=F64), torch.ones(1, 2, 2, dtype=F64), torch.randn(2, 30, 2, dtype=F64) * 1e6,
-    torch.randn(2, 20, 2, dtype=F64).index_put((torch.tensor(1), torch.tensor(7)), torch.tensor(1e6, dtype=F64)),
-    torch.cat([torch.zeros(2, 5, 2), torch.ones(2, 5, 2)], 1).float(), torch.randn(4, 9, 2).float() * 30,
-], ids=["constant", "two frames", "large", "outlier", "float32 steps", "float32"])
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.zeros(3, 4, 2, dtype=F64),
+        torch.ones(1, 2, 2, dtype=F64),
+        torch.randn(2, 30, 2, dtype=F64) * 1e6,
+        torch.randn(2, 20, 2, dtype=F64).index_put(
+            (torch.tensor(1), torch.tensor(7)), torch.tensor(1e6, dtype=F64)
+        ),
+        torch.cat([torch.zeros(2, 5, 2), torch.ones(2, 5, 2)], 1).float(),
+        torch.randn(4, 9, 2).float() * 30,
+    ],
+    ids=["constant", "two frames", "large", "outlier", "float32 steps", "float32"],
+)
 @pytest.mark.parametrize("latents", [Distribution(), Point()], ids=lambda b: type(b).__name__)
 def test_hard_data_keep_the_bound_rising(x, latents):
     if isinstance(latents, Point) and x.abs().max() > 1e5 and x.shape == (2, 20, 2):
@@ -285,8 +376,16 @@ def test_variational_bounds_are_ordered_below_the_evidence():
     """Mean field ≤ VB ≤ log p(x) with the parameters integrated out; equal where there is one state."""
     x = torch.tensor([[0, 1, 1, 0, 2, 2]])
     for states in (1, 2):
-        model = hidden_markov_model(1, states, "categorical", symbols=3, initial=1.0, transition=0.7, prior={"concentration": 1.5},
-                                    start="random")
+        model = hidden_markov_model(
+            1,
+            states,
+            "categorical",
+            symbols=3,
+            initial=1.0,
+            transition=0.7,
+            prior={"concentration": 1.5},
+            start="random",
+        )
         torch.manual_seed(0)
         model.start(x, Distribution())
         evidence = log_evidence(model, x, "distribution").log_prob.item()
@@ -302,20 +401,33 @@ def test_mean_field_over_time_is_a_lower_bound_and_exact_where_frames_are_indepe
     torch.manual_seed(0)
     x = torch.randn(3, 6, 1, dtype=F64) * 2
     model = hidden_markov_model(1, 2)
-    model.put(initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.2, 0.8]], mean=[[-1.0], [1.0]], variance=1.0)
+    model.put(
+        initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.2, 0.8]], mean=[[-1.0], [1.0]], variance=1.0
+    )
 
     def gap(latents):
         return model.free_energy(model.statistics(x, latents(model.posterior(x))))["gap"].item()
 
-    assert abs(gap(Distribution())) < 1e-12 < 1e-4 < gap(MeanField(50)) < gap(MeanField(1)) < gap(Point())
-    model.put(initial=[0.3, 0.7], transition=[[0.3, 0.7], [0.3, 0.7]], mean=[[-1.0], [1.0]], variance=1.0)
+    assert (
+        abs(gap(Distribution()))
+        < 1e-12
+        < 1e-4
+        < gap(MeanField(50))
+        < gap(MeanField(1))
+        < gap(Point())
+    )
+    model.put(
+        initial=[0.3, 0.7], transition=[[0.3, 0.7], [0.3, 0.7]], mean=[[-1.0], [1.0]], variance=1.0
+    )
     assert abs(gap(MeanField(1))) < 1e-12
 
 
 @pytest.mark.parametrize("wrong", [False, True], ids=["right", "biased"])
 def test_gibbs_passes_geweke_and_a_biased_sampler_fails(wrong):
     """θ from the prior, then x; a sweep of FFBS and conjugate draws, then x afresh: the joint must not move."""
-    model = hidden_markov_model(1, 2, "poisson", initial=1.0, transition=1.0, prior={"mean": 2.0, "concentration": 1.0})
+    model = hidden_markov_model(
+        1, 2, "poisson", initial=1.0, transition=1.0, prior={"mean": 2.0, "concentration": 1.0}
+    )
 
     def fresh(theta):
         for name, belief in theta.items():
@@ -323,7 +435,9 @@ def test_gibbs_passes_geweke_and_a_biased_sampler_fails(wrong):
         return theta, model.sample(2, length=4)
 
     def draw(n):
-        return [fresh({name: prior.sample() for name, prior in model.priors.items()}) for _ in range(n)]
+        return [
+            fresh({name: prior.sample() for name, prior in model.priors.items()}) for _ in range(n)
+        ]
 
     def kernel(state):
         moved = []
@@ -338,8 +452,20 @@ def test_gibbs_passes_geweke_and_a_biased_sampler_fails(wrong):
         return moved
 
     def statistics(state):
-        return torch.stack([torch.cat([theta["emission"].mean.flatten().sort().values, theta["transition"].mean.diagonal(),
-                                       theta["initial"].mean[:1], x.mean()[None], x.var()[None]]) for theta, x in state])
+        return torch.stack(
+            [
+                torch.cat(
+                    [
+                        theta["emission"].mean.flatten().sort().values,
+                        theta["transition"].mean.diagonal(),
+                        theta["initial"].mean[:1],
+                        x.mean()[None],
+                        x.var()[None],
+                    ]
+                )
+                for theta, x in state
+            ]
+        )
 
     if wrong:
         with pytest.raises(AssertionError, match="does not leave the joint invariant"):
@@ -348,7 +474,7 @@ def test_gibbs_passes_geweke_and_a_biased_sampler_fails(wrong):
         geweke(draw, kernel, statistics, chains=400)
 
 
-# --- data -------------------------------------------------------------------------------------------------------------
+# --- data ---------------------------------------------------------------------------------------
 
 
 def test_weights_padding_lengths_and_batches_are_one_arithmetic():
@@ -359,7 +485,10 @@ def test_weights_padding_lengths_and_batches_are_one_arithmetic():
     lengths = torch.tensor([12, 5, 9, 1])
     pair = (ragged.nan_to_num(99.0), lengths)
     told = model.statistics(pair, model.posterior(pair))
-    pieces = [model.statistics(x, model.posterior(x)) for x in (ragged[:1], ragged[1:3, :9], ragged[3:, :1])]
+    pieces = [
+        model.statistics(x, model.posterior(x))
+        for x in (ragged[:1], ragged[1:3, :9], ragged[3:, :1])
+    ]
     weight = torch.tensor([2.0, 1.0, 0.0, 1.0])
     weighted = model.statistics(ragged, model.posterior(ragged), weight)
     repeated = ragged[[0, 0, 1, 3]]
@@ -399,8 +528,12 @@ def test_a_known_chain_is_found_again():
     torch.manual_seed(0)
     model = hidden_markov_model(x.shape[1:], 3)
     emgen.fit(model, x, max_epochs=50, device="cpu")
-    torch.testing.assert_close(model.transition.mean.diagonal(), torch.full((3,), 0.9, dtype=F64), atol=0.03, rtol=0)
-    torch.testing.assert_close(model.emission.mean.norm(dim=1), torch.full((3,), 4.0, dtype=F64), atol=0.15, rtol=0)
+    torch.testing.assert_close(
+        model.transition.mean.diagonal(), torch.full((3,), 0.9, dtype=F64), atol=0.03, rtol=0
+    )
+    torch.testing.assert_close(
+        model.emission.mean.norm(dim=1), torch.full((3,), 4.0, dtype=F64), atol=0.15, rtol=0
+    )
 
 
 def test_vowels_and_consonants_appear_as_two_states():

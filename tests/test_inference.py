@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Bernoulli, Categorical, Distribution, Independent, MultivariateNormal, Normal, Uniform
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Independent,
+    MultivariateNormal,
+    Normal,
+    Uniform,
+)
 
 from emgen.distributions import Dirac
 from emgen.evaluation.inference import DecoderPath, annealed, boltzmann, inference_gaps, sandwich
@@ -31,11 +39,15 @@ class LinearGaussian(nn.Module):
 
     def posterior(self, x):
         precision = torch.eye(2).double() + self.loadings.T @ self.loadings / 0.25
-        return MultivariateNormal(x @ self.loadings / 0.25 @ precision.inverse(), precision_matrix=precision)
+        return MultivariateNormal(
+            x @ self.loadings / 0.25 @ precision.inverse(), precision_matrix=precision
+        )
 
     def best_diagonal(self, x):
         exact = self.posterior(x)
-        return Independent(Normal(exact.mean, exact.precision_matrix.diagonal(dim1=-2, dim2=-1).rsqrt()), 1)
+        return Independent(
+            Normal(exact.mean, exact.precision_matrix.diagonal(dim1=-2, dim2=-1).rsqrt()), 1
+        )
 
     def recognition(self, x):
         best = self.best_diagonal(x)
@@ -101,7 +113,9 @@ SLOPES = torch.tensor([2.0, -1.0, 3.0, 0.5], dtype=torch.float64)
 HEADS = {
     "binary": lambda z: Independent(Bernoulli(logits=3 * (SLOPES * z).sin()), 1),
     "real": lambda z: Independent(Normal((SLOPES * z).tanh(), 0.5), 1),
-    "categories": lambda z: Independent(Categorical(logits=(SLOPES * z).sin().unsqueeze(-1) * torch.arange(3.0)), 1),
+    "categories": lambda z: Independent(
+        Categorical(logits=(SLOPES * z).sin().unsqueeze(-1) * torch.arange(3.0)), 1
+    ),
 }
 
 
@@ -116,10 +130,14 @@ def test_every_head_and_a_single_number_z_meet_quadrature(head, event_shape):
     x = model.likelihood(model.prior().sample((16,))).sample()  # integers, for the categories
     exact, betas = model.log_evidence(x), torch.linspace(0, 1, 31, dtype=torch.float64)
     with torch.no_grad():
-        found = annealed_importance_sampling(DecoderPath(model, x, leapfrogs=3).tune(betas), betas, 400)
+        found = annealed_importance_sampling(
+            DecoderPath(model, x, leapfrogs=3).tune(betas), betas, 400
+        )
     z = (found.value - exact) / found.error
     assert z.abs().max() < 3.5 and abs(z.mean()) < 3 / math.sqrt(16)
-    assert annealed(model, x, 60, 64, leapfrogs=3).value == pytest.approx(exact.mean().item(), abs=0.05)
+    assert annealed(model, x, 60, 64, leapfrogs=3).value == pytest.approx(
+        exact.mean().item(), abs=0.05
+    )
     below, above = sandwich(model, 16, 60, 64, leapfrogs=3)
     assert abs(above.value - below.value) < 0.3
 
@@ -140,7 +158,9 @@ def test_a_z_of_two_dimensions_is_one_state_and_its_gap_splits_too(x):
 
     arguments = {"samples": 100, "temperatures": 10, "chains": 4, "steps": 20}
     found, expected = (inference_gaps(model, x, **arguments) for model in (Matrix(), flat))
-    assert {k: e.value for k, e in found.items()} == pytest.approx({k: e.value for k, e in expected.items()}, abs=1e-9)
+    assert {k: e.value for k, e in found.items()} == pytest.approx(
+        {k: e.value for k, e in expected.items()}, abs=1e-9
+    )
 
 
 def test_trajectories_beyond_the_support_are_rejected_whatever_torch_checks():
@@ -151,14 +171,21 @@ def test_trajectories_beyond_the_support_are_rejected_whatever_torch_checks():
     from emgen.estimators.normalising import annealed_importance_sampling
 
     torch.manual_seed(0)
-    wide = Normal(torch.ones(3, dtype=torch.float64), 2.0)  # half of its draws lie where the prior has no mass
+    wide = Normal(
+        torch.ones(3, dtype=torch.float64), 2.0
+    )  # half of its draws lie where the prior has no mass
     betas = torch.linspace(0, 1, 31, dtype=torch.float64)
     with torch.no_grad():
-        found = annealed_importance_sampling(DecoderPath(model, x, base=wide, leapfrogs=3).tune(betas), betas, 1000)
+        found = annealed_importance_sampling(
+            DecoderPath(model, x, base=wide, leapfrogs=3).tune(betas), betas, 1000
+        )
     assert Distribution._validate_args  # as it was
     assert estimate.value == pytest.approx(model.log_evidence(x).mean().item(), abs=0.03)
     assert ((found.value - model.log_evidence(x)).abs() < 3.5 * found.error).all()
-    narrow = Bent(lambda z: Independent(Normal(SLOPES.float() * z, 1e-4), 1), prior=Normal(torch.zeros(()), 1.0))
+    narrow = Bent(
+        lambda z: Independent(Normal(SLOPES.float() * z, 1e-4), 1),
+        prior=Normal(torch.zeros(()), 1.0),
+    )
     assert math.isfinite(annealed(narrow, x.float(), 10, 4).value)
 
 
@@ -168,7 +195,9 @@ def test_both_parts_of_the_gap_meet_quadrature_where_the_posterior_is_no_normal(
     model, z = Bent(HEADS["binary"], (1,)), torch.linspace(-9, 9, 1501, dtype=torch.float64)
     x = model.likelihood(model.prior().sample((12,))).sample()
     model.recognition = lambda x: Independent(Normal(0.3 * x[:, :1], 0.6), 1)
-    joint = model.prior().log_prob(z[:, None])[:, None] + model.likelihood(z.view(-1, 1, 1)).log_prob(x)
+    joint = model.prior().log_prob(z[:, None])[:, None] + model.likelihood(
+        z.view(-1, 1, 1)
+    ).log_prob(x)
 
     def elbo(loc, log_scale):
         log_q = Normal(loc, log_scale.exp()).log_prob(z[:, None])
@@ -183,15 +212,22 @@ def test_both_parts_of_the_gap_meet_quadrature_where_the_posterior_is_no_normal(
         optimizer.step()
     optimum = elbo(*best).detach()
     gaps = inference_gaps(model, x, samples=2000, temperatures=20, chains=8, steps=300)
-    assert gaps["approximation"].value == pytest.approx((model.log_evidence(x) - optimum).mean().item(), abs=0.02)
-    assert gaps["amortisation"].value == pytest.approx((optimum - elbo(*start)).mean().item(), abs=0.03)
+    assert gaps["approximation"].value == pytest.approx(
+        (model.log_evidence(x) - optimum).mean().item(), abs=0.02
+    )
+    assert gaps["amortisation"].value == pytest.approx(
+        (optimum - elbo(*start)).mean().item(), abs=0.03
+    )
     assert 0 < gaps["approximation"].value < gaps["amortisation"].value
 
 
 def test_one_datum_is_judged_by_the_errors_that_its_weights_state(x):
     model = LinearGaussian(shift=2.0)
     gaps = inference_gaps(model, x[:1], samples=50, temperatures=50, chains=16, steps=1)
-    assert gaps["log_likelihood"] == gaps["annealed"] and gaps["annealed"].value > gaps["importance_weighted"].value + 0.5
+    assert (
+        gaps["log_likelihood"] == gaps["annealed"]
+        and gaps["annealed"].value > gaps["importance_weighted"].value + 0.5
+    )
     model = LinearGaussian()
     gaps = inference_gaps(model, x[:1], samples=4000, temperatures=5, chains=4, steps=1)
     assert gaps["log_likelihood"] == gaps["importance_weighted"]
@@ -214,7 +250,9 @@ def test_tuned_steps_are_accepted_about_as_often_as_asked_for(x, temperatures, n
     model.loadings.data *= narrow
     path = DecoderPath(model, x, leapfrogs=4).tune(betas)
     z = model.posterior(x).sample((100,))
-    _, probability = hamiltonian(lambda z: path.energy(z, betas[-1]), z, path.steps[-1].expand(100, 12), path.leapfrogs)
+    _, probability = hamiltonian(
+        lambda z: path.energy(z, betas[-1]), z, path.steps[-1].expand(100, 12), path.leapfrogs
+    )
     assert 0.4 < probability.mean() < 0.9
 
 
@@ -222,7 +260,9 @@ def test_the_gap_splits_into_approximation_and_amortisation(x):
     """Both known in closed form: KL(q* ‖ posterior) of the best diagonal q, and what a shift of its mean costs."""
     model = LinearGaussian(shift=0.2)
     exact, best = model.posterior(x), model.best_diagonal(x)
-    approximation = torch.distributions.kl_divergence(MultivariateNormal(best.mean, torch.diag_embed(best.variance)), exact)
+    approximation = torch.distributions.kl_divergence(
+        MultivariateNormal(best.mean, torch.diag_embed(best.variance)), exact
+    )
     shift = torch.full((2,), 0.2).double()
     amortisation = shift @ exact.precision_matrix[0] @ shift / 2
     gaps = inference_gaps(model, x, samples=4000, temperatures=10, chains=8, steps=200)
@@ -231,36 +271,62 @@ def test_the_gap_splits_into_approximation_and_amortisation(x):
     assert gaps["log_likelihood"].value == pytest.approx(model.evidence(x).mean().item(), abs=0.03)
     total = gaps["log_likelihood"].value - gaps["elbo"].value
     assert gaps["gap"].value == pytest.approx(total, abs=1e-9)
-    assert gaps["approximation"].value + gaps["amortisation"].value == pytest.approx(total, abs=1e-9)
-    assert gaps["approximation"].error < 0.1 * gaps["elbo"].error  # datum by datum, what the data differ in cancels
+    assert gaps["approximation"].value + gaps["amortisation"].value == pytest.approx(
+        total, abs=1e-9
+    )
+    assert (
+        gaps["approximation"].error < 0.1 * gaps["elbo"].error
+    )  # datum by datum, what the data differ in cancels
     assert gaps["ess"].value == gaps["importance_weighted"].ess
-    assert gaps["log_likelihood"] == gaps["importance_weighted"]  # ten temperatures are noise that must not choose
+    assert (
+        gaps["log_likelihood"] == gaps["importance_weighted"]
+    )  # ten temperatures are noise that must not choose
 
 
 def test_a_poor_encoder_is_scored_by_annealing_and_its_best_is_found_block_by_block(x):
     model = LinearGaussian(shift=2.0)
     best, exact = model.best_diagonal(x), model.posterior(x)
-    approximation = torch.distributions.kl_divergence(MultivariateNormal(best.mean, torch.diag_embed(best.variance)), exact)
+    approximation = torch.distributions.kl_divergence(
+        MultivariateNormal(best.mean, torch.diag_embed(best.variance)), exact
+    )
     gaps = inference_gaps(model, x, samples=500, temperatures=200, chains=32, steps=400, block=5)
-    assert gaps["log_likelihood"] == gaps["annealed"] and gaps["annealed"].value > gaps["importance_weighted"].value + 0.5
+    assert (
+        gaps["log_likelihood"] == gaps["annealed"]
+        and gaps["annealed"].value > gaps["importance_weighted"].value + 0.5
+    )
     assert gaps["ess"].value == gaps["annealed"].ess and "least" in gaps["ess"].method
     assert gaps["log_likelihood"].value == pytest.approx(model.evidence(x).mean().item(), abs=0.08)
-    assert gaps["elbo_optimal"].value == pytest.approx((model.evidence(x) - approximation).mean().item(), abs=0.03)
+    assert gaps["elbo_optimal"].value == pytest.approx(
+        (model.evidence(x) - approximation).mean().item(), abs=0.03
+    )
 
 
 def test_evaluation_anneals_through_any_decoder_with_or_without_an_encoder(x):
     """What `emgen evaluate run=DIR temperatures=...` prints: a GAN's decoder has a likelihood but no encoder."""
     model = LinearGaussian(shift=0.2)
     split = scores(model, x, 100, temperatures=50, chains=8)
-    assert split.keys() > {"annealed", "approximation", "amortisation", "gap", "elbo", "log_likelihood"}
+    assert split.keys() > {
+        "annealed",
+        "approximation",
+        "amortisation",
+        "gap",
+        "elbo",
+        "log_likelihood",
+    }
     model.recognition = None
     assert scores(model, x, 100) == {}
     found = scores(model, x, 100, temperatures=100, chains=32)
     annealing = found["log_likelihood"]
     assert found["ess"].value == annealing.ess  # or it stays that of the training
-    assert annealing == annealed(model, x, 100, 32) and "AIS, 100 temperatures, 32 chains" in annealing.method
+    assert (
+        annealing == annealed(model, x, 100, 32)
+        and "AIS, 100 temperatures, 32 chains" in annealing.method
+    )
     machine, rows = BoltzmannMachine((21,), 21), torch.ones(3, 21)
-    assert "AIS, 30 temperatures, 7 chains" in scores(machine, rows, 1, temperatures=30, chains=7)["log_likelihood"].method
+    assert (
+        "AIS, 30 temperatures, 7 chains"
+        in scores(machine, rows, 1, temperatures=30, chains=7)["log_likelihood"].method
+    )
 
 
 def test_scores_ask_a_model_in_evaluation_mode_alone_and_leave_the_random_state(x):
@@ -320,7 +386,9 @@ def test_boltzmann_machines_are_scored_exactly_or_by_annealing():
     padded = torch.cat([v, torch.zeros(len(v), 17)], 1)  # fair coins, 17 log 2 nats
     exact = boltzmann(small, v)
     assert exact.method == "exact" and exact.ess is None
-    assert exact.value == pytest.approx((-small.energy(v) - small.log_partition()).mean().item(), abs=1e-5)
+    assert exact.value == pytest.approx(
+        (-small.energy(v) - small.log_partition()).mean().item(), abs=1e-5
+    )
     estimated = boltzmann(large, padded, temperatures=200, chains=400)
     assert "AIS" in estimated.method
     assert abs(estimated.value + 17 * math.log(2) - exact.value) < 3 * float(estimated.error)

@@ -64,18 +64,24 @@ def mixtures(seed=0):
     x = torch.cat([torch.randn(30, 2, dtype=F64), torch.randn(30, 2, dtype=F64) * 2 + 4])
     counts = torch.poisson(x.abs() * 2)
     gaussian = {
-        c: (lambda c=c: GaussianMixture(2, 3, c, reg_covar=1e-3), x) for c in ("full", "tied", "diagonal", "spherical", "isotropic")
+        c: (lambda c=c: GaussianMixture(2, 3, c, reg_covar=1e-3), x)
+        for c in ("full", "tied", "diagonal", "spherical", "isotropic")
     }
     return gaussian | {
         "bernoulli": (lambda: BernoulliMixture(2, 3), (counts > 2).to(F64)),
         "binomial": (lambda: BinomialMixture(2, 3, trials=9), counts.clamp(max=9)),
         "poisson": (lambda: PoissonMixture(2, 3), counts),
         "categorical": (lambda: CategoricalMixture(2, 3, symbols=4), counts.clamp(max=3).long()),
-        "exponential": (lambda: Mixture(Categorical.flat(symbols=3), Exponential(torch.ones(3, 2, dtype=F64), 0.0)), x.abs()),
+        "exponential": (
+            lambda: Mixture(
+                Categorical.flat(symbols=3), Exponential(torch.ones(3, 2, dtype=F64), 0.0)
+            ),
+            x.abs(),
+        ),
     }
 
 
-# --- exact numbers ----------------------------------------------------------------------------------------------------
+# --- exact numbers ------------------------------------------------------------------------------
 
 
 def test_evidence_by_enumeration():
@@ -90,9 +96,14 @@ def test_evidence_by_enumeration():
 
 
 def test_variational_bound_is_the_evidence_of_one_component():
-    for covariance, prior in (("diagonal", NORMAL_GAMMA), ("full", {**NORMAL_GAMMA, "covariance": 1.0})):
+    for covariance, prior in (
+        ("diagonal", NORMAL_GAMMA),
+        ("full", {**NORMAL_GAMMA, "covariance": 1.0}),
+    ):
         prior = {k: v for k, v in prior.items() if k != "variance" or covariance == "diagonal"}
-        trainer = EM(GaussianMixture(1, 1, covariance, weights=1.0, prior=prior), parameters=Distribution())
+        trainer = EM(
+            GaussianMixture(1, 1, covariance, weights=1.0, prior=prior), parameters=Distribution()
+        )
         assert climb(trainer, PAIR, 2) * 8 == pytest.approx(-27.9246746396, abs=1e-9)
 
 
@@ -102,7 +113,9 @@ def test_variational_and_hard_bounds_lie_where_they_must():
     variational = climb(EM(model(), parameters=Distribution()), PAIR, 60) * 8
     assert -21.6368665107 <= variational <= -20.9403902329
     hard = climb(EM(model(), latents=Point(), parameters=Distribution()), PAIR, 60) * 8
-    assert hard == pytest.approx(-21.6368665106, abs=1e-9)  # the best of twenty starts attains the joint maximum
+    assert hard == pytest.approx(
+        -21.6368665106, abs=1e-9
+    )  # the best of twenty starts attains the joint maximum
 
 
 def test_gibbs_visits_partitions_as_often_as_the_posterior_says():
@@ -119,10 +132,12 @@ def test_gibbs_visits_partitions_as_often_as_the_posterior_says():
         together += torch.stack([label[i] == label[j] for i, j in ((0, 1), (3, 4), (0, 7))], -1)
         model.m_step(model.statistics(PAIR, z), Draw())
     mean, error = together.mean(0) / 700, together.std(0) / 700 / chains**0.5
-    assert ((mean - torch.tensor([0.999381, 0.001715, 0.001017], dtype=F64)).abs() < 4.5 * error + 1e-12).all()
+    assert (
+        (mean - torch.tensor([0.999381, 0.001715, 0.001017], dtype=F64)).abs() < 4.5 * error + 1e-12
+    ).all()
 
 
-# --- laws of every mixture --------------------------------------------------------------------------------------------
+# --- laws of every mixture ----------------------------------------------------------------------
 
 
 @rows_in
@@ -151,17 +166,26 @@ def test_the_conjugate_role_keeps_its_laws(name, dtype):
 @pytest.mark.parametrize("name", mixtures())
 @pytest.mark.parametrize(
     "latents, parameters",
-    [*CELLS, (Tempered(0.4), Point()), (Distribution(), Gradient(2, 0.3)), (Point(), Gradient(1, 0.9))],
+    [
+        *CELLS,
+        (Tempered(0.4), Point()),
+        (Distribution(), Gradient(2, 0.3)),
+        (Point(), Gradient(1, 0.9)),
+    ],
     ids=lambda b: type(b).__name__,
 )
-def test_every_cell_of_the_square_runs_and_monotone_ones_never_fall(name, latents, parameters, dtype):
+def test_every_cell_of_the_square_runs_and_monotone_ones_never_fall(
+    name, latents, parameters, dtype
+):
     make, x = rows_of(name, dtype)
     trainer = EM(make(), latents, parameters)
     torch.manual_seed(1)
     climb(trainer, x, 15)  # the trainer stops a monotone cell whose bound falls
     assert np.isfinite(trainer.bounds[-1][1])
     draws = Draw() in (latents, parameters)
-    assert trainer.guarantee == ("monotone" if not draws else "monotone in expectation" if latents == parameters else "none")
+    assert trainer.guarantee == (
+        "monotone" if not draws else "monotone in expectation" if latents == parameters else "none"
+    )
 
 
 @rows_in
@@ -174,7 +198,10 @@ def test_weight_two_is_a_repeated_row(name, dtype):
     repeated = x.repeat_interleave(weight, 0)
     one, other = make(), make()
     r = torch.rand(len(x), 3, dtype=F64, generator=torch.Generator().manual_seed(0)).softmax(-1)
-    for model, rows, w, start in ((one, x, weight, r), (other, repeated, None, r.repeat_interleave(weight, 0))):
+    for model, rows, w, start in (
+        (one, x, weight, r),
+        (other, repeated, None, r.repeat_interleave(weight, 0)),
+    ):
         if w is None:
             model.start(rows, Point(), r=start)
             climb(EM(model), rows, 4)
@@ -222,10 +249,14 @@ def test_the_mode_is_the_first_of_the_largest_scores(shape, dtype):
         for layout in (scores, scores.movedim(-1, 0).contiguous().movedim(0, -1)):
             z = Responsibilities(layout).mode()
             assert torch.equal(z.labels, scores.argmax(-1))
-            assert torch.equal(z.probs.argmax(-1), z.labels) and z.probs.sum() == z.labels.numel() and not z.entropy.any()
+            assert (
+                torch.equal(z.probs.argmax(-1), z.labels)
+                and z.probs.sum() == z.labels.numel()
+                and not z.entropy.any()
+            )
 
 
-# --- starts, restarts, empty components -------------------------------------------------------------------------------
+# --- starts, restarts, empty components ---------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["kmeans++", "rows", "random"])
@@ -255,7 +286,9 @@ def test_restarts_side_by_side_are_restarts_one_by_one():
         bound, best = max(alone, key=lambda run: run[0])
         torch.testing.assert_close(together.log_prob(x), best.log_prob(x), rtol=1e-8, atol=1e-8)
         together.select()
-        torch.testing.assert_close(together.components.mean, best.components.mean, rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(
+            together.components.mean, best.components.mean, rtol=1e-8, atol=1e-8
+        )
         assert together.n_init == 1 and together.weights.mean.shape == (3,)
         assert climb(EM(together), x, 1) >= bound - 1e-9
 
@@ -265,30 +298,48 @@ def test_an_empty_cluster_moves_to_the_worst_row_as_in_scikit_learn():
     X = rng.randn(60, 2)
     X[:5] += 20
     init = np.array([[0, 0], [100.0, 100], [200, 200], [1, 1]])
-    model = GaussianMixture(2, 4, "spherical", weights="equal", prior={"variance": 1.0, "nu": torch.inf}, start={"mean": init})
+    model = GaussianMixture(
+        2,
+        4,
+        "spherical",
+        weights="equal",
+        prior={"variance": 1.0, "nu": torch.inf},
+        start={"mean": init},
+    )
     trainer, x = EM(model, Point()), torch.tensor(X)
     for sweeps in range(1, 6):
         trainer.training_step(x, 0)
         with pytest.warns() if sweeps == 1 else __import__("contextlib").nullcontext():
-            theirs = KMeans(4, init=init, n_init=1, max_iter=sweeps, algorithm="lloyd", tol=0).fit(X)
-        np.testing.assert_allclose(model.components.mean.numpy(), theirs.cluster_centers_, atol=1e-10)
+            theirs = KMeans(4, init=init, n_init=1, max_iter=sweeps, algorithm="lloyd", tol=0).fit(
+                X
+            )
+        np.testing.assert_allclose(
+            model.components.mean.numpy(), theirs.cluster_centers_, atol=1e-10
+        )
     assert (model.posterior(x).mode().probs.sum(0) > 0).all()
 
 
-# --- Bregman clustering and a user's own family -----------------------------------------------------------------------
+# --- Bregman clustering and a user's own family -------------------------------------------------
 
 
 def test_bregman_mixture_of_the_generalised_kl_is_the_poisson_mixture():
     torch.manual_seed(0)
     x = torch.poisson(torch.tensor([[3.0, 10.0], [12.0, 2.0]], dtype=F64).repeat(40, 1)) + 1
     for latents in (Distribution(), Point()):
-        one, other = BregmanMixture(2, 2, GeneralisedKL(), start={"mean": x[:2]}), PoissonMixture(2, 2, start={"mean": x[:2]})
+        one, other = (
+            BregmanMixture(2, 2, GeneralisedKL(), start={"mean": x[:2]}),
+            PoissonMixture(2, 2, start={"mean": x[:2]}),
+        )
         for trainer in (EM(one, latents), EM(other, latents)):
             climb(trainer, x, 6)
-        torch.testing.assert_close(one.components.mean, other.components.mean, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(
+            one.components.mean, other.components.mean, rtol=1e-10, atol=1e-10
+        )
 
 
-@pytest.mark.parametrize("divergence", [SquaredEuclidean(), GeneralisedKL(), ItakuraSaito()], ids=str)
+@pytest.mark.parametrize(
+    "divergence", [SquaredEuclidean(), GeneralisedKL(), ItakuraSaito()], ids=str
+)
 def test_bregman_clustering_never_falls_and_equals_lloyd_under_the_squared_loss(divergence):
     torch.manual_seed(0)
     x = torch.cat([torch.rand(30, 2, dtype=F64) + 0.1, torch.rand(30, 2, dtype=F64) + 2])
@@ -296,11 +347,20 @@ def test_bregman_clustering_never_falls_and_equals_lloyd_under_the_squared_loss(
         model = BregmanMixture(2, 3, divergence, weights="equal", n_init=3)
         climb(EM(model, latents), x, 15)
     model = BregmanMixture(2, 3, divergence, weights="equal", start={"mean": x[[0, 5, 40]]})
-    spheres = GaussianMixture(2, 3, "spherical", weights="equal", prior={"variance": 0.5, "nu": torch.inf}, start={"mean": x[[0, 5, 40]]})
+    spheres = GaussianMixture(
+        2,
+        3,
+        "spherical",
+        weights="equal",
+        prior={"variance": 0.5, "nu": torch.inf},
+        start={"mean": x[[0, 5, 40]]},
+    )
     for trainer in (EM(model, Point()), EM(spheres, Point())):
         climb(trainer, x, 4)
     if isinstance(divergence, SquaredEuclidean):
-        torch.testing.assert_close(model.components.mean, spheres.components.mean, rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            model.components.mean, spheres.components.mean, rtol=0, atol=1e-12
+        )
     with pytest.raises(TypeError, match="no known normaliser"):
         climb(EM(BregmanMixture(2, 2, divergence), parameters=Draw()), x, 1)
 
@@ -308,44 +368,66 @@ def test_bregman_clustering_never_falls_and_equals_lloyd_under_the_squared_loss(
 def test_a_familys_divergence_makes_hard_em_bregman_clustering():
     """−log p(x|θ_k) and D(x, m_k) differ by what no component changes, so hard EM with equal weights clusters by D."""
     _, x = mixtures()["exponential"]
-    model = Mixture(Categorical.flat(symbols=3).mode(), Exponential(torch.ones(3, 2, dtype=F64), 0.0))
+    model = Mixture(
+        Categorical.flat(symbols=3).mode(), Exponential(torch.ones(3, 2, dtype=F64), 0.0)
+    )
     climb(EM(model, Point()), x, 10)
     nearest = model.components.divergence(x).argmin(-1)
     assert torch.equal(nearest, model.posterior(x).mode().probs.argmax(-1))
     centres = torch.stack([x[nearest == k].mean(0) for k in range(3)])
     torch.testing.assert_close(model.components.mean, centres)
     itakura = BregmanMixture(2, 3, ItakuraSaito(), weights="equal", start={"mean": centres})
-    assert torch.equal(itakura.posterior(x).scores.argmax(-1), nearest)  # exponential waiting times are Itakura-Saito
+    assert torch.equal(
+        itakura.posterior(x).scores.argmax(-1), nearest
+    )  # exponential waiting times are Itakura-Saito
 
 
 def test_a_users_family_has_a_hidden_markov_model():
     torch.manual_seed(0)
-    x = torch.distributions.Exponential(torch.tensor([0.2, 5.0], dtype=F64)[(torch.arange(60) // 15) % 2]).sample().view(1, 60, 1)
+    x = (
+        torch.distributions.Exponential(
+            torch.tensor([0.2, 5.0], dtype=F64)[(torch.arange(60) // 15) % 2]
+        )
+        .sample()
+        .view(1, 60, 1)
+    )
     for latents, parameters in CELLS:
         model = HiddenMarkovModel(Exponential(torch.ones(2, 1, dtype=F64), 0.0))
         climb(EM(model, latents, parameters), x, 8)
     assert Path(sys.modules["mylab.exponential"].__file__).read_text().count("\n") < 40
 
 
-# --- shared and fixed parameters, errors ------------------------------------------------------------------------------
+# --- shared and fixed parameters, errors --------------------------------------------------------
 
 
 def test_fixed_parameters_stay_and_the_rest_is_learnt():
     x = torch.cat([torch.randn(30, 1, dtype=F64), torch.randn(30, 1, dtype=F64) + 6])
-    model = GaussianMixture(1, 2, "spherical", weights=[0.3, 0.7], prior={"variance": 2.0, "nu": torch.inf})
+    model = GaussianMixture(
+        1, 2, "spherical", weights=[0.3, 0.7], prior={"variance": 2.0, "nu": torch.inf}
+    )
     climb(EM(model), x, 10)
     assert model.weights.mean.tolist() == [0.3, 0.7] and (model.components.variance == 2.0).all()
     model = GaussianMixture(1, 2, "diagonal", prior={"mean": [[0.0], [6.0]], "kappa": torch.inf})
     climb(EM(model), x, 10)
-    assert model.components.mean.flatten().tolist() == [0.0, 6.0] and model.components.variance.std() > 0
+    assert (
+        model.components.mean.flatten().tolist() == [0.0, 6.0]
+        and model.components.variance.std() > 0
+    )
 
 
-@pytest.mark.parametrize("arguments, said", [
-    ({"weights": "process:abc"}, "γ of a Dirichlet process is a positive number"), ({"weights": "process:-1"}, "γ of a Dirichlet process"),
-    ({"weights": float("nan")}, "α must be positive"), ({"components": 2.5}, "components=2.5: .* a whole number"),
-    ({"prior": {"kappa": -1.0}}, "kappa counts the data .* not -1"), ({"prior": {"nu": float("nan")}}, "nu counts the data .* not nan"),
-    ({"prior": {"variance": -2.0}}, "a variance is 0 or more, .* not -2"), ({"start": {"variance": -1.0}}, "a variance is .* not -1"),
-])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ({"weights": "process:abc"}, "γ of a Dirichlet process is a positive number"),
+        ({"weights": "process:-1"}, "γ of a Dirichlet process"),
+        ({"weights": float("nan")}, "α must be positive"),
+        ({"components": 2.5}, "components=2.5: .* a whole number"),
+        ({"prior": {"kappa": -1.0}}, "kappa counts the data .* not -1"),
+        ({"prior": {"nu": float("nan")}}, "nu counts the data .* not nan"),
+        ({"prior": {"variance": -2.0}}, "a variance is 0 or more, .* not -2"),
+        ({"start": {"variance": -1.0}}, "a variance is .* not -1"),
+    ],
+)
 def test_priors_and_starts_out_of_their_range_are_refused_before_any_data(arguments, said):
     with pytest.raises(ValueError, match=said):
         GaussianMixture(2, **{"covariance": "diagonal", **arguments})
@@ -367,5 +449,8 @@ def test_bad_arguments_are_refused_in_one_sentence():
         with pytest.raises(ValueError, match=sentence):
             GaussianMixture(2, **arguments)
     flat = torch.cat([torch.randn(20, 2, dtype=F64), torch.zeros(20, 2, dtype=F64) + 9])
-    with pytest.raises(ValueError, match=r"covariance of component . is not positive definite .*mass 20.*try reg_covar"):
+    with pytest.raises(
+        ValueError,
+        match=r"covariance of component . is not positive definite .*mass 20.*try reg_covar",
+    ):
         climb(EM(GaussianMixture(2, 2)), flat, 3)

@@ -11,12 +11,30 @@ from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
 from emgen import divergences, objectives
 from emgen.distributions import bernoulli, softplus
-from emgen.objectives import VIMCO, Adversarial, FreeEnergy, Relaxed, ReweightedWake, Sleep, Terms, Wake
+from emgen.objectives import (
+    VIMCO,
+    Adversarial,
+    FreeEnergy,
+    Relaxed,
+    ReweightedWake,
+    Sleep,
+    Terms,
+    Wake,
+)
 
 EXACT = dict(rtol=1e-11, atol=1e-12)
-F_DIVERGENCES = [divergences.KL(), divergences.ReverseKL(), divergences.JensenShannon(), divergences.GAN(),
-                 divergences.Pearson(), divergences.Neyman(), divergences.SquaredHellinger(), divergences.Jeffreys(),
-                 divergences.Alpha(0.5), divergences.Alpha(-2.0)]
+F_DIVERGENCES = [
+    divergences.KL(),
+    divergences.ReverseKL(),
+    divergences.JensenShannon(),
+    divergences.GAN(),
+    divergences.Pearson(),
+    divergences.Neyman(),
+    divergences.SquaredHellinger(),
+    divergences.Jeffreys(),
+    divergences.Alpha(0.5),
+    divergences.Alpha(-2.0),
+]
 
 
 @pytest.fixture
@@ -34,7 +52,7 @@ def one(model, state, x):
     return lambda data: Scripted(model.recognition(data), state.view(-1, 1))
 
 
-# ---- Terms ---------------------------------------------------------------------------------------------------------
+# ---- Terms -------------------------------------------------------------------------------------
 
 
 def test_terms_add_and_scale_the_loss_and_leave_parts_their_meaning():
@@ -51,7 +69,7 @@ def test_two_parts_of_one_name_are_refused_and_renaming_mends_it():
     assert set((part + part.renamed(bound="bound_critic")).parts) == {"bound", "bound_critic"}
 
 
-# ---- the free energy -----------------------------------------------------------------------------------------------
+# ---- the free energy ---------------------------------------------------------------------------
 
 
 def test_the_elbo_is_the_evidence_less_the_kl_to_the_posterior(model):
@@ -59,7 +77,11 @@ def test_the_elbo_is_the_evidence_less_the_kl_to_the_posterior(model):
         x, q = torch.tensor([datum]), model.log_q()[:, datum].exp()
         gap = (q * (model.log_q() - model.log_posterior())[:, datum]).sum()
         for objective in (FreeEnergy(), Wake()):
-            elbo = expected(lambda z, f=objective, x=x: f(model, one(model, z, x), x).parts["elbo"], model.states, q)
+            elbo = expected(
+                lambda z, f=objective, x=x: f(model, one(model, z, x), x).parts["elbo"],
+                model.states,
+                q,
+            )
             torch.testing.assert_close(elbo, model.log_prob(x)[0] - gap, **EXACT)
             assert elbo < model.log_prob(x)[0]
 
@@ -70,17 +92,28 @@ def test_importance_weighted_bounds_rise_towards_the_evidence(model):
     bounds = []
     for k in (1, 2, 3):
         objective = FreeEnergy(samples=k, importance_weighted=True)
-        bounds.append(expected(lambda z, f=objective: -f(model, one(model, z, x), x).loss, model.states, q, draws=k))
-    elbo = expected(lambda z: FreeEnergy()(model, one(model, z, x), x).parts["elbo"], model.states, q)
+        bounds.append(
+            expected(
+                lambda z, f=objective: -f(model, one(model, z, x), x).loss, model.states, q, draws=k
+            )
+        )
+    elbo = expected(
+        lambda z: FreeEnergy()(model, one(model, z, x), x).parts["elbo"], model.states, q
+    )
     torch.testing.assert_close(bounds[0], elbo, **EXACT)
-    assert all(low < high - 1e-4 for low, high in itertools.pairwise(bounds)) and bounds[-1] < model.log_prob(x)[0]
+    assert (
+        all(low < high - 1e-4 for low, high in itertools.pairwise(bounds))
+        and bounds[-1] < model.log_prob(x)[0]
+    )
 
 
 def test_at_the_exact_posterior_every_draw_gives_the_evidence(model, x):
     with torch.no_grad():
         model.recognition.table.copy_(model.log_posterior().T)
     drawn = torch.tensor([[0, 2, 1, 1, 0, 2], [2, 2, 0, 1, 1, 0]])
-    terms = FreeEnergy(samples=2, importance_weighted=True)(model, lambda data: Scripted(model.recognition(data), drawn), x)
+    terms = FreeEnergy(samples=2, importance_weighted=True)(
+        model, lambda data: Scripted(model.recognition(data), drawn), x
+    )
     torch.testing.assert_close(terms.parts["bound"], model.log_prob(x).mean(), **EXACT)
     torch.testing.assert_close(terms.parts["elbo"], model.log_prob(x).mean(), **EXACT)
 
@@ -137,7 +170,9 @@ def test_beta_weighs_the_kl_in_the_loss_and_never_in_the_bound():
     parts = found[0].parts
     for beta, terms in zip((0.0, 1.0, 4.0), found):
         assert terms.parts == parts
-        torch.testing.assert_close(terms.loss.detach(), beta * parts["kl"] - parts["reconstruction"], **EXACT)
+        torch.testing.assert_close(
+            terms.loss.detach(), beta * parts["kl"] - parts["reconstruction"], **EXACT
+        )
     torch.testing.assert_close(parts["elbo"], parts["reconstruction"] - parts["kl"], **EXACT)
 
 
@@ -146,20 +181,23 @@ def test_discrete_latents_have_no_reparameterised_gradient_and_the_error_says_wh
         FreeEnergy()(model, model.recognition, x)
 
 
-@pytest.mark.parametrize(("make", "named"), [
-    (lambda: FreeEnergy(samples=0), "samples=0"),
-    (lambda: FreeEnergy(beta=-0.5), "beta=-0.5"),
-    (lambda: FreeEnergy(beta=float("nan")), "beta=nan"),
-    (lambda: FreeEnergy(beta=float("inf")), "beta=inf"),
-    (lambda: FreeEnergy(beta=2.0, importance_weighted=True), "beta=2.0"),
-    (lambda: Wake(samples=0), "samples=0"),
-])
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: FreeEnergy(samples=0), "samples=0"),
+        (lambda: FreeEnergy(beta=-0.5), "beta=-0.5"),
+        (lambda: FreeEnergy(beta=float("nan")), "beta=nan"),
+        (lambda: FreeEnergy(beta=float("inf")), "beta=inf"),
+        (lambda: FreeEnergy(beta=2.0, importance_weighted=True), "beta=2.0"),
+        (lambda: Wake(samples=0), "samples=0"),
+    ],
+)
 def test_values_out_of_range_are_refused_by_name(make, named):
     with pytest.raises(ValueError, match=named):
         make()
 
 
-# ---- the two halves of wake-sleep ----------------------------------------------------------------------------------
+# ---- the two halves of wake-sleep --------------------------------------------------------------
 
 
 def test_wake_descends_the_kl_from_q_to_p_over_theta_alone(model):
@@ -167,8 +205,15 @@ def test_wake_descends_the_kl_from_q_to_p_over_theta_alone(model):
     x, q = torch.tensor([1]), model.log_q()[:, 1].exp().detach()
     closed = -(q * model.log_joint()[:, 1]).sum()
     for draws in (1, 2):
-        loss = expected(lambda z, k=draws: Wake(samples=k)(model, one(model, z, x), x).loss, model.states, q, draws=draws)
-        torch.testing.assert_close(gradient(loss, model.theta()), gradient(closed, model.theta()), **EXACT)
+        loss = expected(
+            lambda z, k=draws: Wake(samples=k)(model, one(model, z, x), x).loss,
+            model.states,
+            q,
+            draws=draws,
+        )
+        torch.testing.assert_close(
+            gradient(loss, model.theta()), gradient(closed, model.theta()), **EXACT
+        )
         assert not gradient(loss, model.phi()).any()
 
 
@@ -212,7 +257,7 @@ def test_sleep_draws_the_dreams_asked_for():
     assert seen == [torch.Size([7])]
 
 
-# ---- the adversarial bound -----------------------------------------------------------------------------------------
+# ---- the adversarial bound ---------------------------------------------------------------------
 
 
 COUNTS_P, COUNTS_Q = torch.tensor([1, 3, 4, 2]), torch.tensor([4, 2, 1, 3])
@@ -246,8 +291,12 @@ def test_with_the_gans_divergence_it_is_the_published_game():
     x, samples = rows(COUNTS_P), rows(COUNTS_Q)
     d = v.sigmoid()
     bound = Adversarial().critic(lambda x: v[x], x, samples).parts["bound"]
-    torch.testing.assert_close(bound, d[x].log().mean() + (1 - d[samples]).log().mean() + math.log(4), **EXACT)
-    torch.testing.assert_close(Adversarial().model(lambda x: v[x], samples).loss, -d[samples].log().mean(), **EXACT)
+    torch.testing.assert_close(
+        bound, d[x].log().mean() + (1 - d[samples]).log().mean() + math.log(4), **EXACT
+    )
+    torch.testing.assert_close(
+        Adversarial().model(lambda x: v[x], samples).loss, -d[samples].log().mean(), **EXACT
+    )
     saturating = Adversarial(non_saturating=False).model(lambda x: v[x], samples).loss
     torch.testing.assert_close(saturating, (1 - d[samples]).log().mean() + math.log(4), **EXACT)
 
@@ -256,25 +305,44 @@ def test_with_the_gans_divergence_it_is_the_published_game():
 @pytest.mark.parametrize("divergence", F_DIVERGENCES, ids=repr)
 def test_each_side_of_the_game_reaches_its_own_player(divergence, non_saturating):
     """The critic's loss stops at the samples; the model's raises the log ratio of its samples, whatever the divergence."""
-    samples = torch.randn(6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    samples = torch.randn(
+        6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
     weight = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
-    game, data = Adversarial(divergence, non_saturating), torch.linspace(-1, 2, 6, dtype=torch.float64)
+    game, data = (
+        Adversarial(divergence, non_saturating),
+        torch.linspace(-1, 2, 6, dtype=torch.float64),
+    )
     assert not gradient(game.critic(lambda x: weight * x, data, samples).loss, [samples]).any()
     assert (gradient(game.model(lambda x: weight * x, samples).loss, [samples]) < 0).all()
 
 
-# ---- all of them ---------------------------------------------------------------------------------------------------
+# ---- all of them -------------------------------------------------------------------------------
 
 
 def test_objectives_are_frozen_and_their_defaults_are_shared_safely():
     for name in objectives.__all__:
         objective = getattr(objectives, name)
-        assert dataclasses.is_dataclass(objective) and objective.__dataclass_params__.frozen, f"{name} is not frozen"
+        assert dataclasses.is_dataclass(objective) and objective.__dataclass_params__.frozen, (
+            f"{name} is not frozen"
+        )
         hash(objective()) if name != "Terms" else None
 
 
-@pytest.mark.parametrize("objective", [FreeEnergy(), FreeEnergy(samples=3, importance_weighted=True), Wake(), Wake(samples=3),
-                                       ReweightedWake(), VIMCO(), Relaxed(), objectives.ScoreFunction()], ids=repr)
+@pytest.mark.parametrize(
+    "objective",
+    [
+        FreeEnergy(),
+        FreeEnergy(samples=3, importance_weighted=True),
+        Wake(),
+        Wake(samples=3),
+        ReweightedWake(),
+        VIMCO(),
+        Relaxed(),
+        objectives.ScoreFunction(),
+    ],
+    ids=repr,
+)
 def test_weights_of_rows_are_even_and_constants_are_kept(objective):
     """Every bound is a mean over rows in nats with all its constants: twice the rows, the same mean; and below log p."""
     model = LinearGaussian()
@@ -289,7 +357,9 @@ def test_weights_of_rows_are_even_and_constants_are_kept(objective):
         closed = (_reconstruction(model, q, x) - kl_divergence(q, model.prior())).mean()
         z = q.sample((4000,))
         one = model.prior().log_prob(z) + model.likelihood(z).log_prob(x) - q.log_prob(z)
-        error = one.std(0).mean() / (2000 * 4) ** 0.5  # of a mean over as many rows, were each drawn once
+        error = (
+            one.std(0).mean() / (2000 * 4) ** 0.5
+        )  # of a mean over as many rows, were each drawn once
     assert (bound - closed).abs() < 5 * error
 
 
@@ -308,22 +378,32 @@ def test_normal_is_what_the_oracle_says():
     model = LinearGaussian(latent=2)
     z, x = torch.randn(2, 5, 2, dtype=torch.float64)[0], torch.randn(5, 3, dtype=torch.float64)
     joint = model.prior().log_prob(z) + model.likelihood(z).log_prob(x)
-    torch.testing.assert_close(joint, model.posterior_of(x).log_prob(z) + model.evidence().log_prob(x), **EXACT)
+    torch.testing.assert_close(
+        joint, model.posterior_of(x).log_prob(z) + model.evidence().log_prob(x), **EXACT
+    )
     assert Normal(0.0, 1.0).has_rsample
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_softplus_keeps_its_digits_and_slopes(dtype):
     ends = torch.tensor([-torch.inf, torch.inf, 0.0], dtype=dtype)
-    x = torch.cat([torch.linspace(-80, 80, 4001, dtype=dtype), torch.logspace(-9, 1, 101, dtype=dtype), ends])
+    x = torch.cat(
+        [torch.linspace(-80, 80, 4001, dtype=dtype), torch.logspace(-9, 1, 101, dtype=dtype), ends]
+    )
     exact = torch.where(x > 0, x.double(), 0.0) + x.double().abs().neg().exp().log1p()
-    torch.testing.assert_close(softplus(x).double(), exact, rtol=4 * torch.finfo(dtype).eps, atol=0.0)
+    torch.testing.assert_close(
+        softplus(x).double(), exact, rtol=4 * torch.finfo(dtype).eps, atol=0.0
+    )
     x = x[:-3].requires_grad_()
-    slope, = torch.autograd.grad(softplus(x).sum(), x, create_graph=True)
+    (slope,) = torch.autograd.grad(softplus(x).sum(), x, create_graph=True)
     torch.testing.assert_close(slope, x.sigmoid())
-    bend, = torch.autograd.grad(slope.sum(), x)
-    torch.testing.assert_close(bend, x.sigmoid() * (-x).sigmoid(), atol=torch.finfo(dtype).eps, rtol=1e-5)
-    torch.testing.assert_close(torch.vmap(torch.func.grad(softplus))(x.detach()), x.detach().sigmoid())
+    (bend,) = torch.autograd.grad(slope.sum(), x)
+    torch.testing.assert_close(
+        bend, x.sigmoid() * (-x).sigmoid(), atol=torch.finfo(dtype).eps, rtol=1e-5
+    )
+    torch.testing.assert_close(
+        torch.vmap(torch.func.grad(softplus))(x.detach()), x.detach().sigmoid()
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

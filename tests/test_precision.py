@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch.distributions import (
+    Bernoulli,
     Beta,
     Categorical,
     Cauchy,
@@ -16,6 +17,7 @@ from torch.distributions import (
     Gumbel,
     HalfCauchy,
     HalfNormal,
+    Independent,
     InverseGamma,
     Kumaraswamy,
     Laplace,
@@ -27,8 +29,9 @@ from torch.distributions import (
     Weibull,
 )
 
+from emgen.distributions import kl
 from emgen.divergences import KL, JensenShannon, ReverseKL, SquaredHellinger
-from emgen.divergences.precision import dtype_of, in_double
+from emgen.divergences.numerics.precision import dtype_of, in_double
 
 DIVERGENCES = (KL(), SquaredHellinger(), JensenShannon())
 
@@ -68,7 +71,11 @@ MAKERS = {
         lambda t: ContinuousBernoulli(logits=t(-40.0)),
     ],
 }
-PAIRS = [(p, q) for makers in MAKERS.values() for p, q in zip(makers, [*makers[1:], makers[0]], strict=True)]
+PAIRS = [
+    (p, q)
+    for makers in MAKERS.values()
+    for p, q in zip(makers, [*makers[1:], makers[0]], strict=True)
+]
 
 
 def single(value):
@@ -85,7 +92,11 @@ def test_a_divergence_in_single_precision_is_that_in_double(p, q):
         expected = divergence.of(p=p(double), q=q(double))
         found = divergence.of(p=p(single), q=q(single))
         assert not math.isnan(float(found)) and found.method == expected.method
-        assert float(found) == pytest.approx(float(expected), rel=1e-5, abs=1e-6), (divergence, found, expected)
+        assert float(found) == pytest.approx(float(expected), rel=1e-5, abs=1e-6), (
+            divergence,
+            found,
+            expected,
+        )
 
 
 # by SciPy's quadrature of SciPy's densities
@@ -123,22 +134,41 @@ def continuous_bernoulli_kl(a, b):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    ("a", "b"), [(-15, 15), (-20, 20), (-40, 20), (30, 35), (100, -100), (-500, 20), (0.5, -0.5), (3, 3.5), (1e3, 1)]
+    ("a", "b"),
+    [
+        (-15, 15),
+        (-20, 20),
+        (-40, 20),
+        (30, 35),
+        (100, -100),
+        (-500, 20),
+        (0.5, -0.5),
+        (3, 3.5),
+        (1e3, 1),
+    ],
 )
 def test_continuous_bernoullis_are_taken_by_their_logits(a, b, dtype):
     p, q = (ContinuousBernoulli(logits=torch.tensor(float(v), dtype=dtype)) for v in (a, b))
     right = continuous_bernoulli_kl(float(a), float(b))
-    assert float(KL().of(p=p, q=q)) == pytest.approx(right, rel=1e-6 if dtype == torch.float32 else 1e-11)
+    assert float(KL().of(p=p, q=q)) == pytest.approx(
+        right, rel=1e-6 if dtype == torch.float32 else 1e-11
+    )
     assert float(ReverseKL().of(p=q, q=p)) == pytest.approx(right, rel=1e-6)
-    generic = type("Generic", (KL,), {"exact": lambda self, p, q: None})().of(p=p, q=q)  # by quadrature of the density
+    generic = type("Generic", (KL,), {"exact": lambda self, p, q: None})().of(
+        p=p, q=q
+    )  # by quadrature of the density
     assert float(generic) == pytest.approx(right, rel=1e-6)
 
 
 @pytest.mark.parametrize("a", [-1e-2, -1e-3, -1e-5, 0.0, 1e-6, 1e-3, 2e-3, 1e-2, 2e-2])
 def test_continuous_bernoullis_near_the_uniform_lose_no_digits(a):
     p = ContinuousBernoulli(logits=torch.tensor(a, dtype=torch.float64))
-    uniform = Uniform(torch.tensor(0.0, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64))
-    assert float(KL().of(p=p, q=uniform)) == pytest.approx(a * a / 24, rel=1e-3, abs=1e-15)  # half the variance times a²
+    uniform = Uniform(
+        torch.tensor(0.0, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
+    )
+    assert float(KL().of(p=p, q=uniform)) == pytest.approx(
+        a * a / 24, rel=1e-3, abs=1e-15
+    )  # half the variance times a²
 
 
 def test_gradients_reach_the_parameters_that_were_given():
@@ -152,7 +182,9 @@ def test_gradients_reach_the_parameters_that_were_given():
         optimiser.step()
     two = torch.tensor(2.0)
     assert float(mean.detach()) == pytest.approx(float(torch.digamma(two)), abs=2e-3)
-    assert float(log_sd.detach().exp()) == pytest.approx(float(torch.polygamma(1, two).sqrt()), abs=2e-3)
+    assert float(log_sd.detach().exp()) == pytest.approx(
+        float(torch.polygamma(1, two).sqrt()), abs=2e-3
+    )
 
 
 def test_the_double_is_the_same_distribution():
@@ -160,9 +192,15 @@ def test_the_double_is_the_same_distribution():
         for make in makers:
             given = make(single)
             made = in_double(given)
-            assert type(made) is type(given) and dtype_of(made) == torch.float64 and dtype_of(given) == torch.float32
+            assert (
+                type(made) is type(given)
+                and dtype_of(made) == torch.float64
+                and dtype_of(given) == torch.float32
+            )
     x = torch.tensor([0.1, 0.7, 2.0])
-    assert torch.allclose(in_double(Gamma(2.0, 3.0)).log_prob(x.double()).float(), Gamma(2.0, 3.0).log_prob(x))
+    assert torch.allclose(
+        in_double(Gamma(2.0, 3.0)).log_prob(x.double()).float(), Gamma(2.0, 3.0).log_prob(x)
+    )
 
 
 def test_a_value_that_is_no_number_is_refused():
@@ -172,3 +210,25 @@ def test_a_value_that_is_no_number_is_refused():
 
     with pytest.raises(ValueError, match="log_prob of Broken is no number"):
         JensenShannon().of(p=Broken(0.0, 1.0), q=Cauchy(0.0, 1.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("a", "b"), [(0.5, -1.0), (20.0, -20.0), (-60.0, 3.0), (3.0, 60.0), (0.0, 100.0)]
+)
+def test_kl_of_bernoullis_is_finite_whatever_their_logits(a, b, dtype):
+    """Σ_x q (log q − log p) of the log probabilities that the logits say, in Python's floats."""
+
+    def log_sigmoid(t):
+        return -math.log1p(math.exp(-t)) if t > -30 else t
+
+    right = sum(
+        math.exp(log_sigmoid(sign * a)) * (log_sigmoid(sign * a) - log_sigmoid(sign * b))
+        for sign in (1, -1)
+    )
+    q, p = (Bernoulli(logits=torch.full((3,), v, dtype=dtype)) for v in (a, b))
+    assert kl(q=q, p=p).tolist() == pytest.approx(
+        [right] * 3, rel=1e-5 if dtype == torch.float32 else 1e-12
+    )
+    many = kl(q=Independent(q, 1), p=Independent(p, 1))
+    assert float(many) == pytest.approx(3 * right, rel=1e-5 if dtype == torch.float32 else 1e-12)

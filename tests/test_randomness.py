@@ -40,9 +40,19 @@ def equal(ones, others):
     return all(torch.equal(a, b) for a, b in zip(ones, others, strict=True))
 
 
-# --- emgen.fit --------------------------------------------------------------------------------------------------------
+# --- emgen.fit ----------------------------------------------------------------------------------
 
-MIXTURE = ("em", "vbem", "hard_em", "me", "gem", "tempered_em", "stochastic_em", "gibbs", "online_em")
+MIXTURE = (
+    "em",
+    "vbem",
+    "hard_em",
+    "me",
+    "gem",
+    "tempered_em",
+    "stochastic_em",
+    "gibbs",
+    "online_em",
+)
 NETWORKS = ("vae", "beta_vae", "iwae", "wake_sleep", "gan", "fgan")
 LAYERS = ("rws", "vimco", "score_function", "relaxed")
 MACHINES = ("cd", "pcd", "parallel_tempering")
@@ -55,7 +65,11 @@ def built(name):
     if name in NETWORKS:
         return pair(), images()
     torch.manual_seed(0)
-    model = helmholtz_machine(EVENT, layers=(3, 2)) if name in LAYERS else BoltzmannMachine(EVENT, hidden=3)
+    model = (
+        helmholtz_machine(EVENT, layers=(3, 2))
+        if name in LAYERS
+        else BoltzmannMachine(EVENT, hidden=3)
+    )
     return model, images()
 
 
@@ -148,7 +162,7 @@ def test_a_fit_inside_a_fit_changes_nothing_of_it():
     assert equal(*found)
 
 
-# --- loaders that shuffle ---------------------------------------------------------------------------------------------
+# --- loaders that shuffle -----------------------------------------------------------------------
 
 
 def loader(order, size=4, workers=0):
@@ -160,7 +174,9 @@ def loader(order, size=4, workers=0):
         order.extend(numbers.int().tolist())
         return images(24)[numbers.long()]
 
-    return DataLoader(TensorDataset(rows), batch_size=size, shuffle=True, collate_fn=collate, num_workers=workers)
+    return DataLoader(
+        TensorDataset(rows), batch_size=size, shuffle=True, collate_fn=collate, num_workers=workers
+    )
 
 
 def test_a_loader_shuffles_anew_each_epoch_and_by_the_seed():
@@ -183,7 +199,9 @@ def test_a_loader_under_a_bare_trainer_shuffles_by_the_callers_numbers():
         scattered(7)
         runner(3).fit(module, loader(order))
         orders.append(order)
-    assert orders[0] == orders[1] and len({tuple(orders[0][at : at + 24]) for at in (0, 24, 48)}) == 3
+    assert (
+        orders[0] == orders[1] and len({tuple(orders[0][at : at + 24]) for at in (0, 24, 48)}) == 3
+    )
 
 
 class Idle(lightning.LightningModule):
@@ -233,7 +251,7 @@ def test_dropout_inside_a_step_follows_the_seed():
     assert equal(*found)
 
 
-# --- estimators -------------------------------------------------------------------------------------------------------
+# --- estimators ---------------------------------------------------------------------------------
 
 
 X = np.random.RandomState(0).randn(60, 3)

@@ -27,7 +27,9 @@ from emgen.trainers.ledger import Ledger
 
 def test_every_trainer_of_the_package_is_tested_here():
     shipped = {name for name in trainers.__all__ if name != "Trainer"}
-    assert shipped <= {name.split()[0] for name in MAKE}, f"add {sorted(shipped - {n.split()[0] for n in MAKE})} to MAKE"
+    assert shipped <= {name.split()[0] for name in MAKE}, (
+        f"add {sorted(shipped - {n.split()[0] for n in MAKE})} to MAKE"
+    )
 
 
 @pytest.mark.parametrize("name", MAKE)
@@ -42,11 +44,29 @@ def test_every_model_of_a_trainer_keeps_the_contract_of_its_roles(name):
 
 
 def test_objectives_keep_the_laws():
-    from emgen.objectives import VIMCO, Adversarial, ContrastiveDivergence, Relaxed, ReweightedWake, ScoreFunction, Sleep, Wake
+    from emgen.objectives import (
+        VIMCO,
+        Adversarial,
+        ContrastiveDivergence,
+        Relaxed,
+        ReweightedWake,
+        ScoreFunction,
+        Sleep,
+        Wake,
+    )
 
     model, judge, x = pair(), critic(), images()
     machine = BoltzmannMachine(EVENT, hidden=3)
-    for objective in (FreeEnergy(), FreeEnergy(beta=4.0), Wake(), Wake(3), ReweightedWake(), VIMCO(), Relaxed(), ScoreFunction()):
+    for objective in (
+        FreeEnergy(),
+        FreeEnergy(beta=4.0),
+        Wake(),
+        Wake(3),
+        ReweightedWake(),
+        VIMCO(),
+        Relaxed(),
+        ScoreFunction(),
+    ):
         check_objective(objective, model, model.recognition, x)
     check_objective(Sleep(), model, model.recognition, 5)
     check_objective(Adversarial().critic, judge, x, images(9))
@@ -54,7 +74,7 @@ def test_objectives_keep_the_laws():
     check_objective(ContrastiveDivergence(), machine, x, images().flip(0))
 
 
-# ---- descend -------------------------------------------------------------------------------------------------------
+# ---- descend -----------------------------------------------------------------------------------
 
 
 class Quadratic(nn.Module):
@@ -119,7 +139,9 @@ def test_play_in_turn_sees_the_others_new_move_and_play_at_once_does_not():
     at_once = quadratic(sgd)
     at_once.descend({"model": Terms(game(at_once)), "recognition": Terms(-game(at_once))})
     a = 1.0 - 0.1 * 0.5
-    assert math.isclose(turn.model.a.item(), a, rel_tol=1e-6) and math.isclose(at_once.model.a.item(), a, rel_tol=1e-6)
+    assert math.isclose(turn.model.a.item(), a, rel_tol=1e-6) and math.isclose(
+        at_once.model.a.item(), a, rel_tol=1e-6
+    )
     assert math.isclose(turn.recognition.weight.item(), 0.5 + 0.1 * a, rel_tol=1e-6)
     assert math.isclose(at_once.recognition.weight.item(), 0.5 + 0.1 * 1.0, rel_tol=1e-6)
 
@@ -131,7 +153,9 @@ def test_clip_shrinks_the_players_gradient_as_a_whole_to_the_norm_and_no_further
         before = torch.cat([p.detach().flatten() for p in trainer.parameters_of("model")])
         trainer.descend("model", Terms(trainer.model.loss()))
         step = before - torch.cat([p.detach().flatten() for p in trainer.parameters_of("model")])
-        gradient = torch.cat([g.flatten() for g in torch.autograd.grad(plain.loss(), [plain.a, plain.b])])
+        gradient = torch.cat(
+            [g.flatten() for g in torch.autograd.grad(plain.loss(), [plain.a, plain.b])]
+        )
         torch.testing.assert_close(step, gradient * (clip / gradient.norm() if shrunk else 1.0))
     with pytest.raises(ValueError, match="clip=0"):
         quadratic(sgd, clip=0)
@@ -147,19 +171,33 @@ def test_parameters_that_a_loss_does_not_meet_stay_and_frozen_ones_are_nobodys()
 
 def test_no_parameter_belongs_to_two_players_and_none_of_a_pair_to_nobody():
     trainer = GAN(pair(), critic())
-    owned = [id(p) for player in ("model", "recognition", "critic") for p in trainer.parameters_of(player)]
+    owned = [
+        id(p)
+        for player in ("model", "recognition", "critic")
+        for p in trainer.parameters_of(player)
+    ]
     assert len(owned) == len(set(owned)) == len(list(trainer.parameters()))
 
 
-# ---- the schedule --------------------------------------------------------------------------------------------------
+# ---- the schedule ------------------------------------------------------------------------------
 
 
 def run(trainer, data, epochs=2, **options):
     import pytorch_lightning as lightning
 
-    runner = lightning.Trainer(max_epochs=epochs, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
-                               enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
-                               num_sanity_val_steps=0, use_distributed_sampler=False, **options)
+    runner = lightning.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        **options,
+    )
     runner.fit(trainer, datamodule=data)
     return trainer
 
@@ -182,7 +220,11 @@ def test_the_ledger_is_the_mean_over_the_epoch_and_the_scheduler_steps_once_an_e
             assert self.ledger.means() == {}
 
     sgd = functools.partial(SGD, lr=0.1)
-    trainer = Recording(Quadratic(), optimizers={"model": sgd}, scheduler=functools.partial(ExponentialLR, gamma=0.5))
+    trainer = Recording(
+        Quadratic(),
+        optimizers={"model": sgd},
+        scheduler=functools.partial(ExponentialLR, gamma=0.5),
+    )
     trainer.model.recognition = None
     run(trainer, Data(torch.arange(10.0)[:, None], batch_size=3), epochs=3)
     assert trainer.optimizer("model").param_groups[0]["lr"] == 0.1 / 8
@@ -191,6 +233,7 @@ def test_the_ledger_is_the_mean_over_the_epoch_and_the_scheduler_steps_once_an_e
 
 def test_a_step_sees_the_batches_of_the_data_whatever_the_block():
     """Rows, order, place in the epoch and the end of the sweep are the same for blocks of 1, 2 and all batches."""
+
     def visits(block):
         seen = []
 
@@ -198,7 +241,11 @@ def test_a_step_sees_the_batches_of_the_data_whatever_the_block():
             def training_step(self, batch, index):
                 seen.append((index, batch.index.tolist(), self.sweep_ends, float(torch.rand(()))))
 
-        run(Seeing(Quadratic(), optimizers={}), Data(torch.arange(10.0)[:, None], batch_size=3, block=block), epochs=2)
+        run(
+            Seeing(Quadratic(), optimizers={}),
+            Data(torch.arange(10.0)[:, None], batch_size=3, block=block),
+            epochs=2,
+        )
         return seen
 
     one = visits(1)
@@ -213,7 +260,10 @@ def test_a_loss_that_is_not_finite_stops_with_its_player_its_term_and_its_step()
     trainer = VAE(pair())
     x = images()
     broken = Data(torch.cat([x[:8], x[8:] * math.nan]), batch_size=4, shuffle=False)
-    with pytest.raises(FloatingPointError, match=r"model and recognition became nan at step 2 of epoch 0 \(elbo = nan, recon"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"model and recognition became nan at step 2 of epoch 0 \(elbo = nan, recon",
+    ):
         for index, block in enumerate(broken.train_dataloader()):
             trainer.training_step(block, index)
 
@@ -230,9 +280,13 @@ def test_a_bound_that_falls_under_a_monotone_guarantee_names_the_half_step():
 
 
 def test_a_model_without_a_role_is_told_which_trainers_fit():
-    with pytest.raises(TypeError, match=r"EM needs a model that serves Conjugate .*trainers that fit it: .*VAE"):
+    with pytest.raises(
+        TypeError, match=r"EM needs a model that serves Conjugate .*trainers that fit it: .*VAE"
+    ):
         EM(pair())
-    with pytest.raises(TypeError, match=r"VAE needs .*Recognition \(recognition\).*trainers that fit it: .*GAN"):
+    with pytest.raises(
+        TypeError, match=r"VAE needs .*Recognition \(recognition\).*trainers that fit it: .*GAN"
+    ):
         model = pair()
         model.recognition = None
         VAE(model)
@@ -253,9 +307,15 @@ def test_closed_form_steps_of_all_sizes_are_online_em():
     from emgen.optim import ClosedForm
 
     taken = []
-    for lr, decay, expected in ((1.0, 0.0, [1.0, 3.0, 5.0]), (0.5, 0.0, [1.0, 2.0, 3.5]), (1.0, 1.0, [1.0, 2.0, 3.0])):
+    for lr, decay, expected in (
+        (1.0, 0.0, [1.0, 3.0, 5.0]),
+        (0.5, 0.0, [1.0, 2.0, 3.5]),
+        (1.0, 1.0, [1.0, 2.0, 3.0]),
+    ):
         taken.clear()
-        optimizer = ClosedForm([], m_step=lambda s: (taken.append(float(s["n"])), s)[1], lr=lr, decay=decay)
+        optimizer = ClosedForm(
+            [], m_step=lambda s: (taken.append(float(s["n"])), s)[1], lr=lr, decay=decay
+        )
         for value in (1.0, 3.0, 5.0):
             optimizer.step(lambda v=value: {"n": torch.tensor(v)})
         assert taken == pytest.approx(expected)
@@ -264,7 +324,7 @@ def test_closed_form_steps_of_all_sizes_are_online_em():
             ClosedForm([], m_step=lambda s: s, lr=lr, decay=decay)
 
 
-# ---- several processes ---------------------------------------------------------------------------------------------
+# ---- several processes -------------------------------------------------------------------------
 
 
 class PointEncoder(nn.Module):
@@ -302,7 +362,9 @@ def two_epochs(trainer, rows, rank=0, world=1):
 def share(rank, world, folder, rows):
     """What each process does: both trainers over its share of the rows."""
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world
+    )
     found = {}
     for make in (by_gradient, by_statistics):
         trainer = two_epochs(make(), rows, rank, world)
@@ -315,23 +377,30 @@ def test_two_processes_equal_one(tmp_path):
     """Batches of 9, 9 and 5 rows are shared as 5 + 4 and 3 + 2, so the mean over processes must count rows."""
     rows = torch.randn(23, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     multiprocessing.set_forkserver_preload(["test_trainers"])  # imported once for both
-    torch.multiprocessing.start_processes(share, (2, str(tmp_path), rows), nprocs=2, start_method="forkserver")
+    torch.multiprocessing.start_processes(
+        share, (2, str(tmp_path), rows), nprocs=2, start_method="forkserver"
+    )
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for make in (by_gradient, by_statistics):
         one, name = two_epochs(make(), rows), make.__name__
         assert first[name].pop("examples") == one.examples == 46
         for key, value in one.state_dict().items():
-            assert torch.equal(first[name][key], second[name][key]), f"{name}: {key} differs between the processes"
+            assert torch.equal(first[name][key], second[name][key]), (
+                f"{name}: {key} differs between the processes"
+            )
             torch.testing.assert_close(first[name][key], value, rtol=1e-9, atol=1e-10)
 
 
 def test_a_batch_smaller_than_the_number_of_processes_is_refused():
-    with pytest.raises(ValueError, match="batch_size=9 over 19 rows leaves a batch with fewer rows than the 2 processes"):
+    with pytest.raises(
+        ValueError,
+        match="batch_size=9 over 19 rows leaves a batch with fewer rows than the 2 processes",
+    ):
         _Loader(Data(torch.zeros(19, 3), batch_size=9), 0, 2)
     assert len(_Loader(Data(torch.zeros(19, 3), batch_size=9, drop_last=True, block=1), 0, 2)) == 2
 
 
-# ---- numbers that are none -------------------------------------------------------------------------------------------
+# ---- numbers that are none ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("values", [(1.0, math.nan), (math.inf, -math.inf)])
@@ -366,7 +435,9 @@ def test_a_part_that_is_no_number_stops_a_fit_though_its_loss_is_finite():
 def test_a_bound_that_is_no_number_stops_em_and_names_the_half_step(value):
     trainer = EM(GaussianMixture(2))
     trainer.record({"bound": torch.tensor(-0.5)}, "E-step")
-    with pytest.raises(FloatingPointError, match=r"the M-step of EM left a bound of -?(nan|inf) at epoch 0"):
+    with pytest.raises(
+        FloatingPointError, match=r"the M-step of EM left a bound of -?(nan|inf) at epoch 0"
+    ):
         trainer.record({"bound": torch.tensor(value)}, "M-step")
 
 

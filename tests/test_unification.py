@@ -1,6 +1,6 @@
 """The nine levels as identities: each says why the methods of one level are one thing, exactly and by enumeration.
 
-    F(q, θ) = E_q[log p(x, z)] + H(q) = log p(x) − KL(q(z) ‖ p(z|x))
+F(q, θ) = E_q[log p(x, z)] + H(q) = log p(x) − KL(q(z) ‖ p(z|x))
 """
 
 import math
@@ -16,7 +16,9 @@ from emgen.models import BoltzmannMachine, GaussianMixture
 from emgen.objectives import Adversarial, ContrastiveDivergence, FreeEnergy, Wake
 
 EXACT = dict(rtol=1e-10, atol=1e-11)
-DATA = torch.tensor([0.4, 0.1, 0.2, 0.3], dtype=torch.float64)  # p̂(x) over the four values of Tables
+DATA = torch.tensor(
+    [0.4, 0.1, 0.2, 0.3], dtype=torch.float64
+)  # p̂(x) over the four values of Tables
 
 
 @pytest.fixture
@@ -35,7 +37,9 @@ def mixture(x, components=3):
 @pytest.fixture
 def x():
     rng = torch.Generator().manual_seed(1)
-    return torch.cat([torch.randn(40, 2, generator=rng, dtype=torch.float64) + 3 * i for i in range(3)])
+    return torch.cat(
+        [torch.randn(40, 2, generator=rng, dtype=torch.float64) + 3 * i for i in range(3)]
+    )
 
 
 def test_level_1_em_is_expectation_then_maximisation(x):
@@ -48,7 +52,10 @@ def test_level_1_em_is_expectation_then_maximisation(x):
         best = model.free_energy(model.m_step(s, Point()))["elbo"]
         assert evidence < best < model.log_prob(x).mean()
         for parameter in (model.components.mean, model.components.covariance):
-            for factor in (0.99, 1.01):  # with q held, no step away from the M-step's answer raises F
+            for factor in (
+                0.99,
+                1.01,
+            ):  # with q held, no step away from the M-step's answer raises F
                 parameter.mul_(factor)
                 assert model.free_energy(model.statistics(x, q))["elbo"] < best
                 parameter.div_(factor)
@@ -65,7 +72,9 @@ def test_level_2_em_climbs_a_bound_that_touches_the_evidence(pair):
         return (DATA * pair.log_prob(torch.arange(4))).sum()
 
     torch.testing.assert_close(bound(), evidence(), **EXACT)
-    torch.testing.assert_close(gradient(bound(), pair.theta()), gradient(evidence(), pair.theta()), **EXACT)
+    torch.testing.assert_close(
+        gradient(bound(), pair.theta()), gradient(evidence(), pair.theta()), **EXACT
+    )
     rng = torch.Generator().manual_seed(0)
     for _ in range(50):
         with torch.no_grad():
@@ -78,10 +87,14 @@ def test_level_3_hard_em_is_the_limit_of_tempered_em(x):
     """As β grows the tempered belief becomes the Dirac at the mode; in between it is neither."""
     model = mixture(x)
     soft, hard = model.posterior(x), Point()(model.posterior(x)).probs
-    distance = [float((Tempered(beta)(soft).probs - hard).abs().sum()) for beta in (1, 2, 8, 64, 4096)]
+    distance = [
+        float((Tempered(beta)(soft).probs - hard).abs().sum()) for beta in (1, 2, 8, 64, 4096)
+    ]
     assert distance == sorted(distance, reverse=True) and distance[0] > 1 and distance[-1] < 1e-3
     torch.testing.assert_close(Tempered(1.0)(soft).probs, soft.probs, **EXACT)
-    assert torch.equal(hard.sum(1), torch.ones(len(x), dtype=torch.float64)) and set(hard.unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(hard.sum(1), torch.ones(len(x), dtype=torch.float64)) and set(
+        hard.unique().tolist()
+    ) == {0.0, 1.0}
 
 
 def test_level_4_any_belief_will_do_and_the_gap_is_its_kl_to_the_posterior(x):
@@ -104,7 +117,9 @@ def test_level_5_the_vaes_objective_is_the_same_free_energy():
     q = model.recognition(x)
     grid = torch.cartesian_prod(nodes, nodes)[:, None]
     z, mass = q.mean + q.stddev * grid, torch.cartesian_prod(weights, weights).prod(1)
-    elbo = (mass[:, None] * model.likelihood(z).log_prob(x)).sum(0) - kl_divergence(q, model.prior())
+    elbo = (mass[:, None] * model.likelihood(z).log_prob(x)).sum(0) - kl_divergence(
+        q, model.prior()
+    )
     posterior = model.posterior_of(x)
     gap = (mass[:, None] * (q.log_prob(z) - posterior.log_prob(z))).sum(0)
     torch.testing.assert_close(elbo + gap, model.evidence().log_prob(x), **EXACT)
@@ -122,9 +137,18 @@ def test_level_6_wake_at_the_exact_posterior_is_the_em_gradient_and_sleep_turns_
     rows, wake = torch.arange(4).repeat_interleave((DATA * 10).long()), []
     for datum in rows:
         for z, share in zip(pair.states, pair.log_posterior()[:, datum].exp().detach()):
-            drawn = type("Told", (), {"sample": lambda self, shape, z=z: z.view(1, 1), "log_prob": lambda self, z: z * 0.0})()
+            drawn = type(
+                "Told",
+                (),
+                {
+                    "sample": lambda self, shape, z=z: z.view(1, 1),
+                    "log_prob": lambda self, z: z * 0.0,
+                },
+            )()
             wake.append(share * Wake()(pair, lambda x, d=drawn: d, datum[None]).loss / len(rows))
-    torch.testing.assert_close(gradient(sum(wake), pair.theta()), -gradient(evidence, pair.theta()), **EXACT)
+    torch.testing.assert_close(
+        gradient(sum(wake), pair.theta()), -gradient(evidence, pair.theta()), **EXACT
+    )
     p = pair.log_joint().exp()
     assert gradient(-(p.detach() * pair.log_q()).sum(), pair.phi()).abs().max() < 1e-14
 
@@ -138,7 +162,9 @@ def test_level_7_a_draw_in_place_of_the_expectation_has_the_same_mean(x):
         drawn = []
         for k, share in enumerate(q.probs[0]):
             told = type(q)(q.scores, torch.nn.functional.one_hot(torch.tensor([k]), 3).double())
-            drawn.append({name: share * value for name, value in model.statistics(one, told).items()})
+            drawn.append(
+                {name: share * value for name, value in model.statistics(one, told).items()}
+            )
         for name in expected:
             if name != "entropy":
                 torch.testing.assert_close(sum(s[name] for s in drawn), expected[name], **EXACT)
@@ -156,7 +182,10 @@ def test_level_7_contrastive_divergence_at_equilibrium_is_maximum_likelihood():
     evidence = (-model.energy(x) - negative.logsumexp(0)).mean()
     share = negative.softmax(0).detach()
     players = [p for p in model.parameters() if p.requires_grad]
-    phases = [p * gradient(ContrastiveDivergence()(model, x, state[None]).loss, players) for p, state in zip(share, states)]
+    phases = [
+        p * gradient(ContrastiveDivergence()(model, x, state[None]).loss, players)
+        for p, state in zip(share, states)
+    ]
     torch.testing.assert_close(sum(phases), -gradient(evidence, players), **EXACT)
 
 
@@ -173,7 +202,9 @@ def test_level_8_vae_sleep_and_gan_are_the_two_kls_of_one_pair(pair):
     sleep = -(joint_p.exp() * pair.log_q()).sum()
     entropy = -(joint_p.exp() * pair.log_posterior()).sum()
     f, v = divergences.ReverseKL(), (DATA.log() - log_px).detach()
-    adversarial = (DATA * f.activation(v)).sum() - (log_px.exp() * f.conjugate_of_activation(v)).sum()
+    adversarial = (DATA * f.activation(v)).sum() - (
+        log_px.exp() * f.conjugate_of_activation(v)
+    ).sum()
     torch.testing.assert_close(backward, adversarial + sleep - entropy, **EXACT)
 
 
@@ -198,8 +229,16 @@ def test_level_8_the_gans_best_critic_is_the_log_ratio(pair):
     torch.testing.assert_close(v, truth, rtol=1e-9, atol=1e-9)
 
 
-F_DIVERGENCES = [divergences.KL(), divergences.ReverseKL(), divergences.JensenShannon(), divergences.GAN(),
-                 divergences.Pearson(), divergences.Neyman(), divergences.SquaredHellinger(), divergences.Jeffreys()]
+F_DIVERGENCES = [
+    divergences.KL(),
+    divergences.ReverseKL(),
+    divergences.JensenShannon(),
+    divergences.GAN(),
+    divergences.Pearson(),
+    divergences.Neyman(),
+    divergences.SquaredHellinger(),
+    divergences.Jeffreys(),
+]
 
 
 @pytest.mark.parametrize("f", F_DIVERGENCES, ids=repr)
@@ -210,23 +249,33 @@ def test_level_9_at_the_best_critic_the_models_gradient_is_that_of_the_divergenc
     bound = (DATA * f.activation(v)).sum() - (log_p.exp() * f.conjugate_of_activation(v)).sum()
     exact = (log_p.exp() * f.generator(DATA / log_p.exp())).sum()
     torch.testing.assert_close(bound, exact, **EXACT)
-    torch.testing.assert_close(gradient(bound, pair.theta()), gradient(exact, pair.theta()), **EXACT)
+    torch.testing.assert_close(
+        gradient(bound, pair.theta()), gradient(exact, pair.theta()), **EXACT
+    )
 
 
 @pytest.mark.parametrize("non_saturating", [False, True])
-def test_level_9_kl_f_gan_is_maximum_likelihood_and_its_other_loss_is_the_reverse_kl(non_saturating):
+def test_level_9_kl_f_gan_is_maximum_likelihood_and_its_other_loss_is_the_reverse_kl(
+    non_saturating,
+):
     """Through reparameterised samples of N(μ, σ²): the bound's own gradient is ∇KL(p̂ ‖ p), the non-saturating one ∇KL(p ‖ p̂)."""
     data = Normal(torch.tensor(0.4, dtype=torch.float64), 0.8)
     theta = torch.tensor([-0.3, 0.1], dtype=torch.float64, requires_grad=True)
     nodes, weights = gauss_hermite(60)
-    model, held = Normal(theta[0], theta[1].exp()), Normal(theta[0].detach(), theta[1].exp().detach())
+    model, held = (
+        Normal(theta[0], theta[1].exp()),
+        Normal(theta[0].detach(), theta[1].exp().detach()),
+    )
 
     def critic(x):
         return data.log_prob(x) - held.log_prob(x)
 
     game = Adversarial(divergences.KL(), non_saturating)
     samples = theta[0] + theta[1].exp() * nodes
-    slope = sum(w * gradient(game.model(critic, sample[None]).loss, [theta]) for w, sample in zip(weights, samples))
+    slope = sum(
+        w * gradient(game.model(critic, sample[None]).loss, [theta])
+        for w, sample in zip(weights, samples)
+    )
     target = kl_divergence(model, data) if non_saturating else kl_divergence(data, model)
     torch.testing.assert_close(slope, gradient(target, [theta]), rtol=1e-8, atol=1e-8)
 

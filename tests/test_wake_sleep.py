@@ -82,7 +82,14 @@ def generative(model):
 
 
 def gradient(value, parameters):
-    return torch.cat([g.flatten() for g in torch.autograd.grad(value, parameters, materialize_grads=True, allow_unused=True)])
+    return torch.cat(
+        [
+            g.flatten()
+            for g in torch.autograd.grad(
+                value, parameters, materialize_grads=True, allow_unused=True
+            )
+        ]
+    )
 
 
 def expected_gradient(objective, model, parameters, samples, log_proposal=None, recognition=None):
@@ -94,11 +101,14 @@ def expected_gradient(objective, model, parameters, samples, log_proposal=None, 
         if EMPIRICAL[i] == 0:
             continue
         for chosen, z in tuples(model, samples):
+
             def scripted(x, z=z):
                 return Scripted(recognition(x), z)
 
             weight = EMPIRICAL[i] * proposal[chosen, i].sum().exp()
-            total = total + weight * gradient(objective(model, scripted, x.unsqueeze(0)).loss, parameters)
+            total = total + weight * gradient(
+                objective(model, scripted, x.unsqueeze(0)).loss, parameters
+            )
     return total
 
 
@@ -106,18 +116,26 @@ def evidence_gradient(model):
     return gradient((EMPIRICAL * model.log_prob(X)).sum(), generative(model))
 
 
-# ---- the two half-steps -------------------------------------------------------------------------------------------------
+# ---- the two half-steps ------------------------------------------------------------------------
 
 
 def test_sleep_descends_the_reversed_kl_over_phi(machine):
-    phi, log_p, z = list(machine.recognition.parameters()), log_joint(machine).detach(), latents(machine)
+    phi, log_p, z = (
+        list(machine.recognition.parameters()),
+        log_joint(machine).detach(),
+        latents(machine),
+    )
     posterior = log_p - log_p.logsumexp(0)
     kl = (log_p.exp() * (posterior - log_q(machine))).sum()  # E_p(x) KL(p(z|x) ‖ q(z|x))
     dreamt = 0.0
     for i, state in itertools.product(range(len(X)), range(len(z[0]))):
-        dream = SimpleNamespace(prior=lambda state=state: Scripted(None, tuple(layer[state] for layer in z)),
-                                likelihood=lambda z, i=i: Scripted(None, X[i : i + 1]))
-        dreamt = dreamt + log_p[state, i].exp() * gradient(Sleep()(dream, machine.recognition, 1).loss, phi)
+        dream = SimpleNamespace(
+            prior=lambda state=state: Scripted(None, tuple(layer[state] for layer in z)),
+            likelihood=lambda z, i=i: Scripted(None, X[i : i + 1]),
+        )
+        dreamt = dreamt + log_p[state, i].exp() * gradient(
+            Sleep()(dream, machine.recognition, 1).loss, phi
+        )
     torch.testing.assert_close(dreamt, gradient(kl, phi), **TOLERANCE)
 
 
@@ -131,10 +149,14 @@ def test_wake_descends_the_kl_over_theta(machine):
 
 def test_wake_at_the_exact_posterior_is_the_em_gradient(machine):
     posterior = log_joint(machine) - machine.log_prob(X)
-    expected = expected_gradient(Wake(), machine, generative(machine), samples=1, log_proposal=posterior)
+    expected = expected_gradient(
+        Wake(), machine, generative(machine), samples=1, log_proposal=posterior
+    )
     torch.testing.assert_close(-expected, evidence_gradient(machine), **TOLERANCE)
     elsewhere = expected_gradient(Wake(), machine, generative(machine), samples=1)
-    assert float((-elsewhere - evidence_gradient(machine)).norm()) > 0.01  # it is the posterior that makes it so
+    assert (
+        float((-elsewhere - evidence_gradient(machine)).norm()) > 0.01
+    )  # it is the posterior that makes it so
 
 
 @torch.no_grad()
@@ -143,23 +165,30 @@ def test_the_recorded_parts_are_the_two_projections_up_to_an_entropy(machine):
     torch.manual_seed(0)
     n = 200_000
     x = X[torch.multinomial(EMPIRICAL, n, replacement=True)]
-    wake, sleep = Wake()(machine, machine.recognition, x).parts, Sleep()(machine, machine.recognition, n).parts
+    wake, sleep = (
+        Wake()(machine, machine.recognition, x).parts,
+        Sleep()(machine, machine.recognition, n).parts,
+    )
     joint_q, log_p = log_q(machine) + EMPIRICAL.log(), log_joint(machine)
     expected_wake = -(joint_q.exp() * log_p).sum()
     expected_sleep = -(log_p.exp() * log_q(machine)).sum()
-    for value, mean, second, weight in ((wake["wake"], expected_wake, log_p.square(), joint_q.exp()),
-                                        (sleep["sleep"], expected_sleep, log_q(machine).square(), log_p.exp())):
+    for value, mean, second, weight in (
+        (wake["wake"], expected_wake, log_p.square(), joint_q.exp()),
+        (sleep["sleep"], expected_sleep, log_q(machine).square(), log_p.exp()),
+    ):
         error = float(((weight * second).sum() - mean**2).sqrt()) / n**0.5
         assert abs(float(value - mean)) < 4 * error
 
 
-# ---- reweighted wake-sleep ----------------------------------------------------------------------------------------------
+# ---- reweighted wake-sleep ---------------------------------------------------------------------
 
 
 def test_one_sample_reweighted_is_wake(machine):
     for parameters in (generative(machine), list(machine.recognition.parameters())):
         reweighted = expected_gradient(ReweightedWake(1, phi=0), machine, parameters, samples=1)
-        torch.testing.assert_close(reweighted, expected_gradient(Wake(), machine, parameters, samples=1), **TOLERANCE)
+        torch.testing.assert_close(
+            reweighted, expected_gradient(Wake(), machine, parameters, samples=1), **TOLERANCE
+        )
 
 
 def test_reweighted_gradient_is_the_evidence_gradient_at_the_posterior_whatever_k():
@@ -174,12 +203,16 @@ def test_reweighted_gradient_is_the_evidence_gradient_at_the_posterior_whatever_
             self.column = int((X == x).all(-1).nonzero())
 
         def log_prob(self, value):
-            rows = (value[0].unsqueeze(-3) == z[0].squeeze(1).unsqueeze(1)).all(-1).double().argmax(-2)
+            rows = (
+                (value[0].unsqueeze(-3) == z[0].squeeze(1).unsqueeze(1)).all(-1).double().argmax(-2)
+            )
             return posterior[rows, self.column]
 
     for samples in (1, 2, 3):
         objective = ReweightedWake(samples, phi=0)
-        expected = expected_gradient(objective, machine, generative(machine), samples, posterior, Posterior)
+        expected = expected_gradient(
+            objective, machine, generative(machine), samples, posterior, Posterior
+        )
         torch.testing.assert_close(-expected, evidence_gradient(machine), **TOLERANCE)
 
 
@@ -187,11 +220,17 @@ def test_reweighted_gradient_tends_to_the_evidence_gradient_as_k_grows():
     machine = tiny((2,))
     target = evidence_gradient(machine)
     theta = generative(machine)
-    bias = [float((-expected_gradient(ReweightedWake(k, phi=0), machine, theta, k) - target).norm()) for k in (1, 2, 3)]
+    bias = [
+        float((-expected_gradient(ReweightedWake(k, phi=0), machine, theta, k) - target).norm())
+        for k in (1, 2, 3)
+    ]
     assert bias[0] > bias[1] > bias[2]
     torch.manual_seed(0)
     objective = ReweightedWake(20_000, phi=0)
-    estimate = sum(EMPIRICAL[i] * gradient(objective(machine, machine.recognition, X[i : i + 1]).loss, theta) for i in range(8))
+    estimate = sum(
+        EMPIRICAL[i] * gradient(objective(machine, machine.recognition, X[i : i + 1]).loss, theta)
+        for i in range(8)
+    )
     assert float((-estimate - target).norm()) < 0.02 * float(target.norm())
 
 
@@ -200,11 +239,14 @@ def test_wake_phi_descends_the_inclusive_kl_on_data_in_the_limit():
     phi = list(machine.recognition.parameters())
     posterior = (log_joint(machine) - machine.log_prob(X)).detach()
     target = gradient(-(EMPIRICAL * posterior.exp() * log_q(machine)).sum(), phi)
-    bias = [float((expected_gradient(ReweightedWake(k, phi=1.0), machine, phi, k) - target).norm()) for k in (1, 2, 3)]
+    bias = [
+        float((expected_gradient(ReweightedWake(k, phi=1.0), machine, phi, k) - target).norm())
+        for k in (1, 2, 3)
+    ]
     assert bias[0] > bias[1] > bias[2]
 
 
-# ---- the free energy itself ---------------------------------------------------------------------------------------------
+# ---- the free energy itself --------------------------------------------------------------------
 
 
 def free_energy(model, samples) -> torch.Tensor:
@@ -222,14 +264,18 @@ def test_vimco_is_unbiased_for_the_bound_of_many_samples(samples):
     machine = tiny((2,))
     parameters = [*generative(machine), *machine.recognition.parameters()]
     expected = expected_gradient(VIMCO(samples), machine, parameters, samples)
-    torch.testing.assert_close(-expected, gradient(free_energy(machine, samples), parameters), **TOLERANCE)
+    torch.testing.assert_close(
+        -expected, gradient(free_energy(machine, samples), parameters), **TOLERANCE
+    )
 
 
 def test_vimco_is_unbiased_for_two_layers():
     machine = tiny((2, 1))
     parameters = [*generative(machine), *machine.recognition.parameters()]
     expected = expected_gradient(VIMCO(2), machine, parameters, 2)
-    torch.testing.assert_close(-expected, gradient(free_energy(machine, 2), parameters), **TOLERANCE)
+    torch.testing.assert_close(
+        -expected, gradient(free_energy(machine, 2), parameters), **TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("samples", [2, 3])
@@ -237,10 +283,14 @@ def test_the_score_function_is_unbiased_for_the_free_energy(samples):
     machine = tiny((2,))
     parameters = [*generative(machine), *machine.recognition.parameters()]
     expected = expected_gradient(ScoreFunction(samples), machine, parameters, samples)
-    torch.testing.assert_close(-expected, gradient(free_energy(machine, 1), parameters), **TOLERANCE)
+    torch.testing.assert_close(
+        -expected, gradient(free_energy(machine, 1), parameters), **TOLERANCE
+    )
 
 
-@pytest.mark.parametrize("objective", [Wake(), ReweightedWake(2), ScoreFunction(3), VIMCO(3), ReweightedWake(3, phi=0)])
+@pytest.mark.parametrize(
+    "objective", [Wake(), ReweightedWake(2), ScoreFunction(3), VIMCO(3), ReweightedWake(3, phi=0)]
+)
 def test_recorded_bounds_are_the_free_energy_and_that_of_k_draws(objective):
     """In expectation over all draws: elbo = F, bound = F_K, ess = the share of K that the weights are worth."""
     machine, k = tiny((2,)), objective.samples
@@ -269,11 +319,17 @@ def test_hard_relaxed_draws_give_the_free_energy_and_its_exact_gradient_over_the
     error = float((q.exp() * (log_w - value).square()).sum().sqrt()) / 20_000**0.5
     assert abs(float(terms.parts["elbo"] - value)) < 4 * error
     slope = gradient(value, generative(machine))
-    assert float((gradient(-terms.loss, generative(machine)) - slope).norm()) < 0.03 * float(slope.norm())
+    assert float((gradient(-terms.loss, generative(machine)) - slope).norm()) < 0.03 * float(
+        slope.norm()
+    )
 
 
 def test_soft_relaxed_draws_have_the_gradient_of_their_own_value(machine):
-    objective, x, phi = Relaxed(hard=False, temperature=0.7), X[:4], list(machine.recognition.parameters())
+    objective, x, phi = (
+        Relaxed(hard=False, temperature=0.7),
+        X[:4],
+        list(machine.recognition.parameters()),
+    )
 
     def loss():
         torch.manual_seed(3)
@@ -291,20 +347,23 @@ def test_soft_relaxed_draws_have_the_gradient_of_their_own_value(machine):
         assert float(slope[start]) == pytest.approx(float(numeric), rel=1e-5, abs=1e-7)
 
 
-@pytest.mark.parametrize("objective, arguments, reason", [
-    (ReweightedWake, dict(samples=0), "at least one draw"),
-    (ReweightedWake, dict(phi=-1.0), "not negative"),
-    (ScoreFunction, dict(samples=1), "another draw"),
-    (VIMCO, dict(samples=1), "another draw"),
-    (Relaxed, dict(temperature=0.0), "positive, finite temperature"),
-    (Relaxed, dict(samples=0), "at least one draw"),
-])
+@pytest.mark.parametrize(
+    "objective, arguments, reason",
+    [
+        (ReweightedWake, dict(samples=0), "at least one draw"),
+        (ReweightedWake, dict(phi=-1.0), "not negative"),
+        (ScoreFunction, dict(samples=1), "another draw"),
+        (VIMCO, dict(samples=1), "another draw"),
+        (Relaxed, dict(temperature=0.0), "positive, finite temperature"),
+        (Relaxed, dict(samples=0), "at least one draw"),
+    ],
+)
 def test_bad_hyper_parameters_are_refused(objective, arguments, reason):
     with pytest.raises(ValueError, match=reason):
         objective(**arguments)
 
 
-# ---- the schedules ------------------------------------------------------------------------------------------------------
+# ---- the schedules -----------------------------------------------------------------------------
 
 
 def descend(trainer, data: Data, epochs: int) -> float:
@@ -327,7 +386,9 @@ def descend(trainer, data: Data, epochs: int) -> float:
 SCHEDULES = {
     "wake_sleep": lambda model, adam: WakeSleep(model, optimizer=adam),
     "rws": lambda model, adam: RWS(model, optimizer=adam),
-    "rws without dreams": lambda model, adam: RWS(model, ReweightedWake(5, phi=1.0), sleep_phi=0.0, optimizer=adam),
+    "rws without dreams": lambda model, adam: RWS(
+        model, ReweightedWake(5, phi=1.0), sleep_phi=0.0, optimizer=adam
+    ),
     "vimco": lambda model, adam: VAE(model, VIMCO(5), optimizer=adam),
     "score function": lambda model, adam: VAE(model, ScoreFunction(5), optimizer=adam),
     "straight through": lambda model, adam: VAE(model, Relaxed(), optimizer=adam),
@@ -352,11 +413,22 @@ def test_mixed_precision_records_the_bound_of_full_precision(name):
     data, bounds = bars(size=3, train=4000, validation=1, test=1, batch_size=4000), []
     for precision in ("32-true", "bf16-mixed"):
         torch.manual_seed(0)
-        model = dense(data.event_shape, latent=2, hidden=(5,)) if name == "vae" else helmholtz_machine(data.event_shape, (6, 2))
+        model = (
+            dense(data.event_shape, latent=2, hidden=(5,))
+            if name == "vae"
+            else helmholtz_machine(data.event_shape, (6, 2))
+        )
         adam = partial(torch.optim.Adam, lr=0.02)
         module = VAE(model, optimizer=adam) if name == "vae" else SCHEDULES[name](model, adam)
-        trainer = lightning.Trainer(max_epochs=1, precision=precision, logger=False, enable_checkpointing=False,
-                                    accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
+        trainer = lightning.Trainer(
+            max_epochs=1,
+            precision=precision,
+            logger=False,
+            enable_checkpointing=False,
+            accelerator="cpu",
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
         trainer.fit(module, data)
         bounds.append(module.history[0]["elbo"])
     assert bounds[0] == pytest.approx(bounds[1], abs=0.02) and bounds[0] < -3
@@ -371,10 +443,17 @@ def test_each_half_step_moves_its_own_player_alone():
         trainer = WakeSleep(model)
         trainer.optimizer("model")
         trainer._optimizers[held] = still
-        before = {player: [p.clone() for p in trainer.parameters_of(player)] for player in ("model", "recognition")}
+        before = {
+            player: [p.clone() for p in trainer.parameters_of(player)]
+            for player in ("model", "recognition")
+        }
         trainer.training_step(next(iter(data.train_dataloader())), 0)
-        changed = {player: any(bool((p != b).any()) for p, b in zip(trainer.parameters_of(player), before[player]))
-                   for player in before}
+        changed = {
+            player: any(
+                bool((p != b).any()) for p, b in zip(trainer.parameters_of(player), before[player])
+            )
+            for player in before
+        }
         assert changed == {moving: True, held: False}
 
 
@@ -384,7 +463,9 @@ def test_fused_steps_are_plain_ones_whatever_the_layout_of_a_gradient():
     class Transposed(nn.Module):
         def __init__(self, inputs, outputs):
             super().__init__()
-            self.weight = nn.Parameter(torch.linspace(-1, 1, inputs * outputs).view(outputs, inputs))
+            self.weight = nn.Parameter(
+                torch.linspace(-1, 1, inputs * outputs).view(outputs, inputs)
+            )
 
         def forward(self, x):
             return Independent(Bernoulli(logits=x @ self.weight.T), 1)
@@ -392,7 +473,9 @@ def test_fused_steps_are_plain_ones_whatever_the_layout_of_a_gradient():
     moved = []
     for fused in (False, True):
         torch.manual_seed(0)
-        model = HelmholtzMachine(Marginal(heads.Bernoulli, (2,)), [Transposed(2, 3)], [Transposed(3, 2)])
+        model = HelmholtzMachine(
+            Marginal(heads.Bernoulli, (2,)), [Transposed(2, 3)], [Transposed(3, 2)]
+        )
         trainer = WakeSleep(model, optimizer=partial(torch.optim.Adam, lr=0.1, fused=fused))
         for index in range(3):
             trainer.training_step(X.float(), index)
@@ -407,17 +490,31 @@ def test_rws_refuses_weights_that_train_no_recognition_network():
 
 def test_rws_moves_by_its_three_half_steps_each_with_its_own_weight():
     """With plain gradient steps from one start and one seed, φ moves by a·wake-φ + b·sleep-φ, θ by wake-θ whatever a and b."""
+
     def moved(a, b):
         model = tiny((2, 1))
         players = [generative(model), list(model.recognition.parameters())]
         before = [[p.detach().clone() for p in player] for player in players]
-        RWS(model, ReweightedWake(3, phi=a), sleep_phi=b, optimizer=partial(torch.optim.SGD, lr=1.0)).training_step(X, 0)
-        return [torch.cat([(p.detach() - was).flatten() for p, was in zip(*pair)]) for pair in zip(players, before)]
+        RWS(
+            model, ReweightedWake(3, phi=a), sleep_phi=b, optimizer=partial(torch.optim.SGD, lr=1.0)
+        ).training_step(X, 0)
+        return [
+            torch.cat([(p.detach() - was).flatten() for p, was in zip(*pair)])
+            for pair in zip(players, before)
+        ]
 
-    (theta, wake_phi), (same, sleep_phi), (again, both) = moved(1.0, 0.0), moved(0.0, 1.0), moved(0.3, 0.7)
+    (theta, wake_phi), (same, sleep_phi), (again, both) = (
+        moved(1.0, 0.0),
+        moved(0.0, 1.0),
+        moved(0.3, 0.7),
+    )
     torch.testing.assert_close(both, 0.3 * wake_phi + 0.7 * sleep_phi)
     torch.testing.assert_close((same, again), (theta, theta))
-    assert wake_phi.norm() > 0.01 and sleep_phi.norm() > 0.01 and not torch.allclose(wake_phi, sleep_phi)
+    assert (
+        wake_phi.norm() > 0.01
+        and sleep_phi.norm() > 0.01
+        and not torch.allclose(wake_phi, sleep_phi)
+    )
 
 
 def test_rws_needs_a_recognition_network():

@@ -18,25 +18,34 @@ from pytorch_lightning.callbacks import Checkpoint as LightningCheckpoint
 
 
 class Interrupted(BaseException):
-    """A signal stopped the run, whatever it was at; `signum` says which. No error, so nothing that catches errors takes it for one."""
+    """A signal stopped the run, whatever it was at; `signum` says which.
+
+    No error, so nothing that catches errors takes it for one.
+    """
 
     def __init__(self, signum: int, path: Path):
-        super().__init__(f"stopped by {signal.Signals(signum).name}; everything up to here is in {path}")
+        super().__init__(
+            f"stopped by {signal.Signals(signum).name}; everything up to here is in {path}"
+        )
         self.signum, self.path = signum, path
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes beside the target, flushes to the disk and renames, keeping the checkpoint before as `*.previous`.
+    """Writes beside the target, flushes to the disk and renames, keeping the checkpoint before as
+    `*.previous`.
 
-    A reader therefore sees the old file or the new one, never half of one. Loading verifies the archive's own CRC-32
-    sums and unpickles nothing but tensors and plain containers (`weights_only=True`).
+    A reader therefore sees the old file or the new one, never half of one. Loading verifies the
+    archive's own CRC-32 sums and unpickles nothing but tensors and plain containers
+    (`weights_only=True`).
 
     Raises:
         OSError: the folder cannot be written.
         ValueError: a checkpoint that is loaded is damaged.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
@@ -53,16 +62,22 @@ class AtomicCheckpointIO(CheckpointIO):
         finally:
             Path(temporary).unlink(missing_ok=True)
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
         reason = damage(path)
         if reason:
-            raise ValueError(f"the checkpoint {path} is damaged ({reason}): the one before it is {path}.previous; copy that "
-                             "over it to go on from there.")
+            raise ValueError(
+                f"the checkpoint {path} is damaged ({reason}): the one before it is"
+                f" {path}.previous; copy that over it to go on from there."
+            )
         try:
             return torch.load(path, map_location=map_location or "cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            raise ValueError(f"the checkpoint {path} holds more than tensors and plain containers, which weights_only=True does not "
-                             "load: it was not written by this program.") from error
+            raise ValueError(
+                f"the checkpoint {path} holds more than tensors and plain containers, which"
+                " weights_only=True does not load: it was not written by this program."
+            ) from error
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
@@ -79,18 +94,22 @@ def damage(path: str | Path) -> str:
 
 
 class Checkpoint(LightningCheckpoint):
-    """Keeps `checkpoints/last.ckpt` and `checkpoints/best.ckpt`; on SIGTERM or Ctrl-C saves and raises `Interrupted`.
+    """Keeps `checkpoints/last.ckpt` and `checkpoints/best.ckpt`; on SIGTERM or Ctrl-C saves and
+    raises `Interrupted`.
 
     A second signal is not held back.
 
     Args:
         every_n_epochs: how often `last.ckpt` is written; the end of training always writes it.
-        monitor: the tag, larger is better, whose record makes `best.ckpt`; a run without that tag keeps no best.
+        monitor: the tag, larger is better, whose record makes `best.ckpt`; a run without that tag
+            keeps no best.
     """
 
     def __init__(self, every_n_epochs: int = 1, monitor: str = "val/log_likelihood"):
         if every_n_epochs < 1:
-            raise ValueError(f"every_n_epochs={every_n_epochs}: checkpoints are written every 1, 2, ... epochs.")
+            raise ValueError(
+                f"every_n_epochs={every_n_epochs}: checkpoints are written every 1, 2, ... epochs."
+            )
         self.every_n_epochs, self.monitor = every_n_epochs, monitor
         self.best = -math.inf
         self._signum: int | None = None
@@ -103,11 +122,16 @@ class Checkpoint(LightningCheckpoint):
         self.best = state_dict["best"]
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        self._handlers = {s: signal.signal(s, self._remember) for s in (signal.SIGTERM, signal.SIGINT)}
+        self._handlers = {
+            s: signal.signal(s, self._remember) for s in (signal.SIGTERM, signal.SIGINT)
+        }
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any) -> None:
         # at the end of an epoch the hooks that close it come first, then the signal is heard
-        if self._signum is not None and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        if (
+            self._signum is not None
+            and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        ):
             self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:

@@ -6,7 +6,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 
 class TensorBoard(TensorBoardLogger):
-    """Lightning's logger, kept open after training so that the test scores and hyper-parameters join the same file.
+    """Lightning's logger, kept open after training so that the test scores and hyper-parameters
+    join the same file.
 
     Args:
         save_dir: the run folder, in which the event file lies.

@@ -15,18 +15,22 @@ from emgen.evaluation.scores import scored, scores
 
 
 class Metrics(lightning.Callback):
-    """Writes `train/...` from the ledger and `val/...` from the validation rows; the x-axis is examples seen.
+    """Writes `train/...` from the ledger and `val/...` from the validation rows; the x-axis is
+    examples seen.
 
     Args:
-        every_n_epochs: how often the validation rows are scored; they always are at the last epoch and a trainer's milestones.
+        every_n_epochs: how often the validation rows are scored; they always are at the last epoch
+            and a trainer's milestones.
         samples: draws of z per datum in the importance-weighted validation likelihood.
-        rows: how many validation data are scored, from the first (documents of a corpus); null scores all.
+        rows: how many validation data are scored, from the first (documents of a corpus); null
+            scores all.
     """
 
     def __init__(self, every_n_epochs: int = 1, samples: int = 10, rows: int | None = 1000):
         if every_n_epochs < 1 or samples < 1 or (rows is not None and rows < 1):
             raise ValueError(
-                f"every_n_epochs={every_n_epochs}, samples={samples}, rows={rows}: each must be at least 1."
+                f"every_n_epochs={every_n_epochs}, samples={samples}, rows={rows}: each must be at"
+                " least 1."
             )
         self.every_n_epochs, self.samples, self.rows = every_n_epochs, samples, rows
         self.history: list[dict[str, float]] = []
@@ -99,7 +103,9 @@ class Metrics(lightning.Callback):
 
 
 def write_csv(path: Path, history: list[dict[str, float]]) -> list[str]:
-    """The whole history as a table, with a column for every tag that occurs; written beside and renamed. Returns the columns."""
+    """The whole history as a table, with a column for every tag that occurs; written beside and
+    renamed. Returns the columns.
+    """
     columns = list(dict.fromkeys(tag for row in history for tag in row))
     beside = path.with_suffix(".csv.part")
     with open(beside, "w", newline="", encoding="utf-8") as file:

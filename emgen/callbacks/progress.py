@@ -11,7 +11,8 @@ from rich.progress import Progress as Bar
 
 
 class Progress(lightning.Callback):
-    """Shows epochs, time left, examples a second and the latest bound; costs one refresh a block of batches.
+    """Shows epochs, time left, examples a second and the latest bound; costs one refresh a block of
+    batches.
 
     Args:
         lines: without a terminal, how many lines a run prints.
@@ -23,7 +24,8 @@ class Progress(lightning.Callback):
     def __init__(self, lines: int = 10):
         if lines < 1:
             raise ValueError(
-                f"lines={lines}: a run prints at least one line; give an integer >= 1, or callbacks.progress=null for none."
+                f"lines={lines}: a run prints at least one line; give an integer >= 1, or"
+                " callbacks.progress=null for none."
             )
         self.lines = lines
         self.console = Console(stderr=True)

@@ -1,8 +1,11 @@
-"""The command line: what was typed, composed, checked, built, fitted, scored and written, in this order.
+"""The command line: what was typed, composed, checked, built, fitted, scored and written, in this
+order.
 
-    overrides → compose → checks, trust, resuming → training → folder          commands: what is asked of a run afterwards
+    overrides → compose → checks, trust, resuming → training → folder          commands: what is
+    asked of a run afterwards
 
-Nothing here is imported by the rest of the package, and of the package only `compose`, `resuming` and `entry` know Hydra.
+Nothing here is imported by the rest of the package, and of the package only `compose`, `resuming`
+and `entry` know Hydra.
 """
 
 __all__ = ["build_parts", "composer", "main", "train"]

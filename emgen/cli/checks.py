@@ -1,4 +1,6 @@
-"""Numbers and parts of a composed configuration that no run could start with, refused before anything is built."""
+"""Numbers and parts of a composed configuration that no run could start with, refused before
+anything is built.
+"""
 
 __all__ = ["STATEFUL", "check_counts", "check_ranges", "flat"]
 
@@ -14,53 +16,87 @@ PRECISIONS = ("32-true", "64-true", "bf16-mixed", "32", "64", "bf16")
 
 
 def check_ranges(cfg: Any) -> None:
-    """Refuse numbers that no part would accept: NaN anywhere, rates that no optimiser takes, no epochs, no samples.
+    """Refuse numbers that no part would accept: NaN anywhere, rates that no optimiser takes, no
+    epochs, no samples.
 
     Raises:
         UserError: names the key and the value.
     """
     for part in ("data", "evaluation", "lightning", "model", "trainer"):
         if not cfg.get(part):
-            raise UserError(f"{part} was left out or set to null, and no run goes without: choose one, or drop that override.")
+            raise UserError(
+                f"{part} was left out or set to null, and no run goes without: choose one, or drop"
+                " that override."
+            )
     for key, value in flat(cfg):
-        if any(isinstance(v, float) and math.isnan(v) for v in (value if isinstance(value, list) else [value])):
+        if any(
+            isinstance(v, float) and math.isnan(v)
+            for v in (value if isinstance(value, list) else [value])
+        ):
             raise UserError(f"{key}={typed(value)} is not a number: give a finite value.")
         *_, owner, last = ["", *key.split(".")]
         if last == "lr" and not (_is_number(value) and 0 < value < math.inf):
-            raise UserError(f"{key}={typed(value)}: a learning rate is a positive, finite number; give one such as 0.001.")
+            raise UserError(
+                f"{key}={typed(value)}: a learning rate is a positive, finite number; give one such"
+                " as 0.001."
+            )
         if last == "seed" and not (type(value) is int and 0 <= value < 2**63):
             raise UserError(f"{key}={typed(value)}: a seed is an integer >= 0.")
         if owner.endswith("optimizer"):  # torch's own words for these name no key
             _check_optimizer(key, last, value)
     epochs = cfg.lightning.get("max_epochs")
     if type(epochs) is not int or epochs < 1:
-        raise UserError(f"lightning.max_epochs={typed(epochs)}: training takes at least one epoch; give an integer >= 1.")
+        raise UserError(
+            f"lightning.max_epochs={typed(epochs)}: training takes at least one epoch; give an"
+            " integer >= 1."
+        )
     precision = cfg.lightning.get("precision")
     if precision is not None and str(precision) not in PRECISIONS:
-        raise UserError(f"lightning.precision={precision}: expected 32-true, 64-true or bf16-mixed, which multiplies in 16 bits and "
-                        "keeps parameters and losses in 32.")
+        raise UserError(
+            f"lightning.precision={precision}: expected 32-true, 64-true or bf16-mixed, which"
+            " multiplies in 16 bits and keeps parameters and losses in 32."
+        )
     if _is_number(time := cfg.lightning.get("max_time")):
-        raise UserError(f"lightning.max_time={time}: expected days, hours, minutes and seconds such as 00:01:30:00, or null.")
+        raise UserError(
+            f"lightning.max_time={time}: expected days, hours, minutes and seconds such as"
+            " 00:01:30:00, or null."
+        )
     samples, rows = cfg.evaluation.samples, cfg.evaluation.rows
     if type(samples) is not int or samples < 1:
-        raise UserError(f"evaluation.samples={typed(samples)}: the likelihood needs at least one draw; give an integer >= 1.")
+        raise UserError(
+            f"evaluation.samples={typed(samples)}: the likelihood needs at least one draw; give an"
+            " integer >= 1."
+        )
     if rows is not None and (type(rows) is not int or rows < 1):
         raise UserError(f"evaluation.rows={typed(rows)}: score at least one row, or null for all.")
 
 
 def check_counts(cfg: Any) -> None:
-    """Refuse numbers of samples, rows and the like that no command accepts; null stands where the option's default is.
+    """Refuse numbers of samples, rows and the like that no command accepts; null stands where the
+    option's default is.
 
     Raises:
         UserError: names the key and the value.
     """
-    for key, least in {"samples": 1, "rows": 1, "draws": 2, "n": 1, "temperatures": 1, "chains": 1, "seed": 0}.items():
+    for key, least in {
+        "samples": 1,
+        "rows": 1,
+        "draws": 2,
+        "n": 1,
+        "temperatures": 1,
+        "chains": 1,
+        "seed": 0,
+    }.items():
         value = cfg.get(key, least)
-        if not (type(value) is int and value >= least) and not (value is None and key in ("rows", "draws", "temperatures")):
+        if not (type(value) is int and value >= least) and not (
+            value is None and key in ("rows", "draws", "temperatures")
+        ):
             raise UserError(f"{key}={typed(value)}: give an integer >= {least}.")
 
 
-STATEFUL = re.compile(r"trainer\.(rungs|\w*(optimizer|fine_tuning)\._target_)$")  # of whose state the checkpoint is made
+STATEFUL = re.compile(
+    r"trainer\.(rungs|\w*(optimizer|fine_tuning)\._target_)$"
+)  # of whose state the checkpoint is made
 
 
 def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -76,13 +112,26 @@ def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _check_optimizer(key: str, last: str, value: Any) -> None:
-    """Refuse arguments that every torch optimiser refuses, and one that asks for several losses a step."""
+    """Refuse arguments that every torch optimiser refuses, and one that asks for several losses a
+    step.
+    """
     if last == "_target_" and str(value).endswith("LBFGS"):
-        raise UserError(f"{key}={value}: it asks for several losses a step, which no trainer gives; use another such as torch.optim.Adam.")
-    if last == "betas" and not (isinstance(value, list) and len(value) > 1 and all(_is_number(v) and 0 <= v < 1 for v in value)):
-        raise UserError(f"{key}={typed(value)}: the shares of the past that Adam's averages keep lie in [0, 1); give two such as "
-                        "[0.9, 0.999].")
-    if last in ("eps", "momentum", "weight_decay") and not (_is_number(value) and 0 <= value < math.inf):
+        raise UserError(
+            f"{key}={value}: it asks for several losses a step, which no trainer gives; use another"
+            " such as torch.optim.Adam."
+        )
+    if last == "betas" and not (
+        isinstance(value, list)
+        and len(value) > 1
+        and all(_is_number(v) and 0 <= v < 1 for v in value)
+    ):
+        raise UserError(
+            f"{key}={typed(value)}: the shares of the past that Adam's averages keep lie in [0, 1);"
+            " give two such as [0.9, 0.999]."
+        )
+    if last in ("eps", "momentum", "weight_decay") and not (
+        _is_number(value) and 0 <= value < math.inf
+    ):
         raise UserError(f"{key}={typed(value)}: expected a finite number >= 0.")
 
 

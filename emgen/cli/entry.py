@@ -1,10 +1,12 @@
-"""The command `emgen`: which one of its commands is asked for, how it ends, and with what exit code.
+"""The command `emgen`: which one of its commands is asked for, how it ends, and with what exit
+code.
 
-    emgen [train] trainer=vae model=dense data=digits ...    emgen -m trainer=vae,wake_sleep,gan,fgan
-    emgen evaluate run=DIR      emgen sample run=DIR n=64      emgen compare RUN ...      emgen export run=DIR
+    emgen [train] trainer=vae model=dense data=digits ...    emgen -m
+    trainer=vae,wake_sleep,gan,fgan emgen evaluate run=DIR      emgen sample run=DIR n=64      emgen
+    compare RUN ...      emgen export run=DIR
 
-A configuration walks one way: `overrides` reads what was typed, `compose` makes it whole, `checks` and `trust` look at it,
-`training` builds, fits and scores, `folder` keeps what came out.
+A configuration walks one way: `overrides` reads what was typed, `compose` makes it whole, `checks`
+and `trust` look at it, `training` builds, fits and scores, `folder` keeps what came out.
 """
 
 __all__ = ["main"]
@@ -38,9 +40,13 @@ _claimed: dict[Path, RunFolder] = {}  # by this command, before Hydra is asked t
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command and exit: 0 done, 1 failed, 2 badly asked, 130 and 143 interrupted by Ctrl-C and SIGTERM."""
+    """Run one command and exit: 0 done, 1 failed, 2 badly asked, 130 and 143 interrupted by Ctrl-C
+    and SIGTERM.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    sys.path.append(os.getcwd())  # `_target_: mymod.Net` finds a user's module there, but never in place of an installed one
+    sys.path.append(
+        os.getcwd()
+    )  # `_target_: mymod.Net` finds a user's module there, but never in place of an installed one
     quiet()
     keep_freed_memory()
     command = arguments.pop(0) if arguments and arguments[0] in overrides.COMMANDS else "train"
@@ -73,11 +79,15 @@ def _train_command(arguments: list[str]) -> None:
         several = bool({"-m", "--multirun"} & set(arguments))
         run = None
         if not question and not several:
-            run, named = resumable(arguments, lambda: Path(str(checked(arguments, compose).paths.run_dir)))
+            run, named = resumable(
+                arguments, lambda: Path(str(checked(arguments, compose).paths.run_dir))
+            )
             if run is not None:
                 arguments = continued(run, named, arguments, config_dirs, compose)
         cfg = checked(arguments, compose, complete=not question)
-        several = several or HydraConfig.get().mode == RunMode.MULTIRUN  # by an experiment's own wish
+        several = (
+            several or HydraConfig.get().mode == RunMode.MULTIRUN
+        )  # by an experiment's own wish
     if question:
         return _hydra(arguments)
     _check_paths(cfg)
@@ -136,7 +146,10 @@ def _job(cfg: DictConfig) -> float | None:
         if folder.used:
             message = f"{str(stop) or 'stopped by Ctrl-C'}; continue with: {folder.command}"
         else:
-            message = f"stopped by {signal.Signals(signum).name} before anything was saved; start it again"
+            message = (
+                f"stopped by {signal.Signals(signum).name} before anything was saved; start it"
+                " again"
+            )
         folder.write_status("interrupted", message)
         print(f"emgen: {message}", file=sys.stderr)
         sys.exit(128 + signum)
@@ -156,14 +169,17 @@ def _job(cfg: DictConfig) -> float | None:
 def _refuse_further_processes(strategy: str) -> None:
     if strategy.startswith("ddp") and "spawn" not in strategy:
         raise UserError(
-            "strategy=ddp starts further processes of this command and cannot run under -m: give each run its own command, "
-            "or use lightning.strategy=ddp_spawn."
+            "strategy=ddp starts further processes of this command and cannot run under -m: give"
+            " each run its own command, or use lightning.strategy=ddp_spawn."
         )
 
 
 def _score(metrics: dict[str, float]) -> str:
     """The test score with its error, or nothing where the model has none."""
-    names = {"test/log_likelihood": "log-likelihood", "test/elbo": "lower bound on the log-likelihood"}
+    names = {
+        "test/log_likelihood": "log-likelihood",
+        "test/elbo": "lower bound on the log-likelihood",
+    }
     for tag, what in names.items():  # a deep Boltzmann machine has the bound alone
         if tag in metrics:
             error = metrics.get(f"{tag}_error", math.nan)
@@ -180,7 +196,8 @@ def _other_command(command: str, arguments: list[str]) -> None:
     flags = [argument for argument in arguments if argument.startswith("-")]
     if flags:
         raise UserError(
-            f"emgen {command} takes no flag {flags[0]}, only key=value; `emgen --help` shows how it is asked."
+            f"emgen {command} takes no flag {flags[0]}, only key=value; `emgen --help` shows how it"
+            " is asked."
         )
     paths = [a for a in arguments if "=" not in a or (command == "compare" and os.path.exists(a))]
     if command != "compare" and paths:
@@ -192,7 +209,8 @@ def _other_command(command: str, arguments: list[str]) -> None:
     for key in cfg:
         if OmegaConf.is_missing(cfg, key) or (key == "run" and cfg[key] is None):
             raise UserError(
-                f"emgen {command} needs {key}=...: name a run folder, as printed at the end of training."
+                f"emgen {command} needs {key}=...: name a run folder, as printed at the end of"
+                " training."
             )
     if paths:
         cfg.runs = paths
@@ -203,5 +221,6 @@ def _other_command(command: str, arguments: list[str]) -> None:
 def _check_paths(cfg: DictConfig) -> None:
     if not (cfg.paths.run_dir and cfg.paths.sweep_dir):
         raise UserError(
-            "paths.run_dir and paths.sweep_dir are empty: name a folder, or leave them to their defaults."
+            "paths.run_dir and paths.sweep_dir are empty: name a folder, or leave them to their"
+            " defaults."
         )

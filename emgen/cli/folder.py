@@ -1,4 +1,6 @@
-"""The folder of a run: claimed by one exclusive step, written file by file, and never cleared of what it did not write."""
+"""The folder of a run: claimed by one exclusive step, written file by file, and never cleared of
+what it did not write.
+"""
 
 __all__ = ["RunFolder", "status_of", "write_atomically"]
 
@@ -23,7 +25,8 @@ from emgen.callbacks.checkpoint import AtomicCheckpointIO, damage
 from emgen.errors import UserError, told
 from emgen.evaluation.runs import strict_json
 
-# What a run writes. In a folder that holds no run a file of such a name is the user's, and stays as it is.
+# What a run writes. In a folder that holds no run a file of such a name is the user's, and stays as
+# it is.
 OURS = (
     ".hydra",
     "checkpoints",
@@ -38,15 +41,21 @@ OURS = (
     "summary.json",
 )
 LOCK = ".emgen.lock"  # empty; what counts is who holds it
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # said by a file system without advisory locks
+NO_LOCKS = (
+    errno.ENOLCK,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+)  # said by a file system without advisory locks
 
 
 class RunFolder:
-    """`.hydra/`, `config.yaml`, `checkpoints/`, `metrics.csv`, `summary.json`, `status.json`, `figures/` of one run.
+    """`.hydra/`, `config.yaml`, `checkpoints/`, `metrics.csv`, `summary.json`, `status.json`,
+    `figures/` of one run.
 
-    A process claims the folder before it writes anything there, by an advisory lock (`flock`) on `.emgen.lock`, which the
-    kernel gives back however the process ends. What is refused before training began leaves nothing: the files that this process
-    made go one by one, and the folder itself only if this process made it and it is empty again. A parent stays.
+    A process claims the folder before it writes anything there, by an advisory lock (`flock`) on
+    `.emgen.lock`, which the kernel gives back however the process ends. What is refused before
+    training began leaves nothing: the files that this process made go one by one, and the folder
+    itself only if this process made it and it is empty again. A parent stays.
     """
 
     def __init__(self, path: str | Path):
@@ -59,7 +68,8 @@ class RunFolder:
 
     @classmethod
     def new(cls, path: str | Path) -> "RunFolder":
-        """A folder that no other process has: `path`, or where that exists `path-2`, `path-3`, ..., made and claimed.
+        """A folder that no other process has: `path`, or where that exists `path-2`, `path-3`, ...,
+        made and claimed.
 
         Raises:
             UserError: it cannot be written.
@@ -93,7 +103,7 @@ class RunFolder:
         """What goes on with the run."""
         return f"emgen {shlex.quote(f'resume={self.path}')}"
 
-    # ---- whose folder it is --------------------------------------------------------------------------------------
+    # ---- whose folder it is ---------------------------------------------------------------------
 
     def claim(self, resume: bool = False) -> None:
         """Make the folder this process's own until `release`; claimed already, nothing happens.
@@ -101,11 +111,12 @@ class RunFolder:
         Of several processes of one run the first claims for all.
 
         Args:
-            resume: whether the run in the folder is to be continued; without it a folder that holds one is refused.
+            resume: whether the run in the folder is to be continued; without it a folder that holds
+                one is refused.
 
         Raises:
-            UserError: another process trains here, the folder holds a run or files of the user's that would be written over,
-                or it cannot be written. Nothing has been changed then.
+            UserError: another process trains here, the folder holds a run or files of the user's
+                that would be written over, or it cannot be written. Nothing has been changed then.
         """
         if self._lock is not None or not _is_first_process():
             return
@@ -113,7 +124,9 @@ class RunFolder:
             self._make_and_lock()
         except OSError as error:
             self.release()
-            reason = "it is a file" if error.errno in (errno.EEXIST, errno.ENOTDIR) else error.strerror
+            reason = (
+                "it is a file" if error.errno in (errno.EEXIST, errno.ENOTDIR) else error.strerror
+            )
             raise UserError(_unwritable(self.path, reason)) from error
         except UserError:
             self.release()
@@ -159,7 +172,8 @@ class RunFolder:
                 if not made:  # without locks the file itself is the claim
                     os.close(handle)
                     raise UserError(
-                        f"{_busy(self.path)} If none is, for this file system has no locks, remove {self.path / LOCK}."
+                        f"{_busy(self.path)} If none is, for this file system has no locks, remove"
+                        f" {self.path / LOCK}."
                     ) from error
             if _is_same_file(handle, self.path / LOCK):
                 self._lock, self._made_lock = handle, made
@@ -169,30 +183,39 @@ class RunFolder:
 
     def _refusal(self, resume: bool) -> str:
         """Why the folder cannot be used, in a sentence; empty if it can."""
-        if _says_running(self.path):  # by its own account; where locks are no help, or written by an older version
+        if _says_running(
+            self.path
+        ):  # by its own account; where locks are no help, or written by an older version
             return _busy(self.path)
         if resume:
             return ""
-        theirs = [] if _holds_a_run(self.path) else [name for name in OURS if os.path.lexists(self.path / name)]
+        theirs = (
+            []
+            if _holds_a_run(self.path)
+            else [name for name in OURS if os.path.lexists(self.path / name)]
+        )
         if theirs:
             return (
-                f"paths.run_dir={self.path} holds {', '.join(theirs)}, which no run of emgen has left there and which a run "
-                "would write over: name another folder."
+                f"paths.run_dir={self.path} holds {', '.join(theirs)}, which no run of emgen has"
+                " left there and which a run would write over: name another folder."
             )
         if self.used:
             return (
-                f"{self.path} already holds a run: add resume=auto to continue it, or choose another paths.run_dir."
+                f"{self.path} already holds a run: add resume=auto to continue it, or choose"
+                " another paths.run_dir."
             )
         return ""
 
-    # ---- what is written -----------------------------------------------------------------------------------------
+    # ---- what is written ------------------------------------------------------------------------
 
     def begin(self, config: dict[str, Any], hydra: dict[str, Any] | None = None) -> None:
-        """Write down what runs: a status of `running`, the resolved `config.yaml`, and under `.hydra/` what Hydra keeps.
+        """Write down what runs: a status of `running`, the resolved `config.yaml`, and under
+        `.hydra/` what Hydra keeps.
 
         Args:
             config: the resolved configuration.
-            hydra: `config.yaml`, `hydra.yaml` and `overrides.yaml` as OmegaConf objects; None where Hydra did not run.
+            hydra: `config.yaml`, `hydra.yaml` and `overrides.yaml` as OmegaConf objects; None where
+                Hydra did not run.
         """
         if not _is_first_process():
             return
@@ -204,7 +227,9 @@ class RunFolder:
             write_atomically(self.path / ".hydra" / name, OmegaConf.to_yaml(content))
 
     def write_status(self, status: str, message: str = "") -> None:
-        """running, finished, failed or interrupted, with a sentence for the last two; of a run that has begun."""
+        """running, finished, failed or interrupted, with a sentence for the last two; of a run that
+        has begun.
+        """
         if not self.started or not _is_first_process():
             return
         content = {
@@ -222,7 +247,9 @@ class RunFolder:
             write_atomically(self.path / "summary.json", strict_json(summary))
 
     def failed(self, error: Exception) -> str:
-        """Record what ended the run, of which a request that was refused leaves no trace; returns it in one sentence."""
+        """Record what ended the run, of which a request that was refused leaves no trace; returns
+        it in one sentence.
+        """
         message = told(error)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             again = (self.path / "checkpoints" / "last.ckpt").exists()
@@ -232,10 +259,11 @@ class RunFolder:
             self.write_status("failed", message)
         return message
 
-    # ---- what is read --------------------------------------------------------------------------------------------
+    # ---- what is read ---------------------------------------------------------------------------
 
     def checkpoint(self, name: str) -> Path | None:
-        """`checkpoints/<name>.ckpt`, or the one before it where that is damaged (which is told); None if the run wrote none.
+        """`checkpoints/<name>.ckpt`, or the one before it where that is damaged (which is told);
+        None if the run wrote none.
 
         Raises:
             UserError: both are damaged.
@@ -249,10 +277,12 @@ class RunFolder:
         previous = path.with_name(f"{path.name}.previous")
         if not previous.exists() or damage(previous):
             raise UserError(
-                f"the checkpoint {path} is damaged ({reason}) and there is no whole one before it: train the run again."
+                f"the checkpoint {path} is damaged ({reason}) and there is no whole one before it:"
+                " train the run again."
             )
         print(
-            f"emgen: warning: the checkpoint {path} is damaged ({reason}); going on from the one before it, {previous.name}.",
+            f"emgen: warning: the checkpoint {path} is damaged ({reason}); going on from the one"
+            f" before it, {previous.name}.",
             file=sys.stderr,
         )
         return previous
@@ -265,7 +295,8 @@ class RunFolder:
         path = self.path / "checkpoints" / "last.ckpt"
         if not damage(path) and self.checkpoint_io.load_checkpoint(path).get("epoch", 0) >= epochs:
             raise UserError(
-                f"lightning.max_epochs={epochs}: {self.path} has gone beyond that; ask for more, or leave it out."
+                f"lightning.max_epochs={epochs}: {self.path} has gone beyond that; ask for more, or"
+                " leave it out."
             )
 
 
@@ -280,7 +311,8 @@ def status_of(run: str | Path) -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file by a whole new one: a reader sees the old or the new, and a link is replaced, not followed.
+    """Replace a file by a whole new one: a reader sees the old or the new, and a link is replaced,
+    not followed.
 
     Raises:
         OSError: the folder cannot be written; the old file is as it was.
@@ -300,17 +332,24 @@ def _unwritable(path: Path, reason: str | None) -> str:
 
 
 def _busy(path: Path) -> str:
-    return f"{path} is being trained by another process: wait for it or stop it, or choose another paths.run_dir."
+    return (
+        f"{path} is being trained by another process: wait for it or stop it, or choose another"
+        " paths.run_dir."
+    )
 
 
 def _is_first_process() -> bool:
-    """Whether this is the process that writes: ranks that a launcher started say so in the environment."""
+    """Whether this is the process that writes: ranks that a launcher started say so in the
+    environment.
+    """
     ranks = (os.environ.get(name, "0") for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
     return all(rank in ("0", "") for rank in ranks)
 
 
 def _open_lock(path: Path) -> tuple[int, bool]:
-    """The lock file's handle and whether it was made by this call; an existing one is opened as it is."""
+    """The lock file's handle and whether it was made by this call; an existing one is opened as it
+    is.
+    """
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
     except FileExistsError:
@@ -342,12 +381,18 @@ def _is_locked(run: Path) -> bool:
 
 
 def _says_running(run: Path) -> bool:
-    """Whether status.json says `running` and was written by a process of this machine that still lives, other than this one."""
+    """Whether status.json says `running` and was written by a process of this machine that still
+    lives, other than this one.
+    """
     content = _status(run)
     if content is None or content["status"] != "running":
         return False
     pid = content.get("pid")
-    if not isinstance(pid, int) or pid in (0, os.getpid()) or content.get("host") != platform.node():
+    if (
+        not isinstance(pid, int)
+        or pid in (0, os.getpid())
+        or content.get("host") != platform.node()
+    ):
         return False
     try:
         os.kill(pid, 0)
@@ -355,14 +400,20 @@ def _says_running(run: Path) -> bool:
         pass  # somebody else's
     except (OSError, OverflowError):
         return False
-    return _born(pid) <= (run / "status.json").stat().st_mtime + 2.0  # else the number went to another process since
+    return (
+        _born(pid) <= (run / "status.json").stat().st_mtime + 2.0
+    )  # else the number went to another process since
 
 
 def _born(pid: int) -> float:
-    """When a process started, in seconds since the epoch, to a second or so; -inf where the system does not tell."""
+    """When a process started, in seconds since the epoch, to a second or so; -inf where the system
+    does not tell.
+    """
     try:
         ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-        booted = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
+        booted = next(
+            line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime")
+        )
         return float(booted.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, StopIteration):
         return -float("inf")

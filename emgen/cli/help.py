@@ -7,7 +7,9 @@ from emgen.options import names
 
 def help_text(program: str = "emgen") -> str:
     """What `emgen --help` prints."""
-    groups = "\n".join(f"  {name:<16}{', '.join(options)}" for name, options in names().items() if options)
+    groups = "\n".join(
+        f"  {name:<16}{', '.join(options)}" for name, options in names().items() if options
+    )
     return f"""\
 emgen: deep generative modelling as alternating projection
 

@@ -1,6 +1,14 @@
 """What a user typed: flags, overrides, sweeps; what is unknown is answered by what is near it."""
 
-__all__ = ["COMMANDS", "config_dirs", "expand", "explain", "quoted", "refuse_unasked_sweep", "single_choices"]
+__all__ = [
+    "COMMANDS",
+    "config_dirs",
+    "expand",
+    "explain",
+    "quoted",
+    "refuse_unasked_sweep",
+    "single_choices",
+]
 
 import os
 import re
@@ -12,16 +20,45 @@ from emgen.errors import UserError, nearest
 from emgen.options import names
 
 COMMANDS = ("train", "evaluate", "sample", "compare", "export")
-PATHS = ("data.path", "hydra.run.dir", "output", "paths.data_dir", "paths.run_dir", "paths.sweep_dir", "resume", "run")
+PATHS = (
+    "data.path",
+    "hydra.run.dir",
+    "output",
+    "paths.data_dir",
+    "paths.run_dir",
+    "paths.sweep_dir",
+    "resume",
+    "run",
+)
 # Hydra's flags, and whether a value follows
-FLAGS = {"--multirun": False, "-m": False, "--run": False, "-r": False, "--cfg": True, "-c": True, "--resolve": False,
-         "--package": True, "-p": True, "--info": True, "-i": True, "--hydra-help": False, "--shell-completion": False, "-sc": False,
-         "--config-dir": True, "-cd": True, "--config-path": True, "-cp": True, "--config-name": True, "-cn": True,
-         "--experimental-rerun": True}
+FLAGS = {
+    "--multirun": False,
+    "-m": False,
+    "--run": False,
+    "-r": False,
+    "--cfg": True,
+    "-c": True,
+    "--resolve": False,
+    "--package": True,
+    "-p": True,
+    "--info": True,
+    "-i": True,
+    "--hydra-help": False,
+    "--shell-completion": False,
+    "-sc": False,
+    "--config-dir": True,
+    "-cd": True,
+    "--config-path": True,
+    "-cp": True,
+    "--config-name": True,
+    "-cn": True,
+    "--experimental-rerun": True,
+}
 
 
 def expand(arguments: Sequence[str]) -> list[str]:
-    """Flags first, as Hydra wants them, then overrides; `divergence=NAME` is short for the trainer's divergence.
+    """Flags first, as Hydra wants them, then overrides; `divergence=NAME` is short for the
+    trainer's divergence.
 
     Raises:
         UserError: a word that is neither a flag nor an override.
@@ -31,25 +68,36 @@ def expand(arguments: Sequence[str]) -> list[str]:
         name = argument.partition("=")[0]
         if argument.startswith("-"):
             if name not in FLAGS:
-                raise UserError(f"there is no flag {name}; {nearest(name, ['--help', '--version', *FLAGS])}.")
+                raise UserError(
+                    f"there is no flag {name}; {nearest(name, ['--help', '--version', *FLAGS])}."
+                )
             flags.append(argument)
         elif open_flag and "=" not in argument:
             flags.append(argument)
         elif name and ("=" in argument or argument.startswith("~")):
-            overrides.append(quoted(re.sub(r"^divergence=", "divergence@trainer.divergence=", argument)))
+            overrides.append(
+                quoted(re.sub(r"^divergence=", "divergence@trainer.divergence=", argument))
+            )
         else:
             if argument in names():
-                raise UserError(f"{argument} is an option group: say {argument}=NAME, one of {', '.join(names()[argument])}.")
-            raise UserError(f"{argument!r} is neither a command nor of the form key=value; {nearest(argument, COMMANDS)} (commands: "
-                            f"{', '.join(COMMANDS)}).")
+                raise UserError(
+                    f"{argument} is an option group: say {argument}=NAME, one of"
+                    f" {', '.join(names()[argument])}."
+                )
+            raise UserError(
+                f"{argument!r} is neither a command nor of the form key=value;"
+                f" {nearest(argument, COMMANDS)} (commands: {', '.join(COMMANDS)})."
+            )
         open_flag = argument.startswith("-") and "=" not in argument and FLAGS[name]
     return [*flags, *overrides]
 
 
 def quoted(argument: str) -> str:
-    """An override that names a path, in the quotes that Hydra asks for around blanks, brackets and letters beyond ASCII.
+    """An override that names a path, in the quotes that Hydra asks for around blanks, brackets and
+    letters beyond ASCII.
 
-    With a comma a key that can be swept over may name several, which it does unless there is one of that name.
+    With a comma a key that can be swept over may name several, which it does unless there is one of
+    that name.
 
     >>> quoted("run=my runs/ü"), quoted("run=runs/1")
     ("run='my runs/ü'", 'run=runs/1')
@@ -76,12 +124,18 @@ def config_dirs(arguments: Sequence[str]) -> list[str]:
     ours = names()
     for folder in found:
         if not Path(folder).is_dir():
-            raise UserError(f"--config-dir {folder} is not a folder: name the folder that holds your trainer/, model/ ... options.")
+            raise UserError(
+                f"--config-dir {folder} is not a folder: name the folder that holds your trainer/,"
+                " model/ ... options."
+            )
         for file in Path(folder).rglob("*.yaml"):
             group = str(file.parent.relative_to(folder))
             if file.stem in ours.get(group, ()):
-                print(f"emgen: warning: {file} is not read, for emgen has a {group}={file.stem} of its own; rename yours.",
-                      file=sys.stderr)
+                print(
+                    f"emgen: warning: {file} is not read, for emgen has a {group}={file.stem} of"
+                    " its own; rename yours.",
+                    file=sys.stderr,
+                )
     return found
 
 
@@ -89,40 +143,64 @@ def explain(error: Exception, known: Sequence[str]) -> str:
     """One sentence for a composition error: what is unknown and the nearest names that are not.
 
     Args:
-        error: what Hydra raised; its `missing_cfg_file` and `options`, or its text, say what was wrong.
+        error: what Hydra raised; its `missing_cfg_file` and `options`, or its text, say what was
+            wrong.
         known: every key of the configuration, and the option groups.
     """
     text = str(error)
     if "override_grammar" in text:
-        reason = " ".join(text.partition("See https")[0].replace("^", "").split()).removeprefix("LexerNoViableAltException: ")
-        return f"an override cannot be read ({reason}): put a value with such characters in quotes of its own, as in \"key='a value'\"."
+        reason = " ".join(text.partition("See https")[0].replace("^", "").split()).removeprefix(
+            "LexerNoViableAltException: "
+        )
+        return (
+            f"an override cannot be read ({reason}): put a value with such characters in quotes of"
+            " its own, as in \"key='a value'\"."
+        )
     missing = getattr(error, "missing_cfg_file", None) or _first(r"Could not find '([^']+)'", text)
     if missing:
         group, _, name = str(missing).rpartition("/")
         there = names().get(group) or getattr(error, "options", None) or []
         if name in ("", "?", "help"):
-            return f"{group}=NAME takes one of {', '.join(there)}; `emgen {group}=NAME --cfg job --package {group}` prints its keys."
-        return f"there is no {group or 'option'}={name}; {nearest(name, there)} (all: {', '.join(there)})."
+            return (
+                f"{group}=NAME takes one of {', '.join(there)}; `emgen {group}=NAME --cfg job"
+                f" --package {group}` prints its keys."
+            )
+        return (
+            f"there is no {group or 'option'}={name}; {nearest(name, there)} (all:"
+            f" {', '.join(there)})."
+        )
     if text.startswith("Config group override must be"):
         return (
-            "an option group takes the name of one of its options (`emgen --help` lists them); ~logger or ~callbacks leaves that group out."
+            "an option group takes the name of one of its options (`emgen --help` lists them);"
+            " ~logger or ~callbacks leaves that group out."
         )
-    key = _first(r"Could not override '([^']+)'", text) or _first(r"Key '([^']+)' is not in struct", text)
+    key = _first(r"Could not override '([^']+)'", text) or _first(
+        r"Key '([^']+)' is not in struct", text
+    )
     if key:
         key = "divergence" if key.startswith("divergence@") else key
         if key == "divergence":
-            return "divergence=... belongs to trainer=fgan, which this command does not ask for; add trainer=fgan."
+            return (
+                "divergence=... belongs to trainer=fgan, which this command does not ask for; add"
+                " trainer=fgan."
+            )
         if key == "penalty":
             return (
-                "penalty=... is chosen where the trainer keeps it: penalty@trainer.penalty=... or penalty@trainer.adversarial.penalty=..."
+                "penalty=... is chosen where the trainer keeps it: penalty@trainer.penalty=... or"
+                " penalty@trainer.adversarial.penalty=..."
             )
-        more = f" `emgen --cfg job` prints every key, and +{key}=... adds a new one." if "trainer" in known else ""
+        more = (
+            f" `emgen --cfg job` prints every key, and +{key}=... adds a new one."
+            if "trainer" in known
+            else ""
+        )
         return f"unknown key {key}; {nearest(key, known)}.{more}"
     return " ".join(text.split())
 
 
 def single_choices(arguments: Sequence[str]) -> list[list[str]]:
-    """The plain requests a sweep stands for: each value of each comma-separated override once, the others at their first.
+    """The plain requests a sweep stands for: each value of each comma-separated override once, the
+    others at their first.
 
     Ranges and intervals (`range(…)`, `tag(…)`) are left to the sweeper.
     """
@@ -139,21 +217,31 @@ def single_choices(arguments: Sequence[str]) -> list[list[str]]:
         else:
             plain.append(argument)
     firsts = {key: parts[0] for key, parts in swept.items()}
-    requests = [[*plain, *(f"{k}={v}" for k, v in {**firsts, key: part}.items())] for key, parts in swept.items() for part in parts]
+    requests = [
+        [*plain, *(f"{k}={v}" for k, v in {**firsts, key: part}.items())]
+        for key, parts in swept.items()
+        for part in parts
+    ]
     return requests or [plain]
 
 
 def refuse_unasked_sweep(arguments: Sequence[str]) -> None:
     """
     Raises:
-        UserError: an override has several values, but neither a flag nor an experiment says that this is a sweep.
+        UserError: an override has several values, but neither a flag nor an experiment says that
+            this is a sweep.
     """
-    if {"-m", "--multirun"} & set(arguments) or any(a.startswith(("experiment=", "hydra.mode=", "-")) for a in arguments):
+    if {"-m", "--multirun"} & set(arguments) or any(
+        a.startswith(("experiment=", "hydra.mode=", "-")) for a in arguments
+    ):
         return
     for argument in arguments:
         key, _, value = argument.partition("=")
         if len(_split(value)) > 1:
-            raise UserError(f"{argument} names several values: add -m to run each of them, or write one (a list as {key}=[...]).")
+            raise UserError(
+                f"{argument} names several values: add -m to run each of them, or write one (a list"
+                f" as {key}=[...])."
+            )
 
 
 def _split(value: str) -> list[str]:

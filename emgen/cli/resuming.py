@@ -1,4 +1,6 @@
-"""A run that is to be continued: where it is, what it was asked for, and whether what is asked now can go on from there."""
+"""A run that is to be continued: where it is, what it was asked for, and whether what is asked now
+can go on from there.
+"""
 
 __all__ = ["continued", "resumable"]
 
@@ -22,7 +24,14 @@ from emgen.errors import UserError, typed
 from emgen.options import targets_in
 
 # Of a run's data these may change, for they choose neither rows nor their values.
-ROWS_STAY = {"data.batch_size", "data.shuffle", "data.drop_last", "data.download", "data.root", "data.dtype"}
+ROWS_STAY = {
+    "data.batch_size",
+    "data.shuffle",
+    "data.drop_last",
+    "data.download",
+    "data.root",
+    "data.dtype",
+}
 
 # The parts of a configuration that say what a run computes; the rest says where it is kept.
 PARTS = ("model", "critic", "trainer", "data", "lightning", "callbacks", "evaluation", "seed")
@@ -33,7 +42,8 @@ class Record:
     """What a run folder says the run was asked for.
 
     Attributes:
-        overrides: of the command line that started it, without those that name a folder or trust a module.
+        overrides: of the command line that started it, without those that name a folder or trust a
+            module.
         config: its `config.yaml`, resolved; what counts where the two differ.
     """
 
@@ -44,8 +54,9 @@ class Record:
 def resumable(arguments: Sequence[str], run_dir: Callable[[], Path]) -> tuple[Path | None, bool]:
     """The run that is to be continued, and whether it was named.
 
-    `resume=DIR` (or its `checkpoints/last.ckpt`) is that run, which goes on as it was asked for; `resume=auto` is
-    `paths.run_dir` if it holds a run, else the newest unfinished run beside it, asked for anew.
+    `resume=DIR` (or its `checkpoints/last.ckpt`) is that run, which goes on as it was asked for;
+    `resume=auto` is `paths.run_dir` if it holds a run, else the newest unfinished run beside it,
+    asked for anew.
 
     Args:
         arguments: of the command line.
@@ -60,13 +71,17 @@ def resumable(arguments: Sequence[str], run_dir: Callable[[], Path]) -> tuple[Pa
     if asked in ("null", "", "false"):
         return None, False
     if asked == "auto":
-        return _newest_unfinished(run_dir(), any(a.startswith("paths.run_dir=") for a in arguments)), False
+        return (
+            _newest_unfinished(run_dir(), any(a.startswith("paths.run_dir=") for a in arguments)),
+            False,
+        )
     run = Path(asked)
     if run.name == "last.ckpt" and run.parent.name == "checkpoints":
         run = run.parent.parent
     if not (run / "checkpoints" / "last.ckpt").exists():
         raise UserError(
-            f"resume={asked}: there is no checkpoints/last.ckpt in that folder; name a run folder, or use resume=auto."
+            f"resume={asked}: there is no checkpoints/last.ckpt in that folder; name a run folder,"
+            " or use resume=auto."
         )
     return run, True
 
@@ -74,7 +89,8 @@ def resumable(arguments: Sequence[str], run_dir: Callable[[], Path]) -> tuple[Pa
 def continued(
     run: Path, named: bool, arguments: list[str], config_dirs: Sequence[str], compose: Compose
 ) -> list[str]:
-    """The overrides that go on with a run, which have been held against its record and against what may be built.
+    """The overrides that go on with a run, which have been held against its record and against what
+    may be built.
 
     Args:
         run: the run folder.
@@ -95,7 +111,11 @@ def continued(
     known = shipped_targets() | KNOWN | _named_now(arguments, config_dirs)
     for part, node in now.items():
         check_trust(node, f"{run}: {part}", now["trust"] or (), known)
-    unasked: Any = OmegaConf.to_container(checked([*before, place], compose, complete=False), resolve=True) if named else None
+    unasked: Any = (
+        OmegaConf.to_container(checked([*before, place], compose, complete=False), resolve=True)
+        if named
+        else None
+    )
     changes = check_same(run, record.config or now, now, unasked)
     RunFolder(run).refuse_if_beyond(cfg.lightning.max_epochs)
     print(f"emgen: continuing {run}{' with ' * bool(changes)}{', '.join(changes)}", file=sys.stderr)
@@ -106,7 +126,8 @@ def read_record(run: Path) -> Record:
     """The record in a run folder, which may be a stranger's: read, never executed.
 
     Raises:
-        UserError: it cannot be read, or its overrides would reach beyond the run, into Hydra's own configuration.
+        UserError: it cannot be read, or its overrides would reach beyond the run, into Hydra's own
+            configuration.
     """
     lines = _load(run / ".hydra" / "overrides.yaml", list)
     config = _load(run / "config.yaml", dict)
@@ -115,13 +136,17 @@ def read_record(run: Path) -> Record:
         try:
             (override,) = OverridesParser.create().parse_overrides([line])
         except (HydraException, TypeError, ValueError) as error:
-            raise UserError(f"{run}/.hydra/overrides.yaml holds {line!r}, which is no override: train the run again.") from error
+            raise UserError(
+                f"{run}/.hydra/overrides.yaml holds {line!r}, which is no override: train the run"
+                " again."
+            ) from error
         places = {str(override.key_or_group), str(override.package or "")}
         roots = {place.lstrip("_").replace("/", ".").split(".")[0] for place in places}
         if "hydra" in roots:
             raise UserError(
-                f"{run}/.hydra/overrides.yaml holds {line!r}, and a run's own record never reaches into Hydra: this folder was "
-                "not written by emgen alone; if you want that override, type it, with resume=auto and paths.run_dir."
+                f"{run}/.hydra/overrides.yaml holds {line!r}, and a run's own record never reaches"
+                " into Hydra: this folder was not written by emgen alone; if you want that"
+                " override, type it, with resume=auto and paths.run_dir."
             )
         if not roots & {"resume", "trust"} and "paths.run_dir" not in places:
             kept.append(line)
@@ -135,11 +160,13 @@ def check_same(run: Path, was: dict[str, Any], now: Any, before: Any = None) -> 
         run: the run folder.
         was: its `config.yaml`.
         now: the configuration that is asked for.
-        before: the configuration that the run's recorded overrides give by themselves, if they are gone on from.
+        before: the configuration that the run's recorded overrides give by themselves, if they are
+            gone on from.
 
     Raises:
-        UserError: the checkpoint belongs to other networks, optimisers or ladders; the rows would be others than those that
-            were trained on; or the run's record does not give its configuration.
+        UserError: the checkpoint belongs to other networks, optimisers or ladders; the rows would
+            be others than those that were trained on; or the run's record does not give its
+            configuration.
     """
     old, new = _leaves(was), _leaves(now)
     recorded = new if before is None else _leaves(before)
@@ -148,31 +175,42 @@ def check_same(run: Path, was: dict[str, Any], now: Any, before: Any = None) -> 
         if old.get(key) == new.get(key):
             continue
         part = key.partition(".")[0]
-        state = part in ("model", "critic") or (key == f"{part}._target_" and part in ("trainer", "data"))
+        state = part in ("model", "critic") or (
+            key == f"{part}._target_" and part in ("trainer", "data")
+        )
         rows = part == "data" and key not in ROWS_STAY
         if state or STATEFUL.match(key):
             raise UserError(
-                f"{key}={typed(new.get(key))}: {run} was trained with {typed(old.get(key))}; leave that as it was, or start "
-                "another run."
+                f"{key}={typed(new.get(key))}: {run} was trained with {typed(old.get(key))}; leave"
+                " that as it was, or start another run."
             )
         if rows:
             raise UserError(
-                f"{key}={typed(new.get(key))}: {run} was trained with {typed(old.get(key))}, and other rows would be scored "
-                "that were trained on; leave that as it was, or start another run."
+                f"{key}={typed(new.get(key))}: {run} was trained with {typed(old.get(key))}, and"
+                " other rows would be scored that were trained on; leave that as it was, or start"
+                " another run."
             )
-        if before is not None and key in old and recorded.get(key) == new.get(key):  # nobody asked for it
+        if (
+            before is not None and key in old and recorded.get(key) == new.get(key)
+        ):  # nobody asked for it
             raise UserError(
-                f"{run}/.hydra/overrides.yaml gives {key}={typed(new.get(key))} where config.yaml beside it says "
-                f"{typed(old.get(key))}: the record is damaged, or emgen's defaults have changed since; give {key}=... to say "
-                "which is meant."
+                f"{run}/.hydra/overrides.yaml gives {key}={typed(new.get(key))} where config.yaml"
+                f" beside it says {typed(old.get(key))}: the record is damaged, or emgen's defaults"
+                f" have changed since; give {key}=... to say which is meant."
             )
         changes.append(f"{key}={typed(new.get(key))} (was {typed(old.get(key))})")
     return changes
 
 
 def _named_now(arguments: Sequence[str], config_dirs: Sequence[str]) -> set[str]:
-    """The imports that this command line itself names: by `..._target_=`, or in a file of its `--config-dir`."""
-    named = {a.partition("=")[2].strip("'\"") for a in arguments if a.partition("=")[0].endswith("_target_")}
+    """The imports that this command line itself names: by `..._target_=`, or in a file of its
+    `--config-dir`.
+    """
+    named = {
+        a.partition("=")[2].strip("'\"")
+        for a in arguments
+        if a.partition("=")[0].endswith("_target_")
+    }
     for folder in config_dirs:
         for file in Path(folder).rglob("*.yaml"):
             named |= targets_in(file.read_text(encoding="utf-8"))
@@ -195,8 +233,12 @@ def _load(path: Path, kind: type) -> Any:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({' '.join(str(error).split())}): train the run again.") from error
-    if not isinstance(content, kind) or (kind is list and not all(isinstance(line, str) for line in content)):
+        raise UserError(
+            f"{path} is damaged ({' '.join(str(error).split())}): train the run again."
+        ) from error
+    if not isinstance(content, kind) or (
+        kind is list and not all(isinstance(line, str) for line in content)
+    ):
         what = "a list of overrides" if kind is list else "a configuration"
         raise UserError(f"{path} is damaged (it holds no {what}): train the run again.")
     return content

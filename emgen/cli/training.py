@@ -1,4 +1,6 @@
-"""One run, one way: build its parts, fit them under Lightning, score the test rows, write down what came out."""
+"""One run, one way: build its parts, fit them under Lightning, score the test rows, write down what
+came out.
+"""
 
 __all__ = ["build_parts", "train"]
 
@@ -32,7 +34,8 @@ def train(
 ) -> dict[str, float]:
     """Build, fit, score and record one run; returns its metrics.
 
-    Nothing is written before all of it has been built, so that a request which a part refuses leaves no trace.
+    Nothing is written before all of it has been built, so that a request which a part refuses
+    leaves no trace.
 
     Args:
         cfg: a composed `train.yaml`.
@@ -82,8 +85,8 @@ def _run(
 def build_parts(config: Any) -> tuple[Any, Any]:
     """The data and the trainer (which holds the model and the critic) of a composed configuration.
 
-    Who meets whom is here: a model builder that takes `event_shape` is given the data's, a trainer that takes `critic`
-    is given one.
+    Who meets whom is here: a model builder that takes `event_shape` is given the data's, a trainer
+    that takes `critic` is given one.
 
     Args:
         config: resolved; plain mappings or OmegaConf's.
@@ -101,7 +104,8 @@ def build_parts(config: Any) -> tuple[Any, Any]:
     if _takes_critic(config["trainer"]):
         if not config.get("critic"):
             raise UserError(
-                "critic was left out or set to null, and this trainer plays against one: drop that override."
+                "critic was left out or set to null, and this trainer plays against one: drop that"
+                " override."
             )
         players["critic"] = build(config["critic"], "critic", event_shape=event_shape)
 
@@ -109,7 +113,9 @@ def build_parts(config: Any) -> tuple[Any, Any]:
     module.seed = config["seed"]
     with naming("trainer"):
         module.configure_optimizers()  # so that a bad rate is refused before anything starts
-        if getattr(module, "every", None) == "memo":  # as it will ask itself, when a run folder is there already
+        if (
+            getattr(module, "every", None) == "memo"
+        ):  # as it will ask itself, when a run folder is there already
             data.refuse_shuffled("every=memo")
     return data, module
 
@@ -124,7 +130,9 @@ def _lightning(config: dict[str, Any], folder: RunFolder) -> lightning.Trainer:
     device = config["lightning"]
     check_device("lightning.accelerator", device.get("accelerator"), device.get("devices", "auto"))
     callbacks = [
-        build(node, f"callbacks.{name}") for name, node in (config.get("callbacks") or {}).items() if node
+        build(node, f"callbacks.{name}")
+        for name, node in (config.get("callbacks") or {}).items()
+        if node
     ]
     logger = None
     if config.get("logger"):
@@ -145,7 +153,11 @@ def _lightning(config: dict[str, Any], folder: RunFolder) -> lightning.Trainer:
 
 
 def _scored(
-    trainer: lightning.Trainer, module: Any, data: Any, config: dict[str, Any], names: dict[str, str]
+    trainer: lightning.Trainer,
+    module: Any,
+    data: Any,
+    config: dict[str, Any],
+    names: dict[str, str],
 ) -> dict[str, Any]:
     """What `summary.json` says: the last epoch's means, and the scores of the test rows."""
     test = scored(module.model, data, "test", config["evaluation"]["rows"])
@@ -172,7 +184,9 @@ def _scored(
     }
 
 
-def _write_hyperparameters(trainer: lightning.Trainer, summary: dict[str, Any], names: dict[str, str]) -> None:
+def _write_hyperparameters(
+    trainer: lightning.Trainer, summary: dict[str, Any], names: dict[str, str]
+) -> None:
     """TensorBoard's table of runs: what they were, beside their scores."""
     table = {**names, **{key: summary[key] for key in ("seed", "epochs", "parameters")}}
     metrics = {tag: summary["metrics"].get(tag, math.nan) for tag in SCORES}
@@ -184,6 +198,10 @@ def _write_hyperparameters(trainer: lightning.Trainer, summary: dict[str, Any], 
 
 
 def _names(config: dict[str, Any], choices: dict[str, str]) -> dict[str, str]:
-    """The names of the options of trainer, model and data, or of their classes where none was chosen."""
+    """The names of the options of trainer, model and data, or of their classes where none was
+    chosen.
+    """
     parts = ("trainer", "model", "data")
-    return {part: choices.get(part) or config[part]["_target_"].rpartition(".")[2] for part in parts}
+    return {
+        part: choices.get(part) or config[part]["_target_"].rpartition(".")[2] for part in parts
+    }

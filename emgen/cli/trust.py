@@ -9,11 +9,25 @@ from emgen.errors import UserError
 from emgen.options import locate
 
 # a configuration that is read back from a file may build what is defined in these and nothing else
-TRUSTED = ("emgen.models", "emgen.data", "emgen.divergences", "emgen.families", "torch.nn", "torch.distributions")
+TRUSTED = (
+    "emgen.models",
+    "emgen.data",
+    "emgen.divergences",
+    "emgen.families",
+    "torch.nn",
+    "torch.distributions",
+)
 # and of these the classes
-TRUSTED_CLASSES = ("emgen.callbacks", "emgen.estimators", "emgen.objectives", "emgen.trainers", "torch.optim")
+TRUSTED_CLASSES = (
+    "emgen.callbacks",
+    "emgen.estimators",
+    "emgen.objectives",
+    "emgen.trainers",
+    "torch.optim",
+)
 
-# What a resumed run may build beyond our own options: Lightning's callbacks that neither write nor execute what they are told.
+# What a resumed run may build beyond our own options: Lightning's callbacks that neither write nor
+# execute what they are told.
 KNOWN = frozenset(
     f"pytorch_lightning.callbacks.{name}"
     for name in (
@@ -29,7 +43,8 @@ KNOWN = frozenset(
 
 
 def check_trust(node: Any, where: str, trust: Any, known: Collection[str] = ()) -> None:
-    """Refuse a configuration from a file that would build or call what is neither ours nor trusted, at any depth of it.
+    """Refuse a configuration from a file that would build or call what is neither ours nor trusted,
+    at any depth of it.
 
     Args:
         node: a part of the configuration, resolved.
@@ -46,7 +61,12 @@ def check_trust(node: Any, where: str, trust: Any, known: Collection[str] = ()) 
     elif isinstance(node, dict):
         target = str(node.get("_target_", ""))
         prefixes = [trust] if isinstance(trust, str) else list(trust)
-        if "_target_" in node and target not in known and not _within(target, prefixes) and not _is_ours(target):
+        if (
+            "_target_" in node
+            and target not in known
+            and not _within(target, prefixes)
+            and not _is_ours(target)
+        ):
             raise UserError(
                 f"{where}._target_ is {target}, outside {', '.join(TRUSTED)}: if you trust it, add "
                 f"trust=[{target.split('.')[0]}]."
@@ -56,7 +76,9 @@ def check_trust(node: Any, where: str, trust: Any, known: Collection[str] = ()) 
 
 
 def _is_ours(target: str) -> bool:
-    """Whether a name is a public one of the packages that are trusted, and what it names is defined there."""
+    """Whether a name is a public one of the packages that are trusted, and what it names is defined
+    there.
+    """
     packages = TRUSTED if _within(target, TRUSTED) else TRUSTED_CLASSES
     if not _within(target, packages) or any(name.startswith("_") for name in target.split(".")):
         return False
@@ -64,7 +86,9 @@ def _is_ours(target: str) -> bool:
         found = locate(target)
     except UserError:  # no such name, or a module
         return False
-    return _within(str(getattr(found, "__module__", "")), packages) and (packages is TRUSTED or isinstance(found, type))
+    return _within(str(getattr(found, "__module__", "")), packages) and (
+        packages is TRUSTED or isinstance(found, type)
+    )
 
 
 def _within(name: str, packages: Sequence[str]) -> bool:

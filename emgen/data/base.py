@@ -1,4 +1,6 @@
-"""Data that lives on the device as one tensor and is batched by slicing a permutation: no worker, no collate."""
+"""Data that lives on the device as one tensor and is batched by slicing a permutation: no worker,
+no collate.
+"""
 
 __all__ = ["Batch", "Block", "Data", "seed_of"]
 
@@ -21,7 +23,8 @@ DATA = ("row", "document")  # what a datum is
 
 @dataclass
 class Batch:
-    """Rows of a data set; its length is the number of its data, which is that of its rows but in a corpus.
+    """Rows of a data set; its length is the number of its data, which is that of its rows but in a
+    corpus.
 
     Attributes:
         x: what the likelihood sees, (B, *event): binarised if the data says so.
@@ -69,8 +72,8 @@ class Batch:
 
 @dataclass
 class Block:
-    """Several batches handed over at once, so that a training loop's own cost is shared; each is gathered when its turn
-    comes, while it is small enough to stay in cache."""
+    """Several batches handed over at once, so that a training loop's own cost is shared; each is
+    gathered when its turn comes, while it is small enough to stay in cache."""
 
     loader: "_Loader"
     order: Tensor
@@ -86,14 +89,19 @@ class Block:
 
 
 class Data(LightningDataModule):
-    """Train, validation and test rows in memory (or memory-mapped), shuffled and binarised by (seed, epoch) alone.
+    """Train, validation and test rows in memory (or memory-mapped), shuffled and binarised by
+    (seed, epoch) alone.
 
     Args:
-        train: (N, *event) values; NumPy arrays and memory maps are taken as they are, without a copy.
-        validation, test: further rows of the same event shape; where absent, `train` stands in when they are asked for.
-        batch_size: data a step, over all processes together; None takes the whole data set as one batch.
-        binarise: `"none"`; `"dynamic"` draws x ~ Bernoulli(grey) afresh each epoch; `"fixed"` draws it once, by `seed`.
-            Validation and test rows are drawn once in both cases, so that every model is scored on the same set.
+        train: (N, *event) values; NumPy arrays and memory maps are taken as they are, without a
+            copy.
+        validation, test: further rows of the same event shape; where absent, `train` stands in when
+            they are asked for.
+        batch_size: data a step, over all processes together; None takes the whole data set as one
+            batch.
+        binarise: `"none"`; `"dynamic"` draws x ~ Bernoulli(grey) afresh each epoch; `"fixed"` draws
+            it once, by `seed`. Validation and test rows are drawn once in both cases, so that every
+            model is scored on the same set.
         shuffle: whether each epoch visits the data in a new order.
         weight: (N,) non-negative weights of the training rows.
         length: (N,) true lengths where the training rows are padded sequences.
@@ -102,12 +110,14 @@ class Data(LightningDataModule):
         block: how many batches are handed to the trainer at once; 0 picks it from their size.
         density: the true distribution of the rows, where it is known (toy data).
         name: what logs and tables call the data.
-        datum: what is counted as one of the data: a `row`; or a `document`, of a corpus whose rows are integer entries
-            (document, word, count), which batches, scores and `examples` never cut.
+        datum: what is counted as one of the data: a `row`; or a `document`, of a corpus whose rows
+            are integer entries (document, word, count), which batches, scores and `examples` never
+            cut.
 
     Raises:
-        ValueError: rows missing or no real numbers, event shapes differ, binarised values outside [0, 1], negative weights,
-            lengths beyond the padding, a batch size below 1, documents of rows that are no entries.
+        ValueError: rows missing or no real numbers, event shapes differ, binarised values outside
+            [0, 1], negative weights, lengths beyond the padding, a batch size below 1, documents of
+            rows that are no entries.
     """
 
     vocabulary: list[str]  # names of the symbols, where a data set has them
@@ -165,8 +175,8 @@ class Data(LightningDataModule):
         self.batch_size = batch_size or n
         if drop_last and n < self.batch_size:
             raise ValueError(
-                f"batch_size={self.batch_size} with drop_last leaves no batch of {n} {self.datum}s: "
-                "choose a smaller batch, or drop_last=false."
+                f"batch_size={self.batch_size} with drop_last leaves no batch of {n} {self.datum}s:"
+                " choose a smaller batch, or drop_last=false."
             )
 
     @property
@@ -178,7 +188,9 @@ class Data(LightningDataModule):
         return self.rows.get(name, self.rows["train"])
 
     def observed(self, name: str) -> Tensor:
-        """The rows of a split as a likelihood sees them: binarised once and for all, by the seed, where asked for."""
+        """The rows of a split as a likelihood sees them: binarised once and for all, by the seed,
+        where asked for.
+        """
         name = self._existing(name)
         if self.binarise == "none":
             return self.rows[name]
@@ -194,13 +206,15 @@ class Data(LightningDataModule):
 
         Args:
             name: of the split; `train` where it does not exist.
-            datum: what a model takes for one, where that is not known of the data; default the data's own.
+            datum: what a model takes for one, where that is not known of the data; default the
+                data's own.
         """
         documents = self._documents_of(name, datum)
         return len(self.split(name)) if documents is None else len(documents)
 
     def first(self, name: str, n: int | None = None, datum: str | None = None) -> Tensor:
-        """All rows of the first n data of a split, as a likelihood sees them, with NaN for padding; documents by number.
+        """All rows of the first n data of a split, as a likelihood sees them, with NaN for padding;
+        documents by number.
 
         Args:
             name: of the split; `train` where it does not exist.
@@ -294,10 +308,11 @@ class Data(LightningDataModule):
 
 
 class _Loader:
-    """Yields blocks of batches in the order of (seed, epoch), from a position that a checkpoint keeps.
+    """Yields blocks of batches in the order of (seed, epoch), from a position that a checkpoint
+    keeps.
 
-    Lightning never exhausts a sized loader, so nothing may stand after the last `yield`; it calls `sampler.set_epoch`
-    before each epoch, which is why the loader names itself its sampler.
+    Lightning never exhausts a sized loader, so nothing may stand after the last `yield`; it calls
+    `sampler.set_epoch` before each epoch, which is why the loader names itself its sampler.
     """
 
     def __init__(self, data: Data, rank: int, world: int):
@@ -336,7 +351,9 @@ class _Loader:
             yield Block(self, order, start, min(self.block, self.batches - start))
 
     def load(self, order: Tensor, number: int) -> Batch:
-        """Batch `number` of the epoch; of several processes each takes its share of the data, so the batch is what it was."""
+        """Batch `number` of the epoch; of several processes each takes its share of the data, so
+        the batch is what it was.
+        """
         data, size = self.data, self.data.batch_size
         start, stop = number * size, min((number + 1) * size, len(order))
         places = order[start:stop][self.rank :: self.world]  # of the data
@@ -355,7 +372,9 @@ class _Loader:
         )
 
     def _rows_at(self, places: Tensor, start: int, stop: int, n: int) -> tuple[Tensor, Any]:
-        """The row numbers of the data at these places, and what takes them out: if it can, a slice, which copies nothing."""
+        """The row numbers of the data at these places, and what takes them out: if it can, a slice,
+        which copies nothing.
+        """
         data = self.data
         documents = None if data.datum == "row" else data._documents_of("train")
         if documents is None:
@@ -389,7 +408,9 @@ class _Loader:
 
 
 def seed_of(seed: int, epoch: int, position: int, purpose: str = "") -> int:
-    """A 32-bit seed for one place in a run: well mixed, because torch's CPU generator keeps the low 32 bits alone."""
+    """A 32-bit seed for one place in a run: well mixed, because torch's CPU generator keeps the low
+    32 bits alone.
+    """
     return zlib.crc32(struct.pack("qqq", seed, epoch, position) + purpose.encode())
 
 

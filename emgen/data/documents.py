@@ -12,7 +12,8 @@ def are_entries(rows: Tensor) -> bool:
 
 
 class Documents:
-    """The documents of a corpus in the order of their numbers; one without an entry is not among them.
+    """The documents of a corpus in the order of their numbers; one without an entry is not among
+    them.
 
     Args:
         entries: (document, word, count), integers (E, 3) in any order.
@@ -34,7 +35,9 @@ class Documents:
         return len(self._lengths)
 
     def rows_of(self, index: Tensor) -> Tensor:
-        """The row numbers of all entries of the documents at the places `index`, document after document."""
+        """The row numbers of all entries of the documents at the places `index`, document after
+        document.
+        """
         lengths = self._lengths[index]
         begins = lengths.cumsum(0) - lengths  # among the rows that are returned
         within = torch.arange(int(lengths.sum()), device=index.device)

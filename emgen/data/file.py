@@ -25,10 +25,12 @@ def file(
     drop_last: bool = False,
     seed: int = 0,
 ) -> Data:
-    """Rows of a NumPy file: one array (N, *event), or an `.npz` with `train` and, if you like, `validation` and `test`.
+    """Rows of a NumPy file: one array (N, *event), or an `.npz` with `train` and, if you like,
+    `validation` and `test`.
 
-    Images are best stored as (N, channels, height, width). A single array (in an `.npz` by any name) is split
-    by the seed; splits that the file brings itself stay as they are. An array (N,) becomes (N, 1).
+    Images are best stored as (N, channels, height, width). A single array (in an `.npz` by any
+    name) is split by the seed; splits that the file brings itself stay as they are. An array (N,)
+    becomes (N, 1).
 
     Args:
         path: the `.npy` or `.npz` file.
@@ -39,7 +41,8 @@ def file(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not a NumPy file, unknown arrays in it, no rows, values that are not finite real numbers.
+        ValueError: not a NumPy file, unknown arrays in it, no rows, values that are not finite real
+            numbers.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -52,11 +55,13 @@ def file(
         raise ValueError(f"data.dtype={dtype!r}: expected float32, float64 or int64.")
     if not 0 < scale < float("inf") or (scale != 1 and dtype == "int64"):
         raise ValueError(
-            f"data.scale={scale}: expected a positive, finite number, such as 255 for images of bytes; 1 with int64."
+            f"data.scale={scale}: expected a positive, finite number, such as 255 for images of"
+            " bytes; 1 with int64."
         )
     if min(validation, test) < 0 or validation + test >= 1:
         raise ValueError(
-            f"data.validation={validation}, data.test={test}: expected shares >= 0 with a sum below 1."
+            f"data.validation={validation}, data.test={test}: expected shares >= 0 with a sum"
+            " below 1."
         )
     arrays = _read(Path(path).expanduser())
     rows = {name: _checked(array, f"{path}, array {name}", dtype) for name, array in arrays.items()}
@@ -83,8 +88,9 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             f"data.path={path}: there is no such file; give a .npy or .npz file."
         )
     other = (
-        f"data.path={path} is neither a .npy nor an .npz file: read it first and write its numbers by np.save, such as "
-        "np.save('rows.npy', np.loadtxt('rows.csv', delimiter=',', skiprows=1))."
+        f"data.path={path} is neither a .npy nor an .npz file: read it first and write its numbers"
+        " by np.save, such as np.save('rows.npy', np.loadtxt('rows.csv', delimiter=',',"
+        " skiprows=1))."
     )
     with path.open("rb") as opened:
         if opened.read(2) not in (np.lib.format.MAGIC_PREFIX[:2], b"PK", b""):
@@ -98,7 +104,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         )
     except Exception as error:  # of a broken archive each byte has an exception of its own
         raise ValueError(
-            f"data.path={path} is not a NumPy file of plain numbers ({error}): write it by np.save or np.savez."
+            f"data.path={path} is not a NumPy file of plain numbers ({error}): write it by np.save"
+            " or np.savez."
         ) from error
     if not all(
         isinstance(array, np.ndarray) for array in arrays.values()
@@ -108,8 +115,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         return {"x": next(iter(arrays.values()))}
     if not ("train" in arrays and set(arrays) <= set(SPLITS)):
         raise ValueError(
-            f"data.path={path} holds the arrays {', '.join(sorted(arrays)) or 'none'}: expected one alone, or train with "
-            "validation and test if you have them."
+            f"data.path={path} holds the arrays {', '.join(sorted(arrays)) or 'none'}: expected one"
+            " alone, or train with validation and test if you have them."
         )
     return arrays
 
@@ -117,7 +124,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 def _checked(array: np.ndarray, where: str, dtype: str) -> Tensor:
     if array.ndim == 0 or array.size == 0:
         raise ValueError(
-            f"{where} has shape {array.shape}, so it holds no rows: expected (N, *event) with N >= 1."
+            f"{where} has shape {array.shape}, so it holds no rows: expected (N, *event) with N"
+            " >= 1."
         )
     if array.dtype.kind not in "buif":
         raise ValueError(
@@ -133,8 +141,9 @@ def _checked(array: np.ndarray, where: str, dtype: str) -> Tensor:
     )
     if bad.any():
         raise ValueError(
-            f"{where} has values that are no finite {dtype} numbers in {bad.sum()} of its {len(array)} rows, "
-            f"first in row {int(bad.argmax())}: clean them, drop the rows or choose another data.dtype."
+            f"{where} has values that are no finite {dtype} numbers in {bad.sum()} of its"
+            f" {len(array)} rows, first in row {int(bad.argmax())}: clean them, drop the rows or"
+            " choose another data.dtype."
         )
     return torch.from_numpy(values[:, None] if array.ndim == 1 else values)
 

@@ -1,4 +1,6 @@
-"""Grey images in [0, 1]: scikit-learn's 8×8 digits, which ship with it, and MNIST and Fashion-MNIST from a folder."""
+"""Grey images in [0, 1]: scikit-learn's 8×8 digits, which ship with it, and MNIST and Fashion-MNIST
+from a folder.
+"""
 
 __all__ = ["digits", "fashion_mnist", "mnist"]
 
@@ -29,7 +31,8 @@ def digits(
         drop_last: leave out a final batch that is not full.
         seed: of the split, the order and the binarisation.
 
-    References: Alpaydin, Kaynak (1998), "Optical recognition of handwritten digits", UCI repository.
+    References: Alpaydin, Kaynak (1998), "Optical recognition of handwritten digits", UCI
+    repository.
 
     >>> data = digits()
     >>> {split: len(data.split(split)) for split in ("train", "validation", "test")}, tuple(data.event_shape)
@@ -64,7 +67,8 @@ def mnist(
     """70,000 handwritten digits (1, 28, 28), with the published 10,000 as the test set.
 
     Args:
-        root: folder that holds `MNIST/raw` as torchvision lays it out; the `MNIST` or `raw` folder itself will do.
+        root: folder that holds `MNIST/raw` as torchvision lays it out; the `MNIST` or `raw` folder
+            itself will do.
         download: fetch the files into `root` if they are missing.
         validation: how many of the 60,000 training images are set aside.
         batch_size, binarise, drop_last, seed: as in `digits`.
@@ -72,7 +76,8 @@ def mnist(
     Raises:
         FileNotFoundError: the files are missing, or could not be fetched.
 
-    References: LeCun, Bottou, Bengio, Haffner (1998), "Gradient-based learning applied to document recognition".
+    References: LeCun, Bottou, Bengio, Haffner (1998), "Gradient-based learning applied to document
+    recognition".
     """
     return _idx("MNIST", root, download, validation, batch_size, binarise, drop_last, seed, "mnist")
 
@@ -86,9 +91,11 @@ def fashion_mnist(
     drop_last: bool = False,
     seed: int = 0,
 ) -> Data:
-    """70,000 pictures of clothes (1, 28, 28), laid out like MNIST; arguments and errors as in `mnist`.
+    """70,000 pictures of clothes (1, 28, 28), laid out like MNIST; arguments and errors as in
+    `mnist`.
 
-    References: Xiao, Rasul, Vollgraf (2017), "Fashion-MNIST: a novel image dataset for benchmarking".
+    References: Xiao, Rasul, Vollgraf (2017), "Fashion-MNIST: a novel image dataset for
+    benchmarking".
     """
     return _idx(
         "FashionMNIST",
@@ -143,12 +150,12 @@ def _images(kind: str, root: Path, train: bool, download: bool) -> Tensor:
         folder = root / kind / "raw"
         if download:
             raise FileNotFoundError(
-                f"{kind} could not be downloaded into {folder} ({error}): check the network, or put the four idx files "
-                "there by hand."
+                f"{kind} could not be downloaded into {folder} ({error}): check the network, or put"
+                " the four idx files there by hand."
             ) from error
         raise FileNotFoundError(
-            f"{kind} is not in {folder}: name the folder above {kind}/raw by paths.data_dir=DIR, or fetch the files by "
-            "data.download=true."
+            f"{kind} is not in {folder}: name the folder above {kind}/raw by paths.data_dir=DIR, or"
+            " fetch the files by data.download=true."
         ) from error
 
 
@@ -156,7 +163,8 @@ def _held_out(images: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """All but `count` images in their order, and `count` chosen by the seed."""
     if not 0 <= count < len(images):
         raise ValueError(
-            f"{count} images cannot be set aside of {len(images)}: lower data.validation or data.test."
+            f"{count} images cannot be set aside of {len(images)}: lower data.validation or"
+            " data.test."
         )
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     return images[order[count:].sort().values], images[order[:count]]

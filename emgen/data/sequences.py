@@ -1,4 +1,6 @@
-"""Ragged sequences as one padded tensor, and sequences drawn from a hidden Markov chain that is known."""
+"""Ragged sequences as one padded tensor, and sequences drawn from a hidden Markov chain that is
+known.
+"""
 
 __all__ = ["hidden_chain", "padded"]
 
@@ -13,7 +15,8 @@ from emgen.data.base import Data
 
 
 def padded(sequences: Sequence[Any], dtype: torch.dtype = torch.float64) -> Tensor:
-    """One tensor (B, T, *event) of sequences (T_b, *event) of any lengths, filled up with NaN, which models leave out.
+    """One tensor (B, T, *event) of sequences (T_b, *event) of any lengths, filled up with NaN,
+    which models leave out.
 
     Raises:
         ValueError: no sequences, an empty one, or frames of different shapes.
@@ -29,7 +32,8 @@ def padded(sequences: Sequence[Any], dtype: torch.dtype = torch.float64) -> Tens
         )
     if len({s.shape[1:] for s in tensors}) > 1:
         raise ValueError(
-            f"frames have shapes {sorted({tuple(s.shape[1:]) for s in tensors})}: give all the same."
+            f"frames have shapes {sorted({tuple(s.shape[1:]) for s in tensors})}: give all the"
+            " same."
         )
     return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=torch.nan)
 
@@ -45,7 +49,8 @@ def hidden_chain(
     batch_size: int | None = None,
     seed: int = 0,
 ) -> Data:
-    """Sequences from a hidden Markov model with unit Gaussians whose means stand on a circle (a line in one dimension).
+    """Sequences from a hidden Markov model with unit Gaussians whose means stand on a circle (a
+    line in one dimension).
 
     Args:
         states: number of hidden states.

@@ -13,19 +13,23 @@ from emgen.data.rows import rows_of
 
 
 class Stream(LightningDataModule):
-    """A sweep is one pass over `batches`: chunks of a file, a `DataLoader` with workers, a function that opens a reader.
+    """A sweep is one pass over `batches`: chunks of a file, a `DataLoader` with workers, a function
+    that opens a reader.
 
-    The batch after the next is looked at before a batch is handed on, so that the last of a sweep is known to be the
-    last and an M-step comes exactly once a sweep, however many batches there are. What a resumed run sees is as
-    reproducible as the iterable; an epoch that was cut begins again from its first batch.
+    The batch after the next is looked at before a batch is handed on, so that the last of a sweep
+    is known to be the last and an M-step comes exactly once a sweep, however many batches there
+    are. What a resumed run sees is as reproducible as the iterable; an epoch that was cut begins
+    again from its first batch.
 
     Args:
-        batches: something that can be gone through again and again, or a function that returns a fresh iterator; each
-            batch a tensor or array (B, *event), or a tuple that begins with one.
+        batches: something that can be gone through again and again, or a function that returns a
+            fresh iterator; each batch a tensor or array (B, *event), or a tuple that begins with
+            one.
         name: what logs and tables call the data.
 
     Raises:
-        ValueError: no batch at all, as from a generator that is already exhausted in its second sweep; a batch that is no rows.
+        ValueError: no batch at all, as from a generator that is already exhausted in its second
+            sweep; a batch that is no rows.
 
     >>> stream = Stream([torch.zeros(2, 3), torch.ones(1, 3)])
     >>> [(len(batch), batch.last) for batch in stream.train_dataloader()]
@@ -51,8 +55,8 @@ class _Lookahead:
         waiting, number = next(source, None), 0
         if waiting is None:
             raise ValueError(
-                "the stream gave no batch: give a list, a DataLoader or a function that returns a fresh iterator, "
-                "for a generator is exhausted after its first sweep."
+                "the stream gave no batch: give a list, a DataLoader or a function that returns a"
+                " fresh iterator, for a generator is exhausted after its first sweep."
             )
         for following in source:
             yield _batch(waiting, number, last=False)

@@ -1,4 +1,6 @@
-"""Real English from what Python ships: its own language reference, as letters and as a corpus of word counts."""
+"""Real English from what Python ships: its own language reference, as letters and as a corpus of
+word counts.
+"""
 
 __all__ = [
     "ALPHABET",
@@ -23,17 +25,20 @@ from emgen.data.base import Data
 
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"
 STOP_WORDS = frozenset(
-    "a about above after all also although always an and any are as at be because been before being both but by can "
-    "cannot could did do does done each either else even every example for from had has have if in instead into is it "
-    "its itself just may might more most must no none nor not note of on one only or other otherwise out over same see "
-    "section set should since so some such than that the their them then there therefore these they this those though "
-    "three to two under unless until up use used uses using was well were what when where whether which while who whose "
-    "will with within without would yet you your above below following first second new given either e g i s t d p r".split()
+    "a about above after all also although always an and any are as at be because been before being"
+    " both but by can cannot could did do does done each either else even every example for from"
+    " had has have if in instead into is it its itself just may might more most must no none nor"
+    " not note of on one only or other otherwise out over same see section set should since so some"
+    " such than that the their them then there therefore these they this those though three to two"
+    " under unless until up use used uses using was well were what when where whether which while"
+    " who whose will with within without would yet you your above below following first second new"
+    " given either e g i s t d p r".split()
 )
 
 
 def prose() -> list[str]:
-    """The paragraphs of running English in Python's language reference (`pydoc_data.topics`), without code or tables.
+    """The paragraphs of running English in Python's language reference (`pydoc_data.topics`),
+    without code or tables.
 
     They differ a little from one version of Python to the next.
 
@@ -44,8 +49,9 @@ def prose() -> list[str]:
         from pydoc_data.topics import topics  # here, for only what reads the text needs it
     except ImportError as error:
         raise ModuleNotFoundError(
-            "this Python comes without pydoc_data, whose text letters and corpus are made of: use a complete "
-            "Python, or your own text through data=file (symbols as integers, data.dtype=int64)."
+            "this Python comes without pydoc_data, whose text letters and corpus are made of: use a"
+            " complete Python, or your own text through data=file (symbols as integers,"
+            " data.dtype=int64)."
         ) from error
     paragraphs = [p for page in topics.values() for p in re.split(r"\n\s*\n", page)]
     return [" ".join(p.split()) for p in paragraphs if _is_prose(p)]
@@ -73,7 +79,8 @@ def letters(
     text = re.sub(r"[^a-z]+", " ", " ".join(prose()).lower())
     if not 1 <= length * sequences <= len(text):
         raise ValueError(
-            f"length={length}, sequences={sequences}: the text has {len(text)} letters, ask for that many or fewer."
+            f"length={length}, sequences={sequences}: the text has {len(text)} letters, ask for"
+            " that many or fewer."
         )
     symbols = torch.tensor([ALPHABET.index(c) for c in text[: length * sequences]])
     rows = symbols.view(sequences, length)
@@ -96,7 +103,8 @@ def corpus(
     Args:
         words: size of the vocabulary, the most frequent words that are not stop words.
         shortest: paragraphs with fewer words of the vocabulary are left out.
-        documents: paragraphs taken, from the start of the text; how many there are depends on the version of Python.
+        documents: paragraphs taken, from the start of the text; how many there are depends on the
+            version of Python.
         batch_size: entries a step; None takes all.
         seed: of the order.
 
@@ -110,8 +118,8 @@ def corpus(
     kept = [t for t in texts if sum(w in vocabulary for w in t) >= shortest]
     if words < 1 or not 1 <= documents <= len(kept):
         raise ValueError(
-            f"words={words}, documents={documents}: expected one word or more, and 1 to {len(kept)} documents; "
-            f"a lower shortest={shortest} keeps more."
+            f"words={words}, documents={documents}: expected one word or more, and 1 to {len(kept)}"
+            f" documents; a lower shortest={shortest} keeps more."
         )
     counts = word_counts(kept[:documents], vocabulary)
     data = Data(
@@ -127,7 +135,9 @@ def corpus(
 
 
 def vocabulary_of(texts: Sequence[Sequence[str]], words: int) -> dict[str, int]:
-    """The index of each of the most frequent words that are not stop words; ties in alphabetical order."""
+    """The index of each of the most frequent words that are not stop words; ties in alphabetical
+    order.
+    """
     counts = Counter(w for text in texts for w in text if w not in STOP_WORDS and len(w) > 2)
     ranked = sorted(counts, key=lambda w: (-counts[w], w))[:words]
     return {word: i for i, word in enumerate(sorted(ranked))}
@@ -148,7 +158,8 @@ def word_counts(texts: Sequence[Sequence[str]], vocabulary: dict[str, int]) -> T
 
 
 def entries(counts: Any) -> Tensor:
-    """Entries (document, word, count) of a SciPy, torch sparse or dense matrix of counts (documents, words).
+    """Entries (document, word, count) of a SciPy, torch sparse or dense matrix of counts
+    (documents, words).
 
     >>> entries(torch.tensor([[0, 2], [1, 0]]))
     tensor([[0, 1, 2],

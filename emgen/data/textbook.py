@@ -23,7 +23,8 @@ def two_coins(batch_size: int | None = None, seed: int = 0) -> Data:
 
 
 def three_coins(batch_size: int | None = None, seed: int = 0) -> Data:
-    """Ten tosses seen, 1101001011: a hidden coin chooses which of two others is tossed and shown (10, 1).
+    """Ten tosses seen, 1101001011: a hidden coin chooses which of two others is tossed and shown
+    (10, 1).
 
     Args:
         batch_size, seed: as in `two_coins`.
@@ -34,7 +35,8 @@ def three_coins(batch_size: int | None = None, seed: int = 0) -> Data:
 
 
 def two_groups(batch_size: int | None = None, seed: int = 0) -> Data:
-    """Eight points on the line in two groups, −5 … −3.5 and 3.5 … 5 (8, 1): every partition can be enumerated.
+    """Eight points on the line in two groups, −5 … −3.5 and 3.5 … 5 (8, 1): every partition can be
+    enumerated.
 
     Args:
         batch_size, seed: as in `two_coins`.
@@ -43,7 +45,8 @@ def two_groups(batch_size: int | None = None, seed: int = 0) -> Data:
 
 
 def weather(batch_size: int | None = None, seed: int = 0) -> Data:
-    """Three days of a friend who walks (0), shops (1) or cleans (2) as the weather is, as one sequence (1, 3): walk, shop, clean.
+    """Three days of a friend who walks (0), shops (1) or cleans (2) as the weather is, as one
+    sequence (1, 3): walk, shop, clean.
 
     Args:
         batch_size, seed: as in `two_coins`.
@@ -58,7 +61,8 @@ def weather(batch_size: int | None = None, seed: int = 0) -> Data:
 def crossed_lines(
     size: int = 4, noise: float = 0.7, rows: int = 500, batch_size: int | None = None, seed: int = 0
 ) -> Data:
-    """Pictures (rows, size²) of a horizontal and a vertical line, each in any place, that add, under Gaussian noise.
+    """Pictures (rows, size²) of a horizontal and a vertical line, each in any place, that add,
+    under Gaussian noise.
 
     A mixture needs size² components for them, a factorial mixture two causes of `size` states.
 
@@ -74,7 +78,8 @@ def crossed_lines(
     """
     if size < 1 or rows < 1 or not noise > 0:
         raise ValueError(
-            f"size={size}, rows={rows}, noise={noise}: expected 1 or more, 1 or more and a positive number."
+            f"size={size}, rows={rows}, noise={noise}: expected 1 or more, 1 or more and a positive"
+            " number."
         )
     generator = torch.Generator().manual_seed(seed)
     across, down = torch.eye(size, dtype=torch.float64)[

@@ -52,7 +52,8 @@ def ring(
         batch_size: rows a step; None takes all.
         seed: of the draws and of the order.
 
-    References: Lin, Khetan, Fanti, Oh (2018), "PacGAN: The power of two samples in generative adversarial networks".
+    References: Lin, Khetan, Fanti, Oh (2018), "PacGAN: The power of two samples in generative
+    adversarial networks".
 
     >>> data = ring(train=1000)
     >>> tuple(data.split("train").shape), data.density.log_prob(torch.tensor([1.0, 0.0])).exp().item()  # 1 / (8·2π·.01²)
@@ -95,10 +96,12 @@ def line(
     batch_size: int | None = 2048,
     seed: int = 0,
 ) -> Data:
-    """A mixture of Gaussians on the line, by default the target of the f-GAN paper's one-dimensional table.
+    """A mixture of Gaussians on the line, by default the target of the f-GAN paper's
+    one-dimensional table.
 
-    The training rows are stratified: N equal shares of probability with one draw in each, so that what is learnt from
-    them differs from the optimum by the training and not by the luck of the draw.
+    The training rows are stratified: N equal shares of probability with one draw in each, so that
+    what is learnt from them differs from the optimum by the training and not by the luck of the
+    draw.
 
     Args:
         weights, means, sds: of the components; weights are normalised.
@@ -134,7 +137,8 @@ def bars(
     batch_size: int | None = 100,
     seed: int = 0,
 ) -> Data:
-    """Binary images (1, size, size) of bars that are all vertical or all horizontal; `density` knows every probability.
+    """Binary images (1, size, size) of bars that are all vertical or all horizontal; `density`
+    knows every probability.
 
     Args:
         size: pixels along an edge, at most 10.
@@ -142,7 +146,8 @@ def bars(
         active: probability of each single bar.
         train, validation, test, batch_size, seed: as in `ring`.
 
-    References: Hinton, Dayan, Frey, Neal (1995), "The wake-sleep algorithm for unsupervised neural networks".
+    References: Hinton, Dayan, Frey, Neal (1995), "The wake-sleep algorithm for unsupervised neural
+    networks".
 
     >>> len(bars(train=10).density.enumerate_support())
     30
@@ -151,14 +156,16 @@ def bars(
 
 
 def old_faithful(batch_size: int | None = None, seed: int = 0, dtype: str = "float32") -> Data:
-    """272 eruptions of the Old Faithful geyser: duration and waiting time until the next, in minutes.
+    """272 eruptions of the Old Faithful geyser: duration and waiting time until the next, in
+    minutes.
 
     Args:
         batch_size: rows a step; None takes all.
         seed: of the order.
         dtype: `float32`, or `float64` for figures exact to many digits.
 
-    References: Azzalini, Bowman (1990), "A look at some data on the Old Faithful geyser"; R's data set `faithful`.
+    References: Azzalini, Bowman (1990), "A look at some data on the Old Faithful geyser"; R's data
+    set `faithful`.
     """
     if dtype not in ("float32", "float64"):
         raise ValueError(f"dtype={dtype!r}: expected float32 or float64.")
@@ -194,11 +201,13 @@ def line_density(
     """Σ_k w_k N(x; μ_k, σ_k²) over events of shape (1,)."""
     if not len(weights) == len(means) == len(sds) > 0:
         raise ValueError(
-            f"{len(weights)} weights, {len(means)} means and {len(sds)} sds: expected as many of each."
+            f"{len(weights)} weights, {len(means)} means and {len(sds)} sds: expected as many of"
+            " each."
         )
     if min(weights) < 0 or not sum(weights) > 0 or not min(sds) > 0:
         raise ValueError(
-            f"weights={list(weights)}, sds={list(sds)}: weights are not negative, standard deviations positive."
+            f"weights={list(weights)}, sds={list(sds)}: weights are not negative, standard"
+            " deviations positive."
         )
     components = Independent(
         Normal(torch.tensor(means)[:, None].float(), torch.tensor(sds)[:, None].float()), 1
@@ -207,7 +216,8 @@ def line_density(
 
 
 class Bars(Distribution):
-    """The distribution of `bars`: p(x) = v Π bᵢ(x's columns) + (1 − v) Π bᵢ(x's rows) over its 2·2ⁿ − 2 patterns.
+    """The distribution of `bars`: p(x) = v Π bᵢ(x's columns) + (1 − v) Π bᵢ(x's rows) over its 2·2ⁿ
+    − 2 patterns.
 
     `enumerate_support()` lists the patterns (P, 1, n, n) and `probs` their probabilities (P,).
     """
@@ -272,7 +282,10 @@ def _drawn(
     name: str,
 ) -> Data:
     if min(train, validation, test) < 1:
-        raise ValueError(f"train={train}, validation={validation}, test={test}: expected at least one row of each to draw.")
+        raise ValueError(
+            f"train={train}, validation={validation}, test={test}: expected at least one row of"
+            " each to draw."
+        )
     with seeded(seed):
         rows = [density.sample(torch.Size((size,))) for size in (train, validation, test)]
     return Data(*rows, batch_size=batch_size, seed=seed, density=density, name=name)

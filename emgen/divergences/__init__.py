@@ -1,8 +1,9 @@
-"""Divergences as objects: f-divergences, the losses that induce them, Bregman divergences, projections."""
+"""Divergences as objects: f-divergences, the losses that induce them, Bregman divergences,
+projections.
+"""
 
 from emgen.divergences.activations import PaperActivation
 from emgen.divergences.base import FDivergence
-from emgen.divergences.between import Estimate
 from emgen.divergences.bounds import fenchel_bound, tight_bound
 from emgen.divergences.bregman import (
     Bregman,
@@ -14,8 +15,15 @@ from emgen.divergences.bregman import (
     SquaredEuclidean,
 )
 from emgen.divergences.f import GAN, KL, Jeffreys, JensenShannon, ReverseKL, TotalVariation
+from emgen.divergences.numerics.between import Estimate
 from emgen.divergences.powers import Alpha, Neyman, Pearson, SquaredHellinger
-from emgen.divergences.projections import GaussianFamily, MixtureFamily, f_projection, i_projection, m_projection
+from emgen.divergences.projections import (
+    GaussianFamily,
+    MixtureFamily,
+    f_projection,
+    i_projection,
+    m_projection,
+)
 from emgen.divergences.surrogate import (
     ExponentialLoss,
     HingeLoss,

@@ -14,20 +14,34 @@ from emgen.divergences.base import FDivergence, curvature_of_pair
 from emgen.divergences.f import GAN, KL, Jeffreys, JensenShannon, ReverseKL, TotalVariation
 from emgen.divergences.powers import Alpha, Neyman, Pearson, SquaredHellinger, power
 
-_PRINTED = (KL, ReverseKL, Jeffreys, JensenShannon, GAN, TotalVariation, Pearson, Neyman, SquaredHellinger, Alpha)
+_PRINTED = (
+    KL,
+    ReverseKL,
+    Jeffreys,
+    JensenShannon,
+    GAN,
+    TotalVariation,
+    Pearson,
+    Neyman,
+    SquaredHellinger,
+    Alpha,
+)
 
 
 @dataclass(frozen=True)
 class PaperActivation(FDivergence):
-    """The same divergence, its dual variable t = g_f(v) as in Table 6 of the f-GAN paper instead of f′(eᵛ).
+    """The same divergence, its dual variable t = g_f(v) as in Table 6 of the f-GAN paper instead of
+    f′(eᵛ).
 
         KL, Jeffreys, Pearson, α > 1     v                    Neyman, squared Hellinger   1 − e⁻ᵛ
-        reverse KL                       −e⁻ᵛ                 GAN                         −log(1 + e⁻ᵛ)
-        Jensen-Shannon                   log 2 − log(1+e⁻ᵛ)   total variation             ½ tanh v
-        α < 1                            1/(1−α) − log(1+e⁻ᵛ)
+        reverse KL                       −e⁻ᵛ                 GAN                         −log(1 +
+        e⁻ᵛ) Jensen-Shannon                   log 2 − log(1+e⁻ᵛ)   total variation             ½
+        tanh v α < 1                            1/(1−α) − log(1+e⁻ᵛ)
 
-    The bound holds all the same, but the critic's output is then no log density ratio. Table 2 of the printed version
-    is followed where it differs from the preprint in the sign of v, so that all are increasing: a high score is data.
+    The bound holds all the same, but the critic's output is then no log density ratio. Table 2 of
+    the printed version
+    is followed where it differs from the preprint in the sign of v, so that all are increasing: a
+    high score is data.
 
     Args:
         divergence: one of the divergences of the table.
@@ -35,8 +49,8 @@ class PaperActivation(FDivergence):
     Raises:
         TypeError: if the paper prints no activation for the divergence.
 
-    Reference: Nowozin, Cseke & Tomioka (2016), f-GAN: training generative neural samplers using variational divergence
-    minimization.
+    Reference: Nowozin, Cseke & Tomioka (2016), f-GAN: training generative neural samplers using
+    variational divergence minimization.
 
     >>> import torch
     >>> PaperActivation(ReverseKL()).activation(torch.zeros(1))
@@ -72,7 +86,9 @@ class PaperActivation(FDivergence):
             case Alpha(alpha):  # log r at which f′(r) is the printed activation
                 if alpha >= 1:
                     return self.divergence.conjugate(v)
-                return self.divergence.conjugate_of_activation(((1 - alpha) * softplus(-v)).log() / (alpha - 1))
+                return self.divergence.conjugate_of_activation(
+                    ((1 - alpha) * softplus(-v)).log() / (alpha - 1)
+                )
         return self.divergence.conjugate_of_activation(v)
 
     def conjugate_curvature(self, v: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""Bregman divergences, each from its potential alone, and their tie to KL within an exponential family."""
+"""Bregman divergences, each from its potential alone, and their tie to KL within an exponential
+family.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +20,27 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Beta, ContinuousBernoulli, Dirichlet, Distribution, ExponentialFamily, Wishart
+from torch.distributions import (
+    Beta,
+    ContinuousBernoulli,
+    Dirichlet,
+    Distribution,
+    ExponentialFamily,
+    Wishart,
+)
 from torch.func import grad, hessian, vmap
 
 
 class Bregman:
-    """D_φ(x, y) = φ(x) − φ(y) − ⟨∇φ(y), x − y⟩ ≥ 0 for a strictly convex potential φ on the last dimension.
+    """D_φ(x, y) = φ(x) − φ(y) − ⟨∇φ(y), x − y⟩ ≥ 0 for a strictly convex potential φ on the last
+    dimension.
 
-    A subclass overrides `potential(x)` alone. Whatever φ is, the point that minimises a weighted mean of D_φ(xᵢ, y)
-    over y is the weighted mean of the xᵢ; this is why one M-step serves every Bregman clustering.
+    A subclass overrides `potential(x)` alone. Whatever φ is, the point that minimises a weighted
+    mean of D_φ(xᵢ, y) over y is the weighted mean of the xᵢ; this is why one M-step serves every
+    Bregman clustering.
 
-    References: Bregman (1967), The relaxation method of finding the common point of convex sets; Banerjee, Merugu,
-    Dhillon & Ghosh (2005), Clustering with Bregman divergences.
+    References: Bregman (1967), The relaxation method of finding the common point of convex sets;
+    Banerjee, Merugu, Dhillon & Ghosh (2005), Clustering with Bregman divergences.
 
     >>> class Quartic(Bregman):
     ...     def potential(self, x):
@@ -40,7 +51,9 @@ class Bregman:
 
     def potential(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
         """φ(x), strictly convex, differentiable; (…, D) → (…)."""
-        raise NotImplementedError(f"{type(self).__name__} must define potential(x), convex, from (..., D) to (...)")
+        raise NotImplementedError(
+            f"{type(self).__name__} must define potential(x), convex, from (..., D) to (...)"
+        )
 
     def link(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         """∇φ(x), from points to dual points."""
@@ -65,7 +78,8 @@ class Bregman:
         return torch.zeros_like(like)
 
     def inverse_link(self, theta: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        """∇φ*(θ), the point x with ∇φ(x) = θ, by damped Newton steps on φ(x) − ⟨θ, x⟩; differentiable once.
+        """∇φ*(θ), the point x with ∇φ(x) = θ, by damped Newton steps on φ(x) − ⟨θ, x⟩;
+        differentiable once.
 
         Raises:
             ValueError: if no such point is reached, because θ is outside the range of ∇φ.
@@ -78,7 +92,9 @@ class Bregman:
 
         for _ in range(200):
             slope, curvature = self.link(x) - goal, vmap(hessian(self.potential))(x)
-            step = torch.linalg.solve_ex(curvature, slope).result  # not finite where φ is flat, which ends below
+            step = torch.linalg.solve_ex(
+                curvature, slope
+            ).result  # not finite where φ is flat, which ends below
             size = torch.ones_like(x[:, :1])
             for _ in range(60):
                 worse = height(x - size * step) > height(x) + 4000 * eps * height(x).abs()
@@ -90,7 +106,9 @@ class Bregman:
             raise ValueError(f"{self!r}: no point has the dual coordinates asked for; give θ in the range of the link, and "
                              "an origin(like) at which φ is curved if 0 is none.")  # fmt: skip
         moved = theta.reshape(goal.shape) - goal  # zero, and it carries dx/dθ
-        return (x + torch.linalg.solve(vmap(hessian(self.potential))(x), moved)).reshape(theta.shape)
+        return (x + torch.linalg.solve(vmap(hessian(self.potential))(x), moved)).reshape(
+            theta.shape
+        )
 
     def conjugate(self, theta: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
         """φ*(θ) = sup over x of ⟨θ, x⟩ − φ(x)."""
@@ -157,7 +175,11 @@ class Mahalanobis(Bregman):
 
     def __post_init__(self) -> None:
         square = self.precision.dim() == 2 and self.precision.shape[0] == self.precision.shape[1]
-        if not square or not torch.allclose(self.precision, self.precision.mT) or torch.linalg.cholesky_ex(self.precision).info.any():
+        if (
+            not square
+            or not torch.allclose(self.precision, self.precision.mT)
+            or torch.linalg.cholesky_ex(self.precision).info.any()
+        ):
             raise ValueError(f"precision={self.precision.tolist()} must be symmetric and positive definite; give the "
                              "inverse of a covariance matrix.")  # fmt: skip
 
@@ -176,7 +198,9 @@ class Mahalanobis(Bregman):
 
 @dataclass(frozen=True)
 class GeneralisedKL(Bregman):
-    """Σ x log x/y − x + y, φ(x) = Σ x log x − x on x ≥ 0, ∞ below: Poisson counts, and KL on the simplex."""
+    """Σ x log x/y − x + y, φ(x) = Σ x log x − x on x ≥ 0, ∞ below: Poisson counts, and KL on the
+    simplex.
+    """
 
     def potential(self, x: Tensor) -> Tensor:
         return (torch.xlogy(x, x) - x).sum(-1)
@@ -189,21 +213,29 @@ class GeneralisedKL(Bregman):
 
     def of(self, x: Tensor, y: Tensor) -> Tensor:
         held = x > 0
-        logs = torch.where(held, torch.where(held, x, 1.0).log() - torch.where(held, y, 1.0).log(), 0.0)
+        logs = torch.where(
+            held, torch.where(held, x, 1.0).log() - torch.where(held, y, 1.0).log(), 0.0
+        )
         return torch.where((x < 0) | (y < 0), torch.inf, x * logs - x + y).sum(-1).clamp_min(0)
 
     def pairwise(self, x: Tensor, y: Tensor) -> Tensor:
-        """As for every Bregman divergence; a centre with a zero is infinitely far from rows that are positive there."""
+        """As for every Bregman divergence; a centre with a zero is infinitely far from rows that
+        are positive there.
+        """
         slope = y.log().clamp_min(-torch.finfo(y.dtype).max / 2)
         impossible = (x > 0).to(y.dtype) @ (y == 0).to(y.dtype).T > 0
-        finite = (self.potential(x)[:, None] + y.sum(-1) - x @ slope.masked_fill(y == 0, 0.0).T).clamp_min(0)
+        finite = (
+            self.potential(x)[:, None] + y.sum(-1) - x @ slope.masked_fill(y == 0, 0.0).T
+        ).clamp_min(0)
         outside = (x < 0).any(1)[:, None] | (y < 0).any(1)
         return finite.masked_fill(impossible | outside, torch.inf)
 
 
 @dataclass(frozen=True)
 class ItakuraSaito(Bregman):
-    """Σ x/y − log x/y − 1, φ(x) = −Σ log x on x > 0, ∞ elsewhere: exponential waiting times, and power spectra."""
+    """Σ x/y − log x/y − 1, φ(x) = −Σ log x on x > 0, ∞ elsewhere: exponential waiting times, and
+    power spectra.
+    """
 
     def potential(self, x: Tensor) -> Tensor:
         return -x.log().sum(-1)
@@ -222,23 +254,28 @@ class ItakuraSaito(Bregman):
     def pairwise(self, x: Tensor, y: Tensor) -> Tensor:
         """As for every Bregman divergence; infinite for what is not positive."""
         held, centres = (x > 0).all(1), (y > 0).all(1)
-        finite = super().pairwise(torch.where(held[:, None], x, 1.0), torch.where(centres[:, None], y, 1.0))
+        finite = super().pairwise(
+            torch.where(held[:, None], x, 1.0), torch.where(centres[:, None], y, 1.0)
+        )
         return finite.masked_fill(~(held[:, None] & centres), torch.inf)
 
 
 @dataclass(frozen=True)
 class LogPartition(Bregman):
-    """The Bregman divergence of a family's log partition function A(η): KL with its arguments swapped,
+    """The Bregman divergence of a family's log partition function A(η): KL with its arguments
+    swapped,
 
         KL(p₁ ‖ p₂) = D_A(η₂, η₁) = D_A*(μ₁, μ₂),      μ = ∇A(η) the mean parameters.
 
     Args:
-        family: a class of torch distributions that is an exponential family: Normal, Poisson, Gamma, Dirichlet, …
+        family: a class of torch distributions that is an exponential family: Normal, Poisson,
+            Gamma, Dirichlet, …
 
     Raises:
         TypeError: if torch does not know the family's natural parameters.
 
-    Reference: Wainwright & Jordan (2008), Graphical models, exponential families, and variational inference.
+    Reference: Wainwright & Jordan (2008), Graphical models, exponential families, and variational
+    inference.
 
     >>> from torch.distributions import Poisson, kl_divergence
     >>> p, q = Poisson(3.0), Poisson(2.0)
@@ -251,7 +288,10 @@ class LogPartition(Bregman):
 
     def __post_init__(self) -> None:
         known = isinstance(self.family, type) and issubclass(self.family, ExponentialFamily)
-        if not known or self.family in (ContinuousBernoulli, Wishart):  # torch leaves their log partition to instances, or out
+        if not known or self.family in (
+            ContinuousBernoulli,
+            Wishart,
+        ):  # torch leaves their log partition to instances, or out
             raise TypeError(f"{self.family!r} is not an exponential family known to torch; give a class such as "
                             "torch.distributions.Normal, or a Bregman with your own potential.")  # fmt: skip
 
@@ -269,9 +309,15 @@ class LogPartition(Bregman):
         return self.link(self.natural(p))
 
     def potential(self, x: Tensor) -> Tensor:
-        log_normaliser: Any = self.family._log_normalizer  # in torch's families a function of its arguments alone
-        return log_normaliser(self.family, *((x,) if issubclass(self.family, Dirichlet) else x.unbind(-1)))
+        log_normaliser: Any = (
+            self.family._log_normalizer
+        )  # in torch's families a function of its arguments alone
+        return log_normaliser(
+            self.family, *((x,) if issubclass(self.family, Dirichlet) else x.unbind(-1))
+        )
 
     def origin(self, like: Tensor) -> Tensor:
-        """Natural parameters inside the domain: concentrations are positive, minus a rate or a precision negative."""
+        """Natural parameters inside the domain: concentrations are positive, minus a rate or a
+        precision negative.
+        """
         return torch.full_like(like, 1.0 if issubclass(self.family, (Dirichlet, Beta)) else -0.5)

@@ -1,4 +1,6 @@
-"""The divergences made of logarithms, and total variation; closed forms finite in float32 for |v| ≤ 40."""
+"""The divergences made of logarithms, and total variation; closed forms finite in float32 for |v| ≤
+40.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,15 @@ from torch.distributions import Distribution
 from torch.nn.functional import logsigmoid, softplus
 
 from emgen.divergences.base import FDivergence
-from emgen.divergences.between import torch_kl
+from emgen.divergences.numerics.closed_forms import torch_kl
 
 _LOG2 = math.log(2.0)
 
 
 @dataclass(frozen=True)
 class KL(FDivergence):
-    """KL(P‖Q) = ∫ p log p/q: f(u) = u log u, f*(t) = eᵗ⁻¹. Minimised over Q it covers every mode of P.
+    """KL(P‖Q) = ∫ p log p/q: f(u) = u log u, f*(t) = eᵗ⁻¹. Minimised over Q it covers every mode of
+    P.
 
     >>> KL().conjugate_of_activation(torch.zeros(1))
     tensor([1.])
@@ -50,7 +53,10 @@ class KL(FDivergence):
 
 @dataclass(frozen=True)
 class ReverseKL(FDivergence):
-    """KL(Q‖P) = ∫ q log q/p: f(u) = −log u, f*(t) = −1 − log(−t) for t < 0. Minimised over Q it seeks one mode."""
+    """KL(Q‖P) = ∫ q log q/p: f(u) = −log u, f*(t) = −1 − log(−t) for t < 0.
+
+    Minimised over Q it seeks one mode.
+    """
 
     def generator(self, u: Tensor) -> Tensor:
         return -u.log()
@@ -80,7 +86,9 @@ class ReverseKL(FDivergence):
 
 @dataclass(frozen=True)
 class Jeffreys(FDivergence):
-    """KL(P‖Q) + KL(Q‖P) = ∫ (p−q) log p/q: f(u) = (u−1) log u; f* has no elementary form and is found by Newton's method."""
+    """KL(P‖Q) + KL(Q‖P) = ∫ (p−q) log p/q: f(u) = (u−1) log u; f* has no elementary form and is
+    found by Newton's method.
+    """
 
     def generator(self, u: Tensor) -> Tensor:
         return (u - 1) * u.log()
@@ -89,7 +97,9 @@ class Jeffreys(FDivergence):
         return u.log() + 1 - 1 / u
 
     def conjugate(self, t: Tensor) -> Tensor:
-        """v + eᵛ − 1 at the root of v + 1 − e⁻ᵛ = t; the last two of Newton's steps carry two derivatives."""
+        """v + eᵛ − 1 at the root of v + 1 − e⁻ᵛ = t; the last two of Newton's steps carry two
+        derivatives.
+        """
 
         def newton(v: Tensor) -> Tensor:
             return v - (v - (-v).expm1() - t) / (1 + (-v).exp())
@@ -116,7 +126,9 @@ class Jeffreys(FDivergence):
 
 @dataclass(frozen=True)
 class JensenShannon(FDivergence):
-    """KL(P‖M) + KL(Q‖M) with M = (P+Q)/2, not halved: f(u) = u log u − (u+1) log((u+1)/2), f*(t) = −log(2 − eᵗ)."""
+    """KL(P‖M) + KL(Q‖M) with M = (P+Q)/2, not halved: f(u) = u log u − (u+1) log((u+1)/2), f*(t) =
+    −log(2 − eᵗ).
+    """
 
     def generator(self, u: Tensor) -> Tensor:
         return torch.xlogy(u, u) - (u + 1) * ((u + 1) / 2).log()
@@ -140,11 +152,12 @@ class JensenShannon(FDivergence):
 
 @dataclass(frozen=True)
 class GAN(FDivergence):
-    """Goodfellow's game: f(u) = u log u − (u+1) log(u+1) + log 4, f*(t) = −log(1 − eᵗ) − log 4 for t < 0.
+    """Goodfellow's game: f(u) = u log u − (u+1) log(u+1) + log 4, f*(t) = −log(1 − eᵗ) − log 4 for
+    t < 0.
 
-    The bound is E_P[log D] + E_Q[log(1 − D)] + log 4 with D = σ(v). The f-GAN paper prints f without log 4, so that
-    its value at P = Q is −log 4; here every f has f(1) = 0, and the divergence equals Jensen-Shannon's. The dual
-    variables differ, log D here and log 2D there.
+    The bound is E_P[log D] + E_Q[log(1 − D)] + log 4 with D = σ(v). The f-GAN paper prints f
+    without log 4, so that its value at P = Q is −log 4; here every f has f(1) = 0, and the
+    divergence equals Jensen-Shannon's. The dual variables differ, log D here and log 2D there.
     """
 
     def generator(self, u: Tensor) -> Tensor:
@@ -171,8 +184,9 @@ class GAN(FDivergence):
 class TotalVariation(FDivergence):
     """½ ∫ |p − q|: f(u) = ½|u − 1|, f*(t) = max(t, −½) for t ≤ ½.
 
-    f′ is a step, of no use to a gradient, so the activation is ½ tanh(sv), at s = 1 the f-GAN paper's. It takes values
-    in the domain, on which f*(t) = t; the bound is reached in the limit of a critic that is sure of its sign.
+    f′ is a step, of no use to a gradient, so the activation is ½ tanh(sv), at s = 1 the f-GAN
+    paper's. It takes values in the domain, on which f*(t) = t; the bound is reached in the limit of
+    a critic that is sure of its sign.
 
     Args:
         sharpness: s > 0; about 3 for a critic taught by the hinge loss, which settles at v = ±1.
@@ -185,7 +199,9 @@ class TotalVariation(FDivergence):
 
     def __post_init__(self) -> None:
         if not self.sharpness > 0:
-            raise ValueError(f"sharpness={self.sharpness}: tanh(sharpness v) must rise; give a positive number.")
+            raise ValueError(
+                f"sharpness={self.sharpness}: tanh(sharpness v) must rise; give a positive number."
+            )
 
     def generator(self, u: Tensor) -> Tensor:
         return (u - 1).abs() / 2

@@ -1,4 +1,6 @@
-"""The divergences made of a power of the density ratio: χ² both ways, Hellinger, and the family they belong to."""
+"""The divergences made of a power of the density ratio: χ² both ways, Hellinger, and the family
+they belong to.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from emgen.divergences.base import FDivergence
-from emgen.divergences.between import log_affinity
 from emgen.divergences.f import KL, ReverseKL
+from emgen.divergences.numerics.closed_forms import log_affinity
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class Pearson(FDivergence):
 
     def perspective(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         v = log_p - log_q
-        return (torch.where(v > 0, log_p - log_q / 2, log_q / 2).exp() * (-v.abs()).expm1()).square()
+        return (
+            torch.where(v > 0, log_p - log_q / 2, log_q / 2).exp() * (-v.abs()).expm1()
+        ).square()
 
     def exact(self, p: Distribution, q: Distribution) -> Tensor | None:
         affinity = log_affinity(p, q, 2.0)
@@ -109,9 +113,9 @@ class SquaredHellinger(FDivergence):
 class Alpha(FDivergence):
     """(∫ pᵅ q¹⁻ᵅ − 1) / (α(α−1)): f(u) = (uᵅ − 1 − α(u−1)) / (α(α−1)).
 
-    KL(P‖Q) at α = 1, KL(Q‖P) at α = 0, half of Pearson's and Neyman's χ² at 2 and −1, twice the squared Hellinger
-    distance at ½ (Amari's family in the parametrisation of Cichocki & Amari, 2010, Families of alpha-, beta- and
-    gamma-divergences).
+    KL(P‖Q) at α = 1, KL(Q‖P) at α = 0, half of Pearson's and Neyman's χ² at 2 and −1, twice the
+    squared Hellinger distance at ½ (Amari's family in the parametrisation of Cichocki & Amari,
+    2010, Families of alpha-, beta- and gamma-divergences).
 
     Args:
         alpha: the order, any real number; beyond −1.2 < α < 2.2 float32 overflows before |v| = 40.
@@ -157,14 +161,28 @@ class Alpha(FDivergence):
         if self.alpha in (0.0, 1.0):
             return (KL() if self.alpha else ReverseKL()).perspective(log_p, log_q)
         a, b, v = self.alpha, 1 - self.alpha, log_p - log_q
-        mixed, near = (a * log_p + b * log_q).exp(), (torch.minimum((a * v).abs(), (b * v).abs()) < 0.5)
+        mixed, near = (
+            (a * log_p + b * log_q).exp(),
+            (torch.minimum((a * v).abs(), (b * v).abs()) < 0.5),
+        )
 
-        def part(density: Tensor, exponent: float) -> Tensor:  # (mixed − density) / exponent, which cancels where they are near
+        def part(
+            density: Tensor, exponent: float
+        ) -> Tensor:  # (mixed − density) / exponent, which cancels where they are near
             small = (exponent * v).abs() < 0.5
-            return torch.where(small, density * power(torch.where(small, v, 0.0), exponent), (mixed - density) / exponent)
+            return torch.where(
+                small,
+                density * power(torch.where(small, v, 0.0), exponent),
+                (mixed - density) / exponent,
+            )
 
-        p, q = log_p.exp(), log_q.exp()  # far off, where `mixed` may be infinite, the parts would take ∞ from ∞
-        return torch.where(near, part(p, -b) - part(q, a), (a * p + b * q - mixed) / (a * b)).clamp_min(0)
+        p, q = (
+            log_p.exp(),
+            log_q.exp(),
+        )  # far off, where `mixed` may be infinite, the parts would take ∞ from ∞
+        return torch.where(
+            near, part(p, -b) - part(q, a), (a * p + b * q - mixed) / (a * b)
+        ).clamp_min(0)
 
     def exact(self, p: Distribution, q: Distribution) -> Tensor | None:
         if self.alpha in (0.0, 1.0):
@@ -174,7 +192,9 @@ class Alpha(FDivergence):
 
 
 def power(v: Tensor, exponent: float) -> Tensor:
-    """(e^{exponent·v} − 1)/exponent and its limit v at zero; its gradient keeps all digits, which that of expm1 loses."""
+    """(e^{exponent·v} − 1)/exponent and its limit v at zero; its gradient keeps all digits, which
+    that of expm1 loses.
+    """
     if not exponent:
         return v.clone()
     x = exponent * v

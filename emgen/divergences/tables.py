@@ -1,4 +1,6 @@
-"""Information geometry of finite tables: projections onto margins, linear constraints and independent factors."""
+"""Information geometry of finite tables: projections onto margins, linear constraints and
+independent factors.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ def linear_projection(
 ) -> Float[Tensor, "*shape"]:
     """argmin of KL(p ‖ q) over tables p with E_p[features] = moments: p ∝ q exp⟨λ, features⟩.
 
-    Newton's method on the convex dual log Σ q exp⟨λ, features⟩ − ⟨λ, moments⟩. From a uniform q it is the maximum
-    entropy distribution under the constraints.
+    Newton's method on the convex dual log Σ q exp⟨λ, features⟩ − ⟨λ, moments⟩. From a uniform q it
+    is the maximum entropy distribution under the constraints.
 
     Args:
         q: a table of probabilities.
@@ -34,11 +36,11 @@ def linear_projection(
         moments: what their expectations shall be.
 
     Raises:
-        ValueError: if no table on the support of q has these moments, if q has negative entries or none that is
-            positive, if the shapes do not agree or a number is not finite.
+        ValueError: if no table on the support of q has these moments, if q has negative entries or
+            none that is positive, if the shapes do not agree or a number is not finite.
 
-    References: Csiszár (1975), I-divergence geometry of probability distributions and minimization problems; Jaynes
-    (1957), Information theory and statistical mechanics.
+    References: Csiszár (1975), I-divergence geometry of probability distributions and minimization
+    problems; Jaynes (1957), Information theory and statistical mechanics.
 
     >>> die = linear_projection(torch.full((6,), 1 / 6), torch.arange(1.0, 7.0)[None], torch.tensor([4.5]))
     >>> die.round(decimals=3)
@@ -51,9 +53,13 @@ def linear_projection(
     if not len(features):
         return q / q.sum()
     held, log_q = q.flatten() > 0, q.flatten().double().log()
-    t = torch.where(held, features.flatten(1).double() - moments.double()[:, None], 0.0)  # where q is 0, so is p
+    t = torch.where(
+        held, features.flatten(1).double() - moments.double()[:, None], 0.0
+    )  # where q is 0, so is p
     if not t.isfinite().all():
-        raise ValueError("features and moments must be finite where q is positive; give finite numbers.")
+        raise ValueError(
+            "features and moments must be finite where q is positive; give finite numbers."
+        )
     scale = t.abs().amax(1, keepdim=True)
     t = t / torch.where(scale > 0, scale, 1.0)  # no constraint weighs less for its unit
     weights = torch.zeros_like(t[:, 0])
@@ -83,7 +89,8 @@ def linear_projection(
 def alternating_projections(
     q: Float[Tensor, "*shape"], constraints: Sequence[tuple[Tensor, Tensor]], sweeps: int = 100
 ) -> Float[Tensor, "*shape"]:
-    """Project q onto each linear constraint in turn, over and over: it converges to the projection onto them all.
+    """Project q onto each linear constraint in turn, over and over: it converges to the projection
+    onto them all.
 
     Args:
         q: a table of probabilities.
@@ -99,15 +106,18 @@ def alternating_projections(
 def iterative_proportional_fitting(
     q: Float[Tensor, "*shape"], margins: Sequence[Tensor], sweeps: int = 100
 ) -> Float[Tensor, "*shape"]:
-    """Scale each dimension of a table to its margin in turn: alternating projections in closed form.
+    """Scale each dimension of a table to its margin in turn: alternating projections in closed
+    form.
 
     Args:
         q: a table of probabilities.
         margins: one a dimension, in order.
-        sweeps: rounds through the dimensions; where no table on the support of q has the margins, they end at the last.
+        sweeps: rounds through the dimensions; where no table on the support of q has the margins,
+            they end at the last.
 
     Raises:
-        ValueError: if a margin has the wrong length, negative entries or a total of its own, or mass where q has none.
+        ValueError: if a margin has the wrong length, negative entries or a total of its own, or
+            mass where q has none.
 
     Reference: Deming & Stephan (1940), On a least squares adjustment of a sampled frequency table.
 
@@ -137,16 +147,20 @@ def iterative_proportional_fitting(
 
 
 def factorised_m_projection(p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """argmin of KL(p ‖ q) over products q of one factor a dimension: the product of the margins of p."""
+    """argmin of KL(p ‖ q) over products q of one factor a dimension: the product of the margins of
+    p.
+    """
     return _outer([p.sum([d for d in range(p.dim()) if d != dim]) for dim in range(p.dim())])
 
 
 def factorised_i_projection(
     p: Float[Tensor, "*shape"], start: Float[Tensor, "*shape"] | None = None, sweeps: int = 1000
 ) -> Float[Tensor, "*shape"]:
-    """A minimiser of KL(q ‖ p) over products q, by mean field: log q_d = E of log p over the other factors + const.
+    """A minimiser of KL(q ‖ p) over products q, by mean field: log q_d = E of log p over the other
+    factors + const.
 
-    Each update is exact, so KL(q ‖ p) never rises; where p has separate peaks the start decides which one is taken.
+    Each update is exact, so KL(q ‖ p) never rises; where p has separate peaks the start decides
+    which one is taken.
 
     Args:
         p: a table of probabilities; the product has none where p is 0.
@@ -154,14 +168,21 @@ def factorised_i_projection(
         sweeps: most rounds through the dimensions.
 
     Raises:
-        ValueError: if p or the start is no table, their shapes differ, or no product is found that avoids the zeros of p.
+        ValueError: if p or the start is no table, their shapes differ, or no product is found that
+            avoids the zeros of p.
     """
     start = p if start is None else start
     _check_table("p", p)
     _check_table("start", start)
     if start.shape != p.shape:
-        raise ValueError(f"start of shape {tuple(start.shape)}: it must be a table like p, of shape {tuple(p.shape)}.")
-    log_p, start = p.log().clamp_min(-1e30), start / start.sum()  # the least mass there is goes where p is 0
+        raise ValueError(
+            f"start of shape {tuple(start.shape)}: it must be a table like p, of shape"
+            f" {tuple(p.shape)}."
+        )
+    log_p, start = (
+        p.log().clamp_min(-1e30),
+        start / start.sum(),
+    )  # the least mass there is goes where p is 0
     dims = range(p.dim())
     factors = [start.sum([d for d in dims if d != dim]) for dim in dims]
     for _ in range(sweeps):
@@ -184,8 +205,8 @@ def pythagorean_residual(
 ) -> Float[Tensor, ""]:
     """KL(p ‖ q) − KL(p ‖ projection) − KL(projection ‖ q), which is zero
 
-    when `projection` is the I-projection of q onto a linear family that holds p, and when it is the M-projection of p
-    onto an exponential family that holds q.
+    when `projection` is the I-projection of q onto a linear family that holds p, and when it is the
+    M-projection of p onto an exponential family that holds q.
     """
     return _kl(p, q) - _kl(p, projection) - _kl(projection, q)
 

@@ -1,6 +1,15 @@
 """Beliefs: what is kept of a posterior, over latents and over parameters alike."""
 
-__all__ = ["Belief", "Distribution", "Draw", "Gradient", "MeanField", "Point", "Structured", "Tempered"]
+__all__ = [
+    "Belief",
+    "Distribution",
+    "Draw",
+    "Gradient",
+    "MeanField",
+    "Point",
+    "Structured",
+    "Tempered",
+]
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -106,10 +115,11 @@ class Structured(Belief):
 
 @dataclass(frozen=True)
 class Gradient(Belief):
-    """A partial M-step: natural-gradient steps from the current point towards the mode (generalised EM).
+    """A partial M-step: natural-gradient steps from the current point towards the mode (generalised
+    EM).
 
-    In mean parameters the natural gradient is the difference between the mode and the point, so each step goes a share
-    `lr` of the way, and no step lowers F.
+    In mean parameters the natural gradient is the difference between the mode and the point, so
+    each step goes a share `lr` of the way, and no step lowers F.
 
     Args:
         steps: how many.
@@ -124,7 +134,9 @@ class Gradient(Belief):
 
     def __post_init__(self):
         if self.steps < 1 or not 0 < self.lr <= 1:
-            raise ValueError(f"steps={self.steps}, lr={self.lr}: take one step or more, each of size in (0, 1]")
+            raise ValueError(
+                f"steps={self.steps}, lr={self.lr}: take one step or more, each of size in (0, 1]"
+            )
 
     def __call__(self, posterior: Any, current: Any = None) -> Any:
         return current.ascend(posterior, self.steps, self.lr)

@@ -1,4 +1,6 @@
-"""Exact evidence of tiny models by summing over every configuration of their latents: the oracle of the tests and of users."""
+"""Exact evidence of tiny models by summing over every configuration of their latents: the oracle of
+the tests and of users.
+"""
 
 __all__ = ["Enumeration", "enumerate_latents", "log_evidence"]
 
@@ -48,7 +50,11 @@ class Enumeration:
 
     def marginals(self, states: int) -> Float[Tensor, "variables states"]:
         """p(z_i = k | x)."""
-        return torch.einsum("c,cik->ik", self.probs, torch.nn.functional.one_hot(self.configurations, states).to(self.probs))
+        return torch.einsum(
+            "c,cik->ik",
+            self.probs,
+            torch.nn.functional.one_hot(self.configurations, states).to(self.probs),
+        )
 
     def together(self, i: int, j: int) -> Tensor:
         """p(z_i = z_j | x), which relabelling does not change."""
@@ -77,7 +83,10 @@ def enumerate_latents(
     for k in states:
         total *= k
     if total > MOST:
-        raise ValueError(f"{total} configurations are too many to enumerate; at most {MOST}: use fewer rows or states")
+        raise ValueError(
+            f"{total} configurations are too many to enumerate; at most {MOST}: use fewer rows or"
+            " states"
+        )
     every = torch.tensor(list(itertools.product(*map(range, states)))).view(total, len(states))
     return Enumeration(every, torch.cat([log_joint(z) for z in every.split(block)]))
 
@@ -85,9 +94,10 @@ def enumerate_latents(
 def log_evidence(model: Any, x: Any, parameters: str = "point") -> Enumeration:
     """Enumerate the latents of a mixture, hidden Markov model, topic model or factorial model.
 
-    With `parameters="point"` the centre of θ is known, log p(x, z|θ); with `parameters="distribution"` θ is integrated
-    out under the model's conjugate priors, log p(x, z) = Σ_parts log ∫ p(s|θ) dp(θ). A topic model's latents are the topics
-    of its words, in the order of the sorted entries; a hidden Markov model's the states of all frames, packed time first; a
+    With `parameters="point"` the centre of θ is known, log p(x, z|θ); with
+    `parameters="distribution"` θ is integrated out under the model's conjugate priors, log p(x, z)
+    = Σ_parts log ∫ p(s|θ) dp(θ). A topic model's latents are the topics of its words, in the order
+    of the sorted entries; a hidden Markov model's the states of all frames, packed time first; a
     factorial model's the states of all causes row by row.
 
     Args:
@@ -108,25 +118,44 @@ def log_evidence(model: Any, x: Any, parameters: str = "point") -> Enumeration:
     log p(x) = -20.940390, p(z₁ = z₂ | x) = 0.999381
     """
     if parameters not in ("point", "distribution"):
-        raise ValueError(f"parameters={parameters!r}: give 'point' (θ at its centre) or 'distribution' (θ integrated out)")
+        raise ValueError(
+            f"parameters={parameters!r}: give 'point' (θ at its centre) or 'distribution' (θ"
+            " integrated out)"
+        )
     posterior = model.posterior(x)
     if not hasattr(posterior, "configurations"):
-        raise TypeError(f"the latents of {type(model).__name__} are not discrete: nothing can be enumerated, use its log_prob(x)")
+        raise TypeError(
+            f"the latents of {type(model).__name__} are not discrete: nothing can be enumerated,"
+            " use its log_prob(x)"
+        )
     return enumerate_latents(
-        lambda every: torch.stack([_log_joint(model, model.statistics(x, posterior.at(z)), parameters) for z in every]),
+        lambda every: torch.stack(
+            [_log_joint(model, model.statistics(x, posterior.at(z)), parameters) for z in every]
+        ),
         posterior.configurations,
     )
 
 
 def _log_joint(model: Any, s: dict[str, Tensor], parameters: str) -> Tensor:
-    """log p(x, z|θ) or log p(x, z), from the statistics of one z: both are the free energy at a certain z."""
+    """log p(x, z|θ) or log p(x, z), from the statistics of one z: both are the free energy at a
+    certain z.
+    """
     total = s["n"].new_zeros(())
     for name, belief in model.theta().items():
-        own = {key.removeprefix(f"{name}."): value for key, value in s.items() if key.startswith(f"{name}.")}
+        own = {
+            key.removeprefix(f"{name}."): value
+            for key, value in s.items()
+            if key.startswith(f"{name}.")
+        }
         if parameters == "point":
             point = belief.mode()
             total = total + point.expected_fit(point.rebase(own, belief)).sum()
         else:
             after = model.priors[name].update(own, belief)
-            total = total + (after.expected_fit(after.rebase(own, belief)) - after.kl(model.priors[name])).sum()
+            total = (
+                total
+                + (
+                    after.expected_fit(after.rebase(own, belief)) - after.kl(model.priors[name])
+                ).sum()
+            )
     return total

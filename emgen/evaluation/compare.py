@@ -1,7 +1,9 @@
-"""Many runs side by side: a table for the terminal and one self-contained page of curves and pictures.
+"""Many runs side by side: a table for the terminal and one self-contained page of curves and
+pictures.
 
-Runs are compared only where that means something: those with another data set, another split of it or another
-binarisation stand in a table of their own, and every likelihood carries its method and standard error.
+Runs are compared only where that means something: those with another data set, another split of it
+or another binarisation stand in a table of their own, and every likelihood carries its method and
+standard error.
 """
 
 __all__ = ["compare", "tables"]
@@ -40,7 +42,9 @@ def compare(
 
 
 def tables(found: Iterable[Group]) -> list[Table]:
-    """One rich table a group: run, status, log-likelihood ± error, ESS, seconds, examples a second, size; methods below."""
+    """One rich table a group: run, status, log-likelihood ± error, ESS, seconds, examples a second,
+    size; methods below.
+    """
     result = []
     for group in found:
         scores = [run.score for run in group.runs]

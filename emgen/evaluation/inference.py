@@ -1,4 +1,6 @@
-"""How far inference falls short: log p(x) by annealing through a decoder, and the gap to the ELBO in its two parts."""
+"""How far inference falls short: log p(x) by annealing through a decoder, and the gap to the ELBO
+in its two parts.
+"""
 
 __all__ = ["DecoderPath", "annealed", "boltzmann", "inference_gaps", "sandwich"]
 
@@ -23,11 +25,13 @@ _DRAWS = 10  # of z, at a time, for the ELBO of q*
 
 
 class DecoderPath:
-    """The path f_β(z) = p(z) p(x|z)^β for a batch of x: its base is the prior, its target's constant is p(x).
+    """The path f_β(z) = p(z) p(x|z)^β for a batch of x: its base is the prior, its target's
+    constant is p(x).
 
         f_β(z) = r(z)^{1−β} [p(z) p(x|z)]^β     from another base r, for instance q(z|x)
 
-    It moves by Hamiltonian Monte Carlo, with step sizes that `tune` has found for each x and temperature.
+    It moves by Hamiltonian Monte Carlo, with step sizes that `tune` has found for each x and
+    temperature.
 
     Args:
         model: p(z) p(x|z) with one continuous z (any trainer's: VAE, wake-sleep, GAN).
@@ -37,7 +41,8 @@ class DecoderPath:
 
     Raises:
         TypeError: layered or discrete latents, which have no gradient to follow.
-        ValueError: p(x|z) is a point mass, so x has no likelihood, x lies outside its support, or the prior is a batch.
+        ValueError: p(x|z) is a point mass, so x has no likelihood, x lies outside its support, or
+            the prior is a batch.
     """
 
     def __init__(
@@ -48,24 +53,26 @@ class DecoderPath:
         self.base = self.prior if base is None else base
         if self.prior.batch_shape:
             raise ValueError(
-                f"a prior of batch shape {tuple(self.prior.batch_shape)}: expected (), one distribution over the whole "
-                "of z; wrap it in torch.distributions.Independent."
+                f"a prior of batch shape {tuple(self.prior.batch_shape)}: expected (), one"
+                " distribution over the whole of z; wrap it in torch.distributions.Independent."
             )
         z = self.base.sample()
         if not isinstance(z, Tensor) or self.prior.support.is_discrete:  # type: ignore[union-attr]
             raise TypeError(
-                f"annealing moves z along gradients, but the latents of {type(model).__name__} are layered or "
-                "discrete; use importance weights (evaluation.likelihood.log_likelihood)."
+                f"annealing moves z along gradients, but the latents of {type(model).__name__} are"
+                " layered or discrete; use importance weights"
+                " (evaluation.likelihood.log_likelihood)."
             )
         decoded: Any = model.likelihood(z)
         if isinstance(decoded, Dirac):
             raise ValueError(
-                "p(x|z) is a point mass, so x has no likelihood; score samples by evaluation.likelihood.parzen()."
+                "p(x|z) is a point mass, so x has no likelihood; score samples by"
+                " evaluation.likelihood.parzen()."
             )
         if not bool(decoded.support.check(x).all()):
             raise ValueError(
-                f"x holds values outside the support of p(x|z), {decoded.support}: binarise the data or choose "
-                "another head."
+                f"x holds values outside the support of p(x|z), {decoded.support}: binarise the"
+                " data or choose another head."
             )
         self.betas, self.steps = z.new_zeros(1), z.new_full((1, len(x)), 0.1)
 
@@ -102,10 +109,11 @@ class DecoderPath:
 
     @torch.no_grad()
     def tune(self, betas: Tensor, chains: int = 8, acceptance: float = 0.65) -> "DecoderPath":
-        """Find step sizes along a ladder by a pilot run, and keep them fixed from then on, so that AIS stays unbiased.
+        """Find step sizes along a ladder by a pilot run, and keep them fixed from then on, so that
+        AIS stays unbiased.
 
-        Each x has its step size raised by a tenth where its chains accept more than asked for, lowered where less; a short
-        ladder is climbed slowly, for a hundred such changes in all.
+        Each x has its step size raised by a tenth where its chains accept more than asked for,
+        lowered where less; a short ladder is climbed slowly, for a hundred such changes in all.
         """
         z, step, kept = self.start(chains), self.steps[0], []
         for beta in betas[1:]:
@@ -127,9 +135,11 @@ def annealed(
     block: int = 128,
     seed: int = 0,
 ) -> Estimate:
-    """Mean log p(x) by annealed importance sampling through the decoder: a stochastic lower bound that needs no encoder.
+    """Mean log p(x) by annealed importance sampling through the decoder: a stochastic lower bound
+    that needs no encoder.
 
-    The ladder is a sigmoid's, dense at both ends. The ESS is that of the chains' weights, averaged over the data.
+    The ladder is a sigmoid's, dense at both ends. The ESS is that of the chains' weights, averaged
+    over the data.
 
     Args:
         model: p(z) p(x|z), one continuous z.
@@ -140,7 +150,8 @@ def annealed(
         block: data annealed at once.
         seed: of the draws; the global random state is left as it was.
 
-    References: Wu, Burda, Salakhutdinov and Grosse (2017), "On the quantitative analysis of decoder-based generative models".
+    References: Wu, Burda, Salakhutdinov and Grosse (2017), "On the quantitative analysis of
+    decoder-based generative models".
     """
     with evaluating(model, seed):
         found = _annealed(model, x, temperatures, chains, leapfrogs, block)
@@ -160,10 +171,12 @@ def sandwich(
 ) -> tuple[Estimate, Estimate]:
     """Bidirectional Monte Carlo on n simulated data, log p(x) from below and from above.
 
-    A datum simulated with its z comes with one exact posterior draw, from which AIS runs backwards: that chain overestimates
-    log p(x) in the mean as forward chains underestimate it. How far apart they are is how far `annealed` can be trusted.
+    A datum simulated with its z comes with one exact posterior draw, from which AIS runs backwards:
+    that chain overestimates log p(x) in the mean as forward chains underestimate it. How far apart
+    they are is how far `annealed` can be trusted.
 
-    References: Grosse, Ghahramani and Adams (2015), "Sandwiching the marginal likelihood using bidirectional Monte Carlo".
+    References: Grosse, Ghahramani and Adams (2015), "Sandwiching the marginal likelihood using
+    bidirectional Monte Carlo".
     """
     with evaluating(model, seed):
         z = model.prior().sample((n,))
@@ -189,15 +202,16 @@ def inference_gaps(
     block: int = 128,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """log p(x) − ELBO split into what the family of q cannot express and what the encoder does not find.
+    """log p(x) − ELBO split into what the family of q cannot express and what the encoder does not
+    find.
 
         gap = approximation + amortisation
-        approximation = log p(x) − ELBO(q*)      q* the best member of q's family for each x, found by gradient
-        amortisation  = ELBO(q*) − ELBO(q)       q the encoder's
+        approximation = log p(x) − ELBO(q*)      q* the best member of q's family for each x, found
+        by gradient amortisation  = ELBO(q*) − ELBO(q)       q the encoder's
 
-    log p(x) is the larger of two lower bounds in the mean: the annealed one where it is above the importance-weighted one
-    by two standard errors, for noise must not choose (of a single datum, the errors that the weights state). All
-    differences and their errors are taken datum by datum.
+    log p(x) is the larger of two lower bounds in the mean: the annealed one where it is above the
+    importance-weighted one by two standard errors, for noise must not choose (of a single datum,
+    the errors that the weights state). All differences and their errors are taken datum by datum.
 
     Args:
         model: p(z) p(x|z) with a recognition model whose q(z|x) is an independent normal.
@@ -209,13 +223,14 @@ def inference_gaps(
         seed: of all draws.
 
     Returns:
-        `log_likelihood`, `annealed`, `importance_weighted`, `elbo_optimal`, `elbo`, `gap`, `approximation`, `amortisation`,
-        and the `ess` of the weights that gave `log_likelihood`.
+        `log_likelihood`, `annealed`, `importance_weighted`, `elbo_optimal`, `elbo`, `gap`,
+        `approximation`, `amortisation`, and the `ess` of the weights that gave `log_likelihood`.
 
     Raises:
         TypeError: q(z|x) is not an independent normal.
 
-    References: Cremer, Li and Duvenaud (2018), "Inference suboptimality in variational autoencoders".
+    References: Cremer, Li and Duvenaud (2018), "Inference suboptimality in variational
+    autoencoders".
     """
     log_w = log_weights(model, x, samples, seed=seed)
     bound, weighted, best = log_w.mean(0), log_mean_exp(log_w), []
@@ -255,10 +270,12 @@ def inference_gaps(
 def boltzmann(
     machine: Any, x: Tensor, temperatures: int = 1000, chains: int = 100, *, seed: int = 0
 ) -> Estimate:
-    """Mean log p(x) of a Boltzmann machine, −energy(x) − log Z; of a deep one its mean-field lower bound.
+    """Mean log p(x) of a Boltzmann machine, −energy(x) − log Z; of a deep one its mean-field lower
+    bound.
 
-    log Z is exact where it can be enumerated, else by AIS, which errs towards too small a Z and so flatters the machine:
-    the error adds that of log Z to that of the data, and the ESS is that of the chains.
+    log Z is exact where it can be enumerated, else by AIS, which errs towards too small a Z and so
+    flatters the machine: the error adds that of log Z to that of the data, and the ESS is that of
+    the chains.
     """
     with evaluating(machine, seed):
         log_z = log_partition(machine, temperatures, chains)
@@ -275,7 +292,8 @@ def _ladder(temperatures: int, like: Tensor) -> Tensor:
     """β from 0 to 1 along a logistic curve, where a likelihood's pull is felt."""
     if temperatures < 1:
         raise ValueError(
-            f"temperatures={temperatures}: the ladder of annealing has at least one step; 500 are a good start."
+            f"temperatures={temperatures}: the ladder of annealing has at least one step; 500 are a"
+            " good start."
         )
     t = torch.linspace(-4, 4, temperatures + 1, device=like.device, dtype=torch.float64).sigmoid()
     return (t - t[0]) / (t[-1] - t[0])
@@ -315,7 +333,8 @@ def _optimal(model: Any, x: Tensor, steps: int) -> Distribution:
     q = model.recognition(x)
     if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal)):
         raise TypeError(
-            f"q(z|x) is {type(q).__name__}: the optimal member is sought among independent normals alone."
+            f"q(z|x) is {type(q).__name__}: the optimal member is sought among independent normals"
+            " alone."
         )
     events = q.reinterpreted_batch_ndims
     with torch.enable_grad():

@@ -1,4 +1,6 @@
-"""How probable is held-out data: exact, importance-weighted or Parzen, each figure with its method and standard error."""
+"""How probable is held-out data: exact, importance-weighted or Parzen, each figure with its method
+and standard error.
+"""
 
 __all__ = ["Estimate", "elbo", "evaluating", "log_likelihood", "log_weights", "parzen"]
 
@@ -24,8 +26,8 @@ class Estimate:
 
     Args:
         value: the mean over the data (log-likelihoods: nats per datum, larger is better).
-        error: its standard error over the data, NaN where it is not known: of a single datum, and of a value that is
-            infinite or not a number, which no error bounds.
+        error: its standard error over the data, NaN where it is not known: of a single datum, and
+            of a value that is infinite or not a number, which no error bounds.
         method: how it was measured, in words.
         ess: mean effective sample size of the importance weights, None where there are none.
 
@@ -40,7 +42,10 @@ class Estimate:
 
     def __post_init__(self) -> None:
         if self.error < 0:
-            raise ValueError(f"a standard error is 0 or more, or NaN where it is not known, not {self.error:g} ({self.method}).")
+            raise ValueError(
+                f"a standard error is 0 or more, or NaN where it is not known, not {self.error:g}"
+                f" ({self.method})."
+            )
         if not math.isfinite(self.value):
             object.__setattr__(self, "error", math.nan)
 
@@ -67,21 +72,25 @@ class Estimate:
 def log_likelihood(
     model: Any, x: Tensor, samples: int = 1000, *, chunk: int = 1024, seed: int = 0
 ) -> Estimate:
-    """Mean log p(x): exact where the model has `log_prob`, else the importance-weighted bound with K samples.
+    """Mean log p(x): exact where the model has `log_prob`, else the importance-weighted bound with
+    K samples.
 
         log p̂_K(x) = log 1/K Σ_k w_k,   w_k = p(z_k) p(x|z_k) / q(z_k|x),   z_k ~ q(z|x)
 
-    It never exceeds log p(x) in the mean and grows with K; ESS = (Σw)² / Σw² near 1 says that the bound is loose.
+    It never exceeds log p(x) in the mean and grows with K; ESS = (Σw)² / Σw² near 1 says that the
+    bound is loose.
 
     Args:
         model: a module with `log_prob(x)`, or with `prior()`, `likelihood(z)` and `recognition(x)`.
         x: data (N, *event) inside the support of the likelihood (binary for a Bernoulli head).
         samples: K.
-        chunk: pairs (datum, sample) decoded at once; bounds the memory, and about a thousand stay in a CPU's cache.
+        chunk: pairs (datum, sample) decoded at once; bounds the memory, and about a thousand stay
+            in a CPU's cache.
         seed: of the draws; the global random state is left as it was.
 
     Raises:
-        ValueError: no data, K < 1, data outside the support, or a density that does not exist (Dirac).
+        ValueError: no data, K < 1, data outside the support, or a density that does not exist
+            (Dirac).
 
     References: Burda, Grosse, Salakhutdinov (2016), "Importance Weighted Autoencoders".
     """
@@ -104,7 +113,9 @@ def elbo(model: Any, x: Tensor, samples: int = 1, *, chunk: int = 1024, seed: in
 
 
 def log_weights(model: Any, x: Tensor, samples: int, *, chunk: int = 1024, seed: int = 0) -> Tensor:
-    """log w = log p(z) + log p(x|z) − log q(z|x) of K draws z ~ q(z|x) a datum, shape (K, N), as in `log_likelihood`."""
+    """log w = log p(z) + log p(x|z) − log q(z|x) of K draws z ~ q(z|x) a datum, shape (K, N), as in
+    `log_likelihood`.
+    """
     if samples < 1 or chunk < 1:
         raise ValueError(f"samples={samples}, chunk={chunk}: both must be at least 1.")
     blocks = []
@@ -114,7 +125,8 @@ def log_weights(model: Any, x: Tensor, samples: int, *, chunk: int = 1024, seed:
             q = model.recognition(block)
             if isinstance(q, Dirac):
                 raise ValueError(
-                    "q(z|x) is a point mass, so importance weights do not exist; score samples by parzen()."
+                    "q(z|x) is a point mass, so importance weights do not exist; score samples by"
+                    " parzen()."
                 )
             steps = [min(chunk, samples - done) for done in range(0, samples, chunk)]
             blocks.append(torch.cat([_log_w(model, prior, q, block, k) for k in steps]))
@@ -129,18 +141,21 @@ def parzen(
     *,
     chunk: int = 256,
 ) -> Estimate:
-    """Mean log-density of x under Gaussian kernels on a model's samples, the bandwidth chosen on validation data.
+    """Mean log-density of x under Gaussian kernels on a model's samples, the bandwidth chosen on
+    validation data.
 
         log p̂(x) = log 1/n Σ_i N(x; s_i, h² I)
 
-    The score of Goodfellow et al. (2014) and of the f-GAN paper. It asks only for samples, so it fits models without
-    a density, but in many dimensions it ranks models badly (Theis et al., 2016): do not mix it with other methods.
+    The score of Goodfellow et al. (2014) and of the f-GAN paper. It asks only for samples, so it
+    fits models without a density, but in many dimensions it ranks models badly (Theis et al.,
+    2016): do not mix it with other methods.
 
     Args:
         samples: what the model generates, (n, *event).
         x: test data, (N, *event).
         validation: data on which the bandwidth h is chosen, (M, *event).
-        bandwidths: candidates for h, in units of x; by default ten from 0.1 to 1, evenly in the logarithm.
+        bandwidths: candidates for h, in units of x; by default ten from 0.1 to 1, evenly in the
+            logarithm.
         chunk: data scored at once; memory holds chunk × n distances.
     """
     candidates = (
@@ -157,7 +172,9 @@ def parzen(
 
 @contextmanager
 def evaluating(model: Module, seed: int) -> Iterator[None]:
-    """No gradients, evaluation mode, random numbers from `seed`; training mode and random state come back afterwards."""
+    """No gradients, evaluation mode, random numbers from `seed`; training mode and random state
+    come back afterwards.
+    """
     training = model.training
     devices = {p.device for p in model.parameters()}
     model.eval()
@@ -174,7 +191,9 @@ def _log_w(model: Any, prior: Distribution, q: Distribution, x: Tensor, k: int) 
 
 
 def _log_prob(p: Distribution, x: Tensor) -> Tensor:
-    """log p(x|z) of shape (S, B), for Bernoulli pixels as x·ℓ − Σ softplus(ℓ): one product and one pass over the logits."""
+    """log p(x|z) of shape (S, B), for Bernoulli pixels as x·ℓ − Σ softplus(ℓ): one product and one
+    pass over the logits.
+    """
     if isinstance(p, Dirac):
         raise ValueError(
             "p(x|z) is a point mass, so x has no likelihood; score samples by parzen()."
@@ -183,8 +202,9 @@ def _log_prob(p: Distribution, x: Tensor) -> Tensor:
     support: Any = pixels.support
     if not support.check(x).all():
         raise ValueError(
-            f"x holds values outside the support of p(x|z), {support} of {type(pixels).__name__}: binarise the data "
-            "(data.binarise=fixed or dynamic) or choose another head, such as model=dense_gaussian for real values."
+            f"x holds values outside the support of p(x|z), {support} of {type(pixels).__name__}:"
+            " binarise the data (data.binarise=fixed or dynamic) or choose another head, such as"
+            " model=dense_gaussian for real values."
         )
     if type(pixels) is not Bernoulli:
         return p.log_prob(x)
@@ -200,9 +220,9 @@ def _parzen(s: Tensor, x: Tensor, bandwidths: Sequence[float], chunk: int) -> Te
         squares = torch.cdist(
             block,
             s,
-            compute_mode="donot_use_mm_for_euclid_dist"
-            if d < 8
-            else "use_mm_for_euclid_dist_if_necessary",
+            compute_mode=(
+                "donot_use_mm_for_euclid_dist" if d < 8 else "use_mm_for_euclid_dist_if_necessary"
+            ),
         ).square()
         rows.append(
             torch.stack(

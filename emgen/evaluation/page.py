@@ -1,4 +1,6 @@
-"""The comparison page: one HTML file with its pictures and curves inside; it loads nothing and runs no script."""
+"""The comparison page: one HTML file with its pictures and curves inside; it loads nothing and runs
+no script.
+"""
 
 __all__ = ["counted", "method", "page", "scored"]
 
@@ -9,8 +11,9 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
-from emgen.evaluation.charts import PALETTE, Series, line_chart, whisker
 from emgen.evaluation.runs import AXES, IMAGES, Group, Run, Score
+from emgen.figures.line_chart import PALETTE, Series, line_chart
+from emgen.figures.whisker import whisker
 
 NOTES = {
     "val/log_likelihood": "mean log p(x) on held-out rows, nats",
@@ -88,9 +91,10 @@ def _table(named: Sequence[tuple[Run, str, int]]) -> str:
     rows = []
     for (run, label, number), score in zip(named, scores):
         head = (
-            f'<tr><th scope="row"><label><input type="checkbox" id="show{number}" checked><span class="chip" '
-            f'style="--c:var(--c{number % PALETTE})"></span>{escape(label)}</label></th><td>{escape(run.model)}</td>'
-            f'<td><span class="status {escape(run.status)}">{escape(run.status)}</span></td>'
+            f'<tr><th scope="row"><label><input type="checkbox" id="show{number}" checked><span'
+            ' class="chip"'
+            f' style="--c:var(--c{number % PALETTE})"></span>{escape(label)}</label></th><td>{escape(run.model)}</td><td><span'
+            f' class="status {escape(run.status)}">{escape(run.status)}</span></td>'
         )
         if score is None:
             why = (
@@ -101,7 +105,8 @@ def _table(named: Sequence[tuple[Run, str, int]]) -> str:
                 else list(run.problems)
             )
             rows.append(
-                f'{head}<td class="note" colspan="6">{escape("; ".join(why) or "no log-likelihood yet")}</td></tr>'
+                f'{head}<td class="note"'
+                f' colspan="6">{escape("; ".join(why) or "no log-likelihood yet")}</td></tr>'
             )
             continue
         drawn = (
@@ -110,7 +115,8 @@ def _table(named: Sequence[tuple[Run, str, int]]) -> str:
             else ""
         )
         rows.append(
-            f'{head}<td class="score"><b>{scored(score)}</b>{drawn}</td><td class="method">{escape(method(score))}</td>'
+            f'{head}<td class="score"><b>{scored(score)}</b>{drawn}</td><td'
+            f' class="method">{escape(method(score))}</td>'
             f"<td>{'' if score.ess is None else f'{score.ess:.1f}'}</td>"
             + "".join(
                 f"<td>{counted(run.number(key))}</td>"
@@ -166,14 +172,18 @@ def _curves(named: Sequence[tuple[Run, str, int]]) -> str:
             for axis, chart in zip(AXES, charts)
         )
         note = f'<span class="note">{escape(NOTES.get(tag, ""))}</span>'
-        card = f'<figure class="card"><figcaption><code>{escape(tag)}</code>{note}</figcaption>{drawn}</figure>'
+        card = (
+            "<figure"
+            f' class="card"><figcaption><code>{escape(tag)}</code>{note}</figcaption>{drawn}</figure>'
+        )
         (main if tag in FIRST or tag.startswith("val/") else details).append(card)
     parts = ["<h3>Curves</h3>"] if tags else []
     if main:
         parts.append(f'<div class="charts">{"".join(main)}</div>')
     if details:
         parts.append(
-            f"<details{'' if main else ' open'}><summary>{len(details)} curves of single objectives</summary>"
+            f"<details{'' if main else ' open'}><summary>{len(details)} curves of single"
+            " objectives</summary>"
             f'<div class="charts">{"".join(details)}</div></details>'
         )
     return "".join(parts)
@@ -190,7 +200,8 @@ def _pictures(kind: str, named: Sequence[tuple[Run, str, int]]) -> str:
         data = base64.b64encode(run.images[kind].read_bytes()).decode()
         chip = f'<span class="chip" style="--c:var(--c{number % PALETTE})"></span>'
         cards.append(
-            f'<figure class="card run{number}"><img alt="{kind} of {escape(label)}" src="data:image/png;base64,{data}">'
+            f'<figure class="card run{number}"><img alt="{kind} of {escape(label)}"'
+            f' src="data:image/png;base64,{data}">'
             f"<figcaption>{chip}{escape(label)}</figcaption></figure>"
         )
     note = f'<p class="note">No picture yet of {escape(", ".join(without))}.</p>' if without else ""

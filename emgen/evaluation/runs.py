@@ -32,7 +32,8 @@ class Score:
 
 @dataclass(frozen=True)
 class Run:
-    """What could be read of a run folder; a part that is missing or broken is empty and named in `problems`.
+    """What could be read of a run folder; a part that is missing or broken is empty and named in
+    `problems`.
 
     `curves` maps a tag to its points (examples, seconds, value), in order.
     """
@@ -93,12 +94,15 @@ class Group:
 
 
 def find_runs(paths: Iterable[str | Path]) -> list[Path]:
-    """The run folders at or below the given ones, each once, in the order of their names within a path."""
+    """The run folders at or below the given ones, each once, in the order of their names within a
+    path.
+    """
     runs: dict[Path, None] = {}
     for path in map(Path, paths):
         if not path.is_dir():
             raise FileNotFoundError(
-                f"{path} is not a folder: give run folders, or a folder that holds some, such as runs."
+                f"{path} is not a folder: give run folders, or a folder that holds some, such as"
+                " runs."
             )
         below = {
             file.parent for name in ("status.json", "summary.json") for file in path.rglob(name)
@@ -106,13 +110,16 @@ def find_runs(paths: Iterable[str | Path]) -> list[Path]:
         runs.update(dict.fromkeys(sorted(below)))
     if not runs:
         raise FileNotFoundError(
-            f"no run in {', '.join(map(str, paths))}: a run folder holds status.json or summary.json."
+            f"no run in {', '.join(map(str, paths))}: a run folder holds status.json or"
+            " summary.json."
         )
     return list(runs)
 
 
 def read_run(path: str | Path) -> Run:
-    """Read a run folder; whatever is missing or damaged ends up in `problems`, never in an exception."""
+    """Read a run folder; whatever is missing or damaged ends up in `problems`, never in an
+    exception.
+    """
     path = Path(path)
     problems: list[str] = []
     status = _read(path / "status.json", json.loads, problems)
@@ -149,7 +156,8 @@ def read_run(path: str | Path) -> Run:
 
 
 def strict_json(content: Any) -> str:
-    """JSON that every reader takes: a number that is not finite, which JSON does not know, becomes null.
+    """JSON that every reader takes: a number that is not finite, which JSON does not know, becomes
+    null.
 
     >>> strict_json({"value": math.nan, "error": [1.5, math.inf]}).split()
     ['{', '"value":', 'null,', '"error":', '[', '1.5,', 'null', ']', '}']
@@ -224,7 +232,9 @@ def _title(data: str, binarisation: str) -> str:
 
 
 def _names(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Names for a run without a summary: its configuration's choices, else what the folder is called."""
+    """Names for a run without a summary: its configuration's choices, else what the folder is
+    called.
+    """
     parts = path.parent.name.split("-")
     guess: dict[str, Any] = (
         dict(zip(("trainer", "model", "data"), parts))
@@ -270,7 +280,9 @@ def _reason(error: Exception) -> str:
 
 
 def _number(value: Any) -> float | None:
-    """A finite number from JSON or CSV, else None (a NaN in a table says nothing and breaks an axis)."""
+    """A finite number from JSON or CSV, else None (a NaN in a table says nothing and breaks an
+    axis).
+    """
     if isinstance(value, bool) or value in (None, ""):
         return None
     try:

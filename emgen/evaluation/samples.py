@@ -1,4 +1,6 @@
-"""How good samples are when nobody can say their likelihood: modes, kernel and feature distances, transport."""
+"""How good samples are when nobody can say their likelihood: modes, kernel and feature distances,
+transport.
+"""
 
 __all__ = ["Features", "Modes", "fid", "kid", "mmd", "modes", "sample_scores", "wasserstein"]
 
@@ -27,7 +29,8 @@ class Modes:
         covered: modes with at least one high-quality sample.
         total: modes that the mixture has.
         high_quality: share of samples within `sds` standard deviations of a mode.
-        reverse_kl: KL(samples ‖ truth) over the modes, each sample counted for its nearest, in nats.
+        reverse_kl: KL(samples ‖ truth) over the modes, each sample counted for its nearest, in
+            nats.
     """
 
     covered: int
@@ -43,7 +46,8 @@ def sample_scores(
     density: Distribution | None = None,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """What can be said of samples of this shape: always `mmd`; of images `fid` and `kid`; of a known mixture its modes.
+    """What can be said of samples of this shape: always `mmd`; of images `fid` and `kid`; of a
+    known mixture its modes.
 
     Args:
         samples: what the model generates, (N, *event).
@@ -115,7 +119,8 @@ def mmd(
 
         MMD² = 1/n(n−1) Σ_{i≠j} k(x_i, x_j) + k(y_i, y_j) − k(x_i, y_j) − k(x_j, y_i)
 
-    Pairing x_i with y_i makes it a U-statistic, exactly zero for the same sample; it may fall below zero.
+    Pairing x_i with y_i makes it a U-statistic, exactly zero for the same sample; it may fall below
+    zero.
 
     Args:
         x, y: two samples, (N, *event); the longer is cut to the shorter, and both to `at_most`.
@@ -149,10 +154,12 @@ def mmd(
 
 
 def wasserstein(x: Tensor, y: Tensor, *, order: int = 1, at_most: int = 2_000) -> float:
-    """Wasserstein distance of two samples, (min over couplings of E‖x − y‖^order)^{1/order}, by exact transport.
+    """Wasserstein distance of two samples, (min over couplings of E‖x − y‖^order)^{1/order}, by
+    exact transport.
 
     Args:
-        x, y: two samples, (N, *event); each is cut to `at_most` rows, for the cost grows with their cube.
+        x, y: two samples, (N, *event); each is cut to `at_most` rows, for the cost grows with their
+            cube.
         order: 1 or 2.
 
     Raises:
@@ -173,12 +180,14 @@ def wasserstein(x: Tensor, y: Tensor, *, order: int = 1, at_most: int = 2_000) -
 
 
 class Features(nn.Module):
-    """A small convolutional network that learnt on the data at hand what an intact image looks like.
+    """A small convolutional network that learnt on the data at hand what an intact image looks
+    like.
 
-    FID and KID usually ask a network trained on photographs, whose weights must be downloaded and which has never seen
-    an 8×8 digit. This one is trained in seconds to tell which of eight distortions an image has suffered (none, three
-    flips, noise, blur, a shift, a mixture with another image); its features are the layer before the answer. It is the
-    same for the same data and seed, and figures compare only within one data set.
+    FID and KID usually ask a network trained on photographs, whose weights must be downloaded and
+    which has never seen an 8×8 digit. This one is trained in seconds to tell which of eight
+    distortions an image has suffered (none, three flips, noise, blur, a shift, a mixture with
+    another image); its features are the layer before the answer. It is the same for the same data
+    and seed, and figures compare only within one data set.
 
     Args:
         images: training images, (N, C, H, W), in [0, 1].
@@ -226,7 +235,8 @@ class Features(nn.Module):
 
 
 def fid(samples: Tensor, data: Tensor, features: nn.Module, *, chunk: int = 1_000) -> float:
-    """Fréchet distance between Gaussians fitted to the features of samples and data (biased upwards in few samples).
+    """Fréchet distance between Gaussians fitted to the features of samples and data (biased upwards
+    in few samples).
 
         ‖μ − μ̃‖² + tr(Σ + Σ̃ − 2 (Σ Σ̃)^½)
 
@@ -234,7 +244,8 @@ def fid(samples: Tensor, data: Tensor, features: nn.Module, *, chunk: int = 1_00
         samples, data: images, (N, C, H, W), in [0, 1]; more of each than there are features.
         features: images → (N, D), such as `Features`.
 
-    References: Heusel et al. (2017), "GANs trained by a two time-scale update rule converge to a local Nash equilibrium".
+    References: Heusel et al. (2017), "GANs trained by a two time-scale update rule converge to a
+    local Nash equilibrium".
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -248,7 +259,8 @@ def fid(samples: Tensor, data: Tensor, features: nn.Module, *, chunk: int = 1_00
 def kid(
     samples: Tensor, data: Tensor, features: nn.Module, *, subset: int = 250, seed: int = 0
 ) -> Estimate:
-    """Kernel distance between features: MMD² with the cubic kernel (⟨a, b⟩/D + 1)³, mean over 100 subsets.
+    """Kernel distance between features: MMD² with the cubic kernel (⟨a, b⟩/D + 1)³, mean over 100
+    subsets.
 
     Unbiased at any number of samples. Its error is the spread over the subsets.
 

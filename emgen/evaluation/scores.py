@@ -37,7 +37,8 @@ def scored(model: Any, data: Data, split: str, most: int | None = None) -> Score
     """The first data of a split, counted in what the model gives one log p(x) of.
 
     Args:
-        model: a topic model takes entries of a corpus as documents, whatever the data take them for.
+        model: a topic model takes entries of a corpus as documents, whatever the data take them
+            for.
         data: where they come from.
         split: train, validation or test.
         most: how many data at the most; None takes all.
@@ -56,19 +57,20 @@ def scores(
     temperatures: int | None = None,
     chains: int = 100,
 ) -> dict[str, Estimate]:
-    """`log_likelihood`, and for a latent model with an encoder `elbo`, `gap` and `ess`, from the same draws.
+    """`log_likelihood`, and for a latent model with an encoder `elbo`, `gap` and `ess`, from the
+    same draws.
 
-    The gap is log p̂_K(x) − ELBO, an estimate of KL(q(z|x) ‖ p(z|x)) that grows towards it with K. An implicit model
-    (no likelihood) has no scores here and gets an empty dictionary.
+    The gap is log p̂_K(x) − ELBO, an estimate of KL(q(z|x) ‖ p(z|x)) that grows towards it with K.
+    An implicit model (no likelihood) has no scores here and gets an empty dictionary.
 
     Args:
         model: the model; the likelihood is exact where it has `log_prob`.
         x: data, (N, *event).
         samples: K, draws of z per datum.
         seed: of the draws.
-        temperatures: of annealed importance sampling. Through a decoder it adds `annealed` and, where q(z|x) is an
-            independent normal, the two parts of the gap, `approximation` and `amortisation`; None leaves these out, and
-            gives a Boltzmann machine 1,000.
+        temperatures: of annealed importance sampling. Through a decoder it adds `annealed` and,
+            where q(z|x) is an independent normal, the two parts of the gap, `approximation` and
+            `amortisation`; None leaves these out, and gives a Boltzmann machine 1,000.
         chains: of annealed importance sampling.
     """
     encoded = serves(model, Latent) and serves(model, Recognition)

@@ -25,26 +25,28 @@ def check_support(
 ) -> None:
     """Refuse values that the model gives no probability, and those that are not finite.
 
-    NaN is a missing value to a conjugate model. A value in [0, 1] stands for the expectation of a binary one, as long as
-    nobody asks for its likelihood; so do fractions of a count. Every group of multinomial units has their total. A model that
-    is neither conjugate nor latent nor of such units is asked for nothing more.
+    NaN is a missing value to a conjugate model. A value in [0, 1] stands for the expectation of a
+    binary one, as long as nobody asks for its likelihood; so do fractions of a count. Every group
+    of multinomial units has their total. A model that is neither conjugate nor latent nor of such
+    units is asked for nothing more.
 
     Args:
         model: any model.
         x: what its likelihood will see, (N, *event).
         name: what the message calls the rows.
         scored: whether the likelihood will be reported of them.
-        beside_means: whether a critic will tell them from means of p(x|z), which fill the convex closure of its support: all
-            of [0, 1] for a Bernoulli, all of [0, ∞) for a Poisson. Nothing may be missing then.
+        beside_means: whether a critic will tell them from means of p(x|z), which fill the convex
+            closure of its support: all of [0, 1] for a Bernoulli, all of [0, ∞) for a Poisson.
+            Nothing may be missing then.
 
     Raises:
         ValueError: names the first value outside, its row, what is expected and what to do.
 
     >>> from emgen.models import BernoulliMixture
-    >>> check_support(BernoulliMixture(2), torch.tensor([[0.0, 1.0], [2.5, 1.0]]))
+    >>> check_support(BernoulliMixture(2), torch.tensor([[0.0, 1.0], [2.5, 1.0]]))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ...
-    ValueError: row 1 of the data holds 2.5, but Bernoulli takes values from 0 to 1 alone: rescale or binarise them, or ...
+        ...
+    ValueError: row 1 of the data holds 2.5, but Bernoulli takes values from 0 to 1 alone: rescale...
     """
     conjugate = serves(model, Conjugate) and not beside_means
     support, kind, shape, total = _support(model, scored)
@@ -52,8 +54,9 @@ def check_support(
     real = support in (None, constraints.boolean, constraints.unit_interval)
     if shape is not None and (shape != x.shape[1:] or (real and not x.is_floating_point())):
         raise ValueError(
-            f"the rows of {name} are {x.dtype} of shape {tuple(x.shape[1:])}, but the model is built for floats of shape "
-            f"{tuple(shape)}: give it another event_shape, or reshape the rows and convert them by x.float()."
+            f"the rows of {name} are {x.dtype} of shape {tuple(x.shape[1:])}, but the model is"
+            f" built for floats of shape {tuple(shape)}: give it another event_shape, or reshape"
+            " the rows and convert them by x.float()."
         )
     for start in range(0, len(x), BLOCK):
         block = x[start : start + BLOCK]
@@ -97,8 +100,9 @@ def check_support(
 
 
 def _support(model: Any, scored: bool) -> tuple[Any, str, torch.Size | None, int | None]:
-    """The constraint on single values (None where they are real), the name of the distribution that makes it, the shape of an
-    event of a model of networks or units, and the counts in a group of multinomial units."""
+    """The constraint on single values (None where they are real), the name of the distribution that
+    makes it, the shape of an event of a model of networks or units, and the counts in a group of
+    multinomial units."""
     shape = None
     family = getattr(model, "components", getattr(model, "emission", None))
     if serves(model, Conjugate):
@@ -137,7 +141,9 @@ def _support(model: Any, scored: bool) -> tuple[Any, str, torch.Size | None, int
 
 
 def _closure(support: Any) -> Any:
-    """The convex closure of a constraint on single values: where the means of its distributions lie."""
+    """The convex closure of a constraint on single values: where the means of its distributions
+    lie.
+    """
     if support is constraints.boolean:
         return constraints.unit_interval
     low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
@@ -164,7 +170,10 @@ def _words(support: Any) -> str:
 
 def _advice(support: Any) -> str:
     if support is constraints.boolean:
-        return "binarise them (data.binarise=dynamic or fixed; in Python Data(x, binarise='dynamic')), or use one for real values"
+        return (
+            "binarise them (data.binarise=dynamic or fixed; in Python Data(x, binarise='dynamic')),"
+            " or use one for real values"
+        )
     if support is constraints.unit_interval:
         return "rescale or binarise them, or use a model of real values, such as a Gaussian one"
     return "check how the data are coded, or use another family"

@@ -8,5 +8,18 @@ from emgen.families.exponential import ExponentialFamily
 from emgen.families.gaussian import Gaussian
 from emgen.families.linear import LinearGaussian
 
-__all__ = ["Bernoulli", "Binomial", "Categorical", "Choice", "DiagonalGaussian", "ExponentialFamily", "Family", "Gaussian",
-           "LinearGaussian", "Poisson", "StickBreaking", "part", "prefixed"]
+__all__ = [
+    "Bernoulli",
+    "Binomial",
+    "Categorical",
+    "Choice",
+    "DiagonalGaussian",
+    "ExponentialFamily",
+    "Family",
+    "Gaussian",
+    "LinearGaussian",
+    "Poisson",
+    "StickBreaking",
+    "part",
+    "prefixed",
+]

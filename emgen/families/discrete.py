@@ -1,4 +1,6 @@
-"""Discrete exponential families: Bernoulli, binomial, Poisson, categorical, and stick-breaking weights."""
+"""Discrete exponential families: Bernoulli, binomial, Poisson, categorical, and stick-breaking
+weights.
+"""
 
 __all__ = ["Bernoulli", "Binomial", "Categorical", "Poisson", "StickBreaking"]
 
@@ -13,14 +15,17 @@ from emgen.families.exponential import ExponentialFamily
 
 
 class Bernoulli(ExponentialFamily):
-    """K rows of D independent binary features, p(x|p) = pˣ(1−p)¹⁻ˣ, with belief p ~ Beta(c m, c (1 − m)).
+    """K rows of D independent binary features, p(x|p) = pˣ(1−p)¹⁻ˣ, with belief p ~ Beta(c m, c (1
+    − m)).
 
     >>> Bernoulli(torch.tensor([[0.25]])).expected_log_prob(torch.tensor([[1.0]])).exp()
     tensor([[0.2500]])
     """
 
     @classmethod
-    def flat(cls, components: int, features: int, dtype: torch.dtype = torch.float64) -> "Bernoulli":
+    def flat(
+        cls, components: int, features: int, dtype: torch.dtype = torch.float64
+    ) -> "Bernoulli":
         """The flat prior over K × D success rates."""
         return cls(torch.full((components, features), 0.5, dtype=dtype), 0.0)
 
@@ -47,7 +52,8 @@ class Bernoulli(ExponentialFamily):
 
 
 class Binomial(ExponentialFamily):
-    """K rows of D independent counts out of n trials, p(x|p) = C(n, x) pˣ(1−p)ⁿ⁻ˣ, p ~ Beta(c m, c (n − m)), m = np.
+    """K rows of D independent counts out of n trials, p(x|p) = C(n, x) pˣ(1−p)ⁿ⁻ˣ, p ~ Beta(c m, c
+    (n − m)), m = np.
 
     Args:
         mean: (K, D) mean counts n p.
@@ -65,7 +71,9 @@ class Binomial(ExponentialFamily):
         self.trials = trials
 
     @classmethod
-    def flat(cls, components: int, features: int, trials: int = 1, dtype: torch.dtype = torch.float64) -> "Binomial":
+    def flat(
+        cls, components: int, features: int, trials: int = 1, dtype: torch.dtype = torch.float64
+    ) -> "Binomial":
         """The flat prior over K × D mean counts."""
         return cls(torch.full((components, features), trials / 2, dtype=dtype), 0.0, trials)
 
@@ -74,7 +82,11 @@ class Binomial(ExponentialFamily):
 
     def log_base(self, x: Tensor) -> Tensor:
         x = x.to(self.mean.dtype)
-        ways = torch.lgamma(x.new_tensor(self.trials + 1.0)) - (x + 1).lgamma() - (self.trials - x + 1).lgamma()
+        ways = (
+            torch.lgamma(x.new_tensor(self.trials + 1.0))
+            - (x + 1).lgamma()
+            - (self.trials - x + 1).lgamma()
+        )
         return _within(ways, x, self.trials)
 
     def natural(self, mean: Tensor) -> Tensor:
@@ -95,7 +107,8 @@ class Binomial(ExponentialFamily):
 
 
 class Poisson(ExponentialFamily):
-    """K rows of D independent counts, p(x|λ) = e^{−λ} λˣ / x!, with belief λ ~ Gamma(shape c m, rate c).
+    """K rows of D independent counts, p(x|λ) = e^{−λ} λˣ / x!, with belief λ ~ Gamma(shape c m,
+    rate c).
 
     >>> Poisson(torch.tensor([[2.0]])).expected_log_prob(torch.tensor([[0.0]]))
     tensor([[-2.]])
@@ -129,11 +142,13 @@ class Poisson(ExponentialFamily):
 
 
 class Categorical(ExponentialFamily):
-    """Rows of probabilities over V symbols with belief Dirichlet(c m); also mixture weights and transition matrices.
+    """Rows of probabilities over V symbols with belief Dirichlet(c m); also mixture weights and
+    transition matrices.
 
     Args:
-        mean: (..., V) probabilities: (K, D, V) for D features of symbols 0 … V−1, (K,) for the weights of a mixture,
-            (K, K) for transitions. A probability of 0 stays 0 where the prior has it so.
+        mean: (..., V) probabilities: (K, D, V) for D features of symbols 0 … V−1, (K,) for the
+            weights of a mixture, (K, K) for transitions. A probability of 0 stays 0 where the prior
+            has it so.
         concentration: (...), Σ of the Dirichlet's parameters.
 
     >>> Categorical(torch.tensor([0.5, 0.5]), 2.0).expected()[0]  # ψ(1) − ψ(2)
@@ -163,7 +178,9 @@ class Categorical(ExponentialFamily):
         """(E log π, 0): digamma differences, the logarithms themselves at a point."""
         c = torch.where(self._proper, self.concentration, 1.0)[..., None]
         belief = torch.where(self.mean > 0, (c * self.mean).digamma() - c.digamma(), -torch.inf)
-        return torch.where(self._proper[..., None], belief, self.mean.log()), torch.zeros_like(self.concentration)
+        return torch.where(self._proper[..., None], belief, self.mean.log()), torch.zeros_like(
+            self.concentration
+        )
 
     def expected_log_prob(self, x: Tensor) -> Tensor:
         """E_θ log p(x|θ_k), (N, K): rows looked up, not multiplied."""
@@ -192,29 +209,43 @@ class Categorical(ExponentialFamily):
         return torch.where(total > 0, total.lgamma(), 0.0).sum(-1) - concentration.lgamma()
 
     def draw(self, total: Tensor, concentration: Tensor) -> Tensor:
-        gamma = torch.where(total > 0, torch._standard_gamma(total.clamp(min=torch.finfo(total.dtype).tiny)), 0.0)
+        gamma = torch.where(
+            total > 0, torch._standard_gamma(total.clamp(min=torch.finfo(total.dtype).tiny)), 0.0
+        )
         return gamma / gamma.sum(-1, keepdim=True)
 
     def weak(self, x: Tensor, weight: Tensor | None = None) -> Self:
         """Where flat, the uniform prior worth one datum, Dirichlet(1/V, …, 1/V)."""
-        return self.replace(concentration=torch.where(self.concentration == 0, 1.0, self.concentration))
+        return self.replace(
+            concentration=torch.where(self.concentration == 0, 1.0, self.concentration)
+        )
 
     def likelihood(self) -> Distribution:
-        return Independent(distributions.Categorical(probs=self.mean), self.mean.ndim - 2 if self.mean.ndim > 2 else 0)
+        return Independent(
+            distributions.Categorical(probs=self.mean),
+            self.mean.ndim - 2 if self.mean.ndim > 2 else 0,
+        )
 
     def _symbols(self, x: Tensor) -> Tensor:
         symbols, most = x.long(), self.mean.shape[-1] - 1
-        if len(x) and (not 0 <= int(symbols.min()) <= int(symbols.max()) <= most or (x.is_floating_point() and bool((x != symbols).any()))):
-            raise ValueError(f"symbols are whole numbers from 0 to {most}, not from {x.min():g} to {x.max():g}: encode them so, or give "
-                             "the model more symbols")
+        if len(x) and (
+            not 0 <= int(symbols.min()) <= int(symbols.max()) <= most
+            or (x.is_floating_point() and bool((x != symbols).any()))
+        ):
+            raise ValueError(
+                f"symbols are whole numbers from 0 to {most}, not from {x.min():g} to {x.max():g}:"
+                " encode them so, or give the model more symbols"
+            )
         return symbols
 
 
 class StickBreaking(Family):
-    """Weights of a truncated Dirichlet process, π_k = v_k Π_{j<k} (1 − v_j): a drop-in for `Categorical` weights.
+    """Weights of a truncated Dirichlet process, π_k = v_k Π_{j<k} (1 − v_j): a drop-in for
+    `Categorical` weights.
 
     Args:
-        sticks: K rows of (v_k, 1 − v_k) with their Beta beliefs; `StickBreaking.process` makes the prior.
+        sticks: K rows of (v_k, 1 − v_k) with their Beta beliefs; `StickBreaking.process` makes the
+            prior.
 
     References:
         Blei and Jordan (2006), Variational inference for Dirichlet process mixtures.
@@ -225,9 +256,15 @@ class StickBreaking(Family):
         self.sticks = sticks
 
     @classmethod
-    def process(cls, components: int, concentration: float, dtype: torch.dtype = torch.float64) -> "StickBreaking":
+    def process(
+        cls, components: int, concentration: float, dtype: torch.dtype = torch.float64
+    ) -> "StickBreaking":
         """The prior v_k ~ Beta(1, γ)."""
-        return cls(Categorical.dirichlet(torch.tensor([1.0, concentration], dtype=dtype).expand(components, 2)))
+        return cls(
+            Categorical.dirichlet(
+                torch.tensor([1.0, concentration], dtype=dtype).expand(components, 2)
+            )
+        )
 
     @property
     def mean(self) -> Tensor:

@@ -1,18 +1,34 @@
 """Quadratic forms over rows, two ways: expanded products (fast) and explicit differences (safe)."""
 
-__all__ = ["ACCURACY", "ROWS", "definite", "expand", "moments", "not_positive", "outer", "packed", "trace", "unpacked"]
+__all__ = [
+    "ACCURACY",
+    "ROWS",
+    "definite",
+    "expand",
+    "moments",
+    "not_positive",
+    "outer",
+    "packed",
+    "trace",
+    "unpacked",
+]
 
 import torch
 from torch import Tensor
 
 from emgen.families.base import ROUND, overflow
 
-ACCURACY = {torch.float64: 1e-10, torch.float32: 1e-3}  # nats that expanding a quadratic form may cost
+ACCURACY = {
+    torch.float64: 1e-10,
+    torch.float32: 1e-3,
+}  # nats that expanding a quadratic form may cost
 ROWS = 2048  # rows a block, so that what is computed from a block stays in cache
 
 
 def expand(x: Tensor, centre: Tensor) -> Tensor:
-    """The features (1, y_i, y_i y_j for i ≤ j) of y = x − centre for each row of x (B, D), as (1 + D + D(D+1)/2, B)."""
+    """The features (1, y_i, y_i y_j for i ≤ j) of y = x − centre for each row of x (B, D), as (1 +
+    D + D(D+1)/2, B).
+    """
     rows, features = x.shape
     out = x.new_empty(1 + features + features * (features + 1) // 2, rows)
     one, y, *products = out.split([1, features, *range(features, 0, -1)])
@@ -24,9 +40,18 @@ def expand(x: Tensor, centre: Tensor) -> Tensor:
 
 
 def packed(constant: Tensor, linear: Tensor, symmetric: Tensor) -> Tensor:
-    """Coefficients (K, F) of the quadratics constant + ⟨linear, y⟩ + yᵀ symmetric y on `expand`'s features."""
+    """Coefficients (K, F) of the quadratics constant + ⟨linear, y⟩ + yᵀ symmetric y on `expand`'s
+    features.
+    """
     i, j = torch.triu_indices(*symmetric.shape[1:], device=symmetric.device)
-    return torch.cat([constant[:, None], linear, symmetric[:, i, j] * torch.where(i == j, 1.0, 2.0).to(symmetric)], 1)
+    return torch.cat(
+        [
+            constant[:, None],
+            linear,
+            symmetric[:, i, j] * torch.where(i == j, 1.0, 2.0).to(symmetric),
+        ],
+        1,
+    )
 
 
 def unpacked(sums: Tensor, features: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -39,7 +64,9 @@ def unpacked(sums: Tensor, features: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def moments(x: Tensor, r: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ r (x − m_k) (K, D) and Σ r (x − m_k)(x − m_k)ᵀ (K, D, D) by explicit differences, in the precision of the means."""
+    """Σ r (x − m_k) (K, D) and Σ r (x − m_k)(x − m_k)ᵀ (K, D, D) by explicit differences, in the
+    precision of the means.
+    """
     total, scatter = torch.zeros_like(mean), mean.new_zeros(*mean.shape, mean.shape[1])
     rows = max(1, ROWS // len(mean))
     for start in range(0, len(x), rows):
@@ -63,10 +90,10 @@ def trace(matrices: Tensor) -> Tensor:
 def definite(covariance: Tensor, reach: Tensor) -> Tensor:
     """Whether covariances (G, D, D) are positive definite whatever their round-off, (G,).
 
-    Entry (i, j) was added up from terms as large as √(a_i a_j), a = `reach` (G, D), so it is known to ε √(a_i a_j) with
-    ε = ROUND · eps. Such an error E has |xᵀEx| ≤ ε (Σ √a_i |x_i|)² ≤ D ε Σ a_i x_i²: what is left of the covariance after
-    D ε diag(a) is taken from it decides, and every processor decides alike unless it is that near to its own edge, where
-    both answers are right.
+    Entry (i, j) was added up from terms as large as √(a_i a_j), a = `reach` (G, D), so it is known
+    to ε √(a_i a_j) with ε = ROUND · eps. Such an error E has |xᵀEx| ≤ ε (Σ √a_i |x_i|)² ≤ D ε Σ a_i
+    x_i²: what is left of the covariance after D ε diag(a) is taken from it decides, and every
+    processor decides alike unless it is that near to its own edge, where both answers are right.
     """
     margin = covariance.shape[-1] * ROUND * torch.finfo(covariance.dtype).eps * reach
     return torch.linalg.cholesky_ex(covariance - torch.diag_embed(margin)).info == 0
@@ -78,6 +105,8 @@ def not_positive(covariance: Tensor, g: int, mass: float | None = None) -> Value
         return overflow()
     which = "the shared covariance" if len(covariance) == 1 else f"the covariance of component {g}"
     held = "" if mass is None else f"mass {mass:.4g}, "
-    return ValueError(f"{which} is not positive definite ({held}smallest eigenvalue "
-                      f"{torch.linalg.eigvalsh(covariance[g])[0]:.3g}): too few or identical rows fell to it; try "
-                      "reg_covar=1e-6 or more, fewer components, a prior, or covariance='diagonal'")
+    return ValueError(
+        f"{which} is not positive definite ({held}smallest eigenvalue"
+        f" {torch.linalg.eigvalsh(covariance[g])[0]:.3g}): too few or identical rows fell to it;"
+        " try reg_covar=1e-6 or more, fewer components, a prior, or covariance='diagonal'"
+    )

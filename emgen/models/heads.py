@@ -1,4 +1,6 @@
-"""Heads: the last layer of an encoder or decoder, features in, a `torch.distributions.Distribution` out."""
+"""Heads: the last layer of an encoder or decoder, features in, a `torch.distributions.Distribution`
+out.
+"""
 
 __all__ = ["Bernoulli", "Categorical", "Dirac", "Gaussian", "OneHot"]
 
@@ -28,7 +30,9 @@ class Bernoulli(nn.Module):
         self.logits = nn.Linear(features, self.event_shape.numel())
 
     def forward(self, features: Tensor) -> distributions.Distribution:
-        return IndependentBernoulli(shaped(self.logits(features), self.event_shape), len(self.event_shape))
+        return IndependentBernoulli(
+            shaped(self.logits(features), self.event_shape), len(self.event_shape)
+        )
 
 
 class Gaussian(nn.Module):
@@ -38,15 +42,26 @@ class Gaussian(nn.Module):
         features: size of h.
         event_shape: shape of x.
         scale: a fixed σ; None learns σ(h) = softplus(·) + min_scale.
-        min_scale: the smallest learnt σ, which keeps a density from running off to infinity on a single point.
+        min_scale: the smallest learnt σ, which keeps a density from running off to infinity on a
+            single point.
     """
 
-    def __init__(self, features: int, event_shape: Sequence[int], scale: float | None = None, min_scale: float = 1e-3):
+    def __init__(
+        self,
+        features: int,
+        event_shape: Sequence[int],
+        scale: float | None = None,
+        min_scale: float = 1e-3,
+    ):
         super().__init__()
         if scale is not None and not scale > 0:
-            raise ValueError(f"scale={scale}: a standard deviation is positive; give one, or null to learn it.")
+            raise ValueError(
+                f"scale={scale}: a standard deviation is positive; give one, or null to learn it."
+            )
         if not min_scale >= 0:
-            raise ValueError(f"min_scale={min_scale}: the smallest standard deviation cannot be negative.")
+            raise ValueError(
+                f"min_scale={min_scale}: the smallest standard deviation cannot be negative."
+            )
         self.event_shape = torch.Size(event_shape)
         self.scale: Any = scale
         self.min_scale = min_scale
@@ -61,7 +76,9 @@ class Gaussian(nn.Module):
             scale = torch.full_like(mean, self.scale)
         else:
             scale = softplus(shaped(self.raw_scale(features), self.event_shape)) + self.min_scale
-        return distributions.Independent(distributions.Normal(mean, scale, validate_args=False), len(self.event_shape))
+        return distributions.Independent(
+            distributions.Normal(mean, scale, validate_args=False), len(self.event_shape)
+        )
 
 
 class Categorical(nn.Module):
@@ -82,11 +99,14 @@ class Categorical(nn.Module):
 
     def forward(self, features: Tensor) -> distributions.Distribution:
         logits = shaped(self.logits(features), torch.Size((*self.event_shape, self.classes)))
-        return distributions.Independent(distributions.Categorical(logits=logits, validate_args=False), len(self.event_shape))
+        return distributions.Independent(
+            distributions.Categorical(logits=logits, validate_args=False), len(self.event_shape)
+        )
 
 
 class Dirac(nn.Module):
-    """A point and nothing around it, p(x|h) = δ(x − g(h)): an implicit model, for adversarial trainers alone.
+    """A point and nothing around it, p(x|h) = δ(x − g(h)): an implicit model, for adversarial
+    trainers alone.
 
     Args:
         features: size of h.
@@ -101,11 +121,14 @@ class Dirac(nn.Module):
 
     def forward(self, features: Tensor) -> distributions.Distribution:
         point = shaped(self.point(features), self.event_shape)
-        return PointMass(point.sigmoid() if self.squash else point, len(self.event_shape), validate_args=False)
+        return PointMass(
+            point.sigmoid() if self.squash else point, len(self.event_shape), validate_args=False
+        )
 
 
 class OneHot(nn.Module):
-    """Categorical units as one-hot vectors, p(z|h) = Π_d OneHot(z_d; softmax(ℓ_d)): discrete latents a network can read.
+    """Categorical units as one-hot vectors, p(z|h) = Π_d OneHot(z_d; softmax(ℓ_d)): discrete
+    latents a network can read.
 
     Args:
         features: size of h.
@@ -119,14 +142,17 @@ class OneHot(nn.Module):
 
     def forward(self, features: Tensor) -> distributions.Distribution:
         logits = shaped(self.logits(features), self.event_shape)
-        return distributions.Independent(OneHotDistribution(logits=logits, validate_args=False), len(self.event_shape) - 1)
+        return distributions.Independent(
+            OneHotDistribution(logits=logits, validate_args=False), len(self.event_shape) - 1
+        )
 
 
 def shaped(flat: Tensor, shape: torch.Size) -> Tensor:
-    """The last dimension of `flat` as an event of this shape (a vector is one already), in full precision.
+    """The last dimension of `flat` as an event of this shape (a vector is one already), in full
+    precision.
 
-    Under mixed precision the layer before gives 8 bits: uniforms of so few drew a rare unit three times too often, and a
-    log-likelihood of hundreds of nats was rounded to whole ones.
+    Under mixed precision the layer before gives 8 bits: uniforms of so few drew a rare unit three
+    times too often, and a log-likelihood of hundreds of nats was rounded to whole ones.
     """
     flat = flat.float() if flat.dtype in (torch.bfloat16, torch.float16) else flat
     return flat if len(shape) == 1 else flat.view(flat.shape[:-1] + shape)

@@ -10,5 +10,18 @@ from emgen.objectives.reweighted import ReweightedWake
 from emgen.objectives.score_function import VIMCO, ScoreFunction
 from emgen.objectives.wake_sleep import Sleep, Wake
 
-__all__ = ["VIMCO", "Adversarial", "ContrastiveDivergence", "FreeEnergy", "GradientPenalty", "ModelPhase", "Relaxed",
-           "ReweightedWake", "RothPenalty", "ScoreFunction", "Sleep", "Terms", "Wake"]
+__all__ = [
+    "VIMCO",
+    "Adversarial",
+    "ContrastiveDivergence",
+    "FreeEnergy",
+    "GradientPenalty",
+    "ModelPhase",
+    "Relaxed",
+    "ReweightedWake",
+    "RothPenalty",
+    "ScoreFunction",
+    "Sleep",
+    "Terms",
+    "Wake",
+]

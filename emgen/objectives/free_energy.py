@@ -18,8 +18,8 @@ class FreeEnergy:
     """Negative evidence lower bound of amortised variational EM, by reparameterised draws.
 
         F(q, θ)  = E_q(z|x)[log p(x|z)] − KL(q(z|x) ‖ p(z))                            ≤ log p(x)
-        F_K      = E[log (1/K) Σ_k p(x, z_k) / q(z_k|x)],  z_k ~ q(z|x)                  F ≤ F_K ≤ log p(x)
-        loss     = −E_q[log p(x|z)] + β KL(q ‖ p)      or      −F_K
+        F_K      = E[log (1/K) Σ_k p(x, z_k) / q(z_k|x)],  z_k ~ q(z|x)                  F ≤ F_K ≤
+        log p(x) loss     = −E_q[log p(x|z)] + β KL(q ‖ p)      or      −F_K
 
     The KL is exact where torch knows the pair, else it is estimated from the same draws.
 
@@ -33,8 +33,8 @@ class FreeEnergy:
         TypeError: q cannot be reparameterised (discrete latents).
 
     References:
-        Kingma and Welling (2014), "Auto-encoding variational Bayes"; Higgins et al. (2017), "beta-VAE"; Burda, Grosse
-        and Salakhutdinov (2016), "Importance weighted autoencoders".
+        Kingma and Welling (2014), "Auto-encoding variational Bayes"; Higgins et al. (2017),
+        "beta-VAE"; Burda, Grosse and Salakhutdinov (2016), "Importance weighted autoencoders".
     """
 
     beta: float = 1.0
@@ -43,14 +43,23 @@ class FreeEnergy:
 
     def __post_init__(self) -> None:
         if not self.samples >= 1:
-            raise ValueError(f"samples={self.samples}: the bound needs at least one draw of z; give an integer >= 1.")
+            raise ValueError(
+                f"samples={self.samples}: the bound needs at least one draw of z; give an integer"
+                " >= 1."
+            )
         if not self.beta >= 0 or math.isinf(self.beta):
-            raise ValueError(f"beta={self.beta}: the weight of the KL must be finite and not negative.")
+            raise ValueError(
+                f"beta={self.beta}: the weight of the KL must be finite and not negative."
+            )
         if self.importance_weighted and self.beta != 1:
-            raise ValueError(f"beta={self.beta}: an importance-weighted bound has no separate KL to weigh; use beta=1.")
+            raise ValueError(
+                f"beta={self.beta}: an importance-weighted bound has no separate KL to weigh; use"
+                " beta=1."
+            )
 
     def __call__(self, model: Any, recognition: Any, x: Tensor) -> Terms:
-        """Loss and parts `elbo`, `reconstruction`, `kl` (and `bound` = F_K if importance-weighted), each averaged over x.
+        """Loss and parts `elbo`, `reconstruction`, `kl` (and `bound` = F_K if importance-weighted),
+        each averaged over x.
 
         Args:
             model: p(z) p(x|z).
@@ -59,8 +68,11 @@ class FreeEnergy:
         """
         q, prior = recognition(x), model.prior()
         if not q.has_rsample:
-            raise TypeError(f"the latents of {type(recognition).__name__} cannot be reparameterised, so this gradient does not "
-                            "exist: use trainer=wake_sleep, rws or vimco for discrete latents.")
+            raise TypeError(
+                f"the latents of {type(recognition).__name__} cannot be reparameterised, so this"
+                " gradient does not exist: use trainer=wake_sleep, rws or vimco for discrete"
+                " latents."
+            )
         several = self.samples > 1 or self.importance_weighted
         z = q.rsample((self.samples,) if several else ())
         log_likelihood = model.likelihood(z).log_prob(x)

@@ -1,4 +1,6 @@
-"""The free energy of discrete latents through relaxed draws: low variance, for a bias or for another model."""
+"""The free energy of discrete latents through relaxed draws: low variance, for a bias or for
+another model.
+"""
 
 __all__ = ["Relaxed"]
 
@@ -15,12 +17,14 @@ from emgen.objectives.base import Terms
 
 @dataclass(frozen=True)
 class Relaxed:
-    """Descend −F through draws that are relaxed, so that the ELBO of discrete latents is differentiated like a VAE's.
+    """Descend −F through draws that are relaxed, so that the ELBO of discrete latents is
+    differentiated like a VAE's.
 
         F = E[log p(x, z) − log q(z|x)],   z a Gumbel-softmax or binary concrete draw of q(z|x)
 
-    Hard draws are exact, so `elbo` is a true bound, but their gradient is that of the soft ones (straight-through,
-    biased). Soft draws have their own exact gradient, of a value that is no bound on log p(x).
+    Hard draws are exact, so `elbo` is a true bound, but their gradient is that of the soft ones
+    (straight-through, biased). Soft draws have their own exact gradient, of a value that is no
+    bound on log p(x).
 
     Args:
         temperature: of the relaxation; smaller is less biased and noisier.
@@ -30,8 +34,8 @@ class Relaxed:
     Raises:
         ValueError: a temperature that is not positive, samples below 1.
 
-    References: Maddison, Mnih and Teh (2017), "The concrete distribution"; Jang, Gu and Poole (2017), "Categorical
-    reparameterization with Gumbel-softmax".
+    References: Maddison, Mnih and Teh (2017), "The concrete distribution"; Jang, Gu and Poole
+    (2017), "Categorical reparameterization with Gumbel-softmax".
     """
 
     temperature: float = 0.5
@@ -40,9 +44,15 @@ class Relaxed:
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature={self.temperature}: a relaxation needs a positive, finite temperature.")
+            raise ValueError(
+                f"temperature={self.temperature}: a relaxation needs a positive, finite"
+                " temperature."
+            )
         if not self.samples >= 1:
-            raise ValueError(f"samples={self.samples}: the bound needs at least one draw of z; give an integer >= 1.")
+            raise ValueError(
+                f"samples={self.samples}: the bound needs at least one draw of z; give an integer"
+                " >= 1."
+            )
 
     def __call__(self, model: Any, recognition: Any, x: Float[Tensor, "batch *event"]) -> Terms:
         """Part `elbo` of hard draws, `relaxed_elbo` of soft ones."""

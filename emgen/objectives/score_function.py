@@ -1,4 +1,6 @@
-"""The free energy of discrete latents by score-function gradients: unbiased, with baselines from the other draws."""
+"""The free energy of discrete latents by score-function gradients: unbiased, with baselines from
+the other draws.
+"""
 
 __all__ = ["VIMCO", "ScoreFunction"]
 
@@ -15,7 +17,8 @@ from emgen.objectives.base import Terms
 
 @dataclass(frozen=True)
 class ScoreFunction:
-    """Descend −F with the score-function gradient over φ, each draw's baseline being the mean of the others.
+    """Descend −F with the score-function gradient over φ, each draw's baseline being the mean of
+    the others.
 
         F        = E_q[log w],   w = p(x, z) / q(z|x)
         ∇_φ F    = E 1/K Σ_k (log w_k − 1/(K−1) Σ_{j≠k} log w_j) ∇_φ log q(z_k|x)          unbiased
@@ -26,8 +29,9 @@ class ScoreFunction:
     Raises:
         ValueError: samples below 2, for a baseline needs another draw.
 
-    References: Mnih and Gregor (2014), "Neural variational inference and learning in belief networks"; Kool, van Hoof
-    and Welling (2019), "Buy 4 REINFORCE samples, get a baseline for free!".
+    References: Mnih and Gregor (2014), "Neural variational inference and learning in belief
+    networks"; Kool, van Hoof and Welling (2019), "Buy 4 REINFORCE samples, get a baseline for
+    free!".
     """
 
     samples: int = 5
@@ -45,7 +49,8 @@ class ScoreFunction:
 
 @dataclass(frozen=True)
 class VIMCO:
-    """Descend −F_K, the bound of K draws, with a score-function gradient whose baseline leaves one draw out.
+    """Descend −F_K, the bound of K draws, with a score-function gradient whose baseline leaves one
+    draw out.
 
         F_K      = E[L],   L = log 1/K Σ_k w_k                                  F ≤ F_K ≤ log p(x)
         ∇ F_K    = E Σ_k [ w̃_k ∇ log w_k + (L − L₋ₖ) ∇_φ log q(z_k|x) ]         unbiased
@@ -96,4 +101,6 @@ def _parts(log_w: Tensor) -> dict[str, Tensor]:
 
 def _check_samples(samples: int) -> None:
     if not samples >= 2:
-        raise ValueError(f"samples={samples}: a leave-one-out baseline needs another draw; give an integer >= 2.")
+        raise ValueError(
+            f"samples={samples}: a leave-one-out baseline needs another draw; give an integer >= 2."
+        )

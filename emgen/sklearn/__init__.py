@@ -7,5 +7,12 @@ from emgen.sklearn.hmm import CategoricalHMM, GaussianHMM
 from emgen.sklearn.mixture import GaussianMixture
 from emgen.sklearn.topics import LatentDirichletAllocation
 
-__all__ = ["BayesianGaussianMixture", "BernoulliRBM", "CategoricalHMM", "GaussianHMM", "GaussianMixture", "KMeans",
-           "LatentDirichletAllocation"]
+__all__ = [
+    "BayesianGaussianMixture",
+    "BernoulliRBM",
+    "CategoricalHMM",
+    "GaussianHMM",
+    "GaussianMixture",
+    "KMeans",
+    "LatentDirichletAllocation",
+]

@@ -27,7 +27,9 @@ STARTS = ("kmeans", "k-means++", "random", "random_from_data")
 
 
 class _Mixture(DensityMixin, BaseEstimator, ABC):
-    """What the two share: the loop over starts and iterations, predictions, and the attributes read from the model."""
+    """What the two share: the loop over starts and iterations, predictions, and the attributes read
+    from the model.
+    """
 
     @abstractmethod
     def _model(self, x: Tensor) -> Mixture:
@@ -51,13 +53,21 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
         runs = []
         for _ in range(1 if going_on else self.n_init):
             model = self._continued(x) if going_on else self._started(x, X, rng)
-            runs.append((model, *self._climb(model, x, self.lower_bound_ if going_on else -math.inf)))
-        self.model_, self.lower_bounds_, self.converged_ = max(runs, key=lambda run: run[1][-1] if run[1] else -math.inf)
+            runs.append(
+                (model, *self._climb(model, x, self.lower_bound_ if going_on else -math.inf))
+            )
+        self.model_, self.lower_bounds_, self.converged_ = max(
+            runs, key=lambda run: run[1][-1] if run[1] else -math.inf
+        )
         self.n_iter_ = len(self.lower_bounds_)
         self.lower_bound_ = self.lower_bounds_[-1] if self.lower_bounds_ else -math.inf
         if self.max_iter and not self.converged_:
-            warnings.warn(f"the lower bound still moved by more than tol={self.tol} after {self.max_iter} iterations: raise "
-                          "max_iter or tol, or look at the data", ConvergenceWarning, stacklevel=2)
+            warnings.warn(
+                f"the lower bound still moved by more than tol={self.tol} after {self.max_iter}"
+                " iterations: raise max_iter or tol, or look at the data",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
         self._read(X.dtype)
         return self.predict(X)
 
@@ -70,7 +80,9 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
         return self._posterior(X, lambda z: z.probs)
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """Log-likelihood of each row in nats; under Bayes the expected one of the variational posterior."""
+        """Log-likelihood of each row in nats; under Bayes the expected one of the variational
+        posterior.
+        """
         return self._posterior(X, lambda z: z.log_normaliser)
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -83,25 +95,51 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
         if n_samples < 1:
             raise ValueError(f"n_samples={n_samples}: draw at least one row")
         rng = check_random_state(self.random_state)
-        counts, rows, matrix = rng.multinomial(n_samples, self.weights_), [], self.covariance_type in ("full", "tied")
-        for mean, spread, n in zip(self.means_, [self.covariances_] * len(counts) if self.covariance_type == "tied" else self.covariances_,
-                                   counts, strict=True):
-            rows.append(rng.multivariate_normal(mean, spread, int(n)) if matrix
-                        else mean + rng.standard_normal((n, len(mean))) * np.sqrt(spread))
+        counts, rows, matrix = (
+            rng.multinomial(n_samples, self.weights_),
+            [],
+            self.covariance_type in ("full", "tied"),
+        )
+        for mean, spread, n in zip(
+            self.means_,
+            (
+                [self.covariances_] * len(counts)
+                if self.covariance_type == "tied"
+                else self.covariances_
+            ),
+            counts,
+            strict=True,
+        ):
+            rows.append(
+                rng.multivariate_normal(mean, spread, int(n))
+                if matrix
+                else mean + rng.standard_normal((n, len(mean))) * np.sqrt(spread)
+            )
         return np.vstack(rows), np.repeat(np.arange(len(counts)), counts)
 
     def _posterior(self, X: Any, of: Callable[[Responsibilities], Tensor]) -> np.ndarray:
         """What is asked of the posterior of each row, by blocks that stay in cache."""
         check_is_fitted(self)
-        x = torch.as_tensor(np.ascontiguousarray(validate_data(self, X, dtype=[np.float64, np.float32], reset=False)))
-        return torch.cat([of(self.model_.posterior(block)) for block in x.split(self.model_.rows)]).numpy()
+        x = torch.as_tensor(
+            np.ascontiguousarray(
+                validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+            )
+        )
+        return torch.cat(
+            [of(self.model_.posterior(block)) for block in x.split(self.model_.rows)]
+        ).numpy()
 
     def _started(self, x: Tensor, X: np.ndarray, rng: np.random.RandomState) -> Mixture:
-        """A model at scikit-learn's start: its own seeds and labels from the same random numbers, then an M-step."""
+        """A model at scikit-learn's start: its own seeds and labels from the same random numbers,
+        then an M-step.
+        """
         r = np.zeros((len(X), self.n_components))
         columns = np.arange(self.n_components)
         if self.init_params == "kmeans":
-            r[np.arange(len(X)), KMeans(self.n_components, n_init=1, random_state=rng).fit(X).labels_] = 1
+            r[
+                np.arange(len(X)),
+                KMeans(self.n_components, n_init=1, random_state=rng).fit(X).labels_,
+            ] = 1
         elif self.init_params == "k-means++":
             r[kmeans_plusplus(X, self.n_components, random_state=rng)[1], columns] = 1
         elif self.init_params == "random_from_data":
@@ -111,19 +149,29 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
             r /= r.sum(1, keepdims=True)
         model = self._model(x.double())
         model.start(x, self._belief, r=torch.as_tensor(r))
-        if self.covariance_type == "tied" and not r.any(1).all():  # scikit-learn counts the squares of rows in no component too
+        if (
+            self.covariance_type == "tied" and not r.any(1).all()
+        ):  # scikit-learn counts the squares of rows in no component too
             rest, nu = x.double()[~torch.as_tensor(r).any(1)], model.components.nu
             mass = torch.where(nu.isinf(), r.sum(), nu)[:, None, None]
-            model.components = model.components.replace(covariance=model.components.covariance + rest.T @ rest / mass)
+            model.components = model.components.replace(
+                covariance=model.components.covariance + rest.T @ rest / mass
+            )
         return model
 
     def _continued(self, x: Tensor) -> Mixture:
         """The last fit's parameters under the priors of today's data and arguments."""
         model, last = self._model(x.double()), self.model_
-        shapes = [{name: tuple(v.shape) for name, v in m.components.state_dict().items()} for m in (model, last)]
+        shapes = [
+            {name: tuple(v.shape) for name, v in m.components.state_dict().items()}
+            for m in (model, last)
+        ]
         if shapes[0] != shapes[1]:
-            raise ValueError(f"warm_start=True goes on from components of shape {shapes[1]}, which are not {shapes[0]} as asked for "
-                             "now: leave n_components, covariance_type and the features as they were, or set warm_start=False")
+            raise ValueError(
+                f"warm_start=True goes on from components of shape {shapes[1]}, which are not"
+                f" {shapes[0]} as asked for now: leave n_components, covariance_type and the"
+                " features as they were, or set warm_start=False"
+            )
         model.weights, model.components = last.weights, last.components
         model.started.fill_(True)
         return model
@@ -131,7 +179,8 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
     def _climb(self, model: Mixture, x: Tensor, before: float) -> tuple[list[float], bool]:
         """The lower bound of each iteration until it moves by less than tol, and whether it did.
 
-        The M-step adds reg_covar, from the prior; scikit-learn's E-step does not know of it, which is what monotone EM would ask.
+        The M-step adds reg_covar, from the prior; scikit-learn's E-step does not know of it, which
+        is what monotone EM would ask.
         """
         trainer, bounds, change = EM(model, parameters=self._belief, tol=None), [], math.inf
         if self.reg_covar or getattr(model.components, "wishart", False):
@@ -150,14 +199,25 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
         return bounds, change < self.tol
 
     def _check(self, rows: int) -> None:
-        for name, low in (("n_components", 1), ("max_iter", 0), ("n_init", 1), ("tol", 0), ("reg_covar", 0)):
+        for name, low in (
+            ("n_components", 1),
+            ("max_iter", 0),
+            ("n_init", 1),
+            ("tol", 0),
+            ("reg_covar", 0),
+        ):
             if not getattr(self, name) >= low:
                 raise ValueError(f"{name}={getattr(self, name)} must be {low} or more")
         for name, options in (("covariance_type", TYPES), ("init_params", STARTS)):
             if getattr(self, name) not in options:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(options)}")
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is not one of {', '.join(options)}"
+                )
         if rows < self.n_components:
-            raise ValueError(f"n_components={self.n_components} needs at least as many samples, but there are {rows}")
+            raise ValueError(
+                f"n_components={self.n_components} needs at least as many samples, but there are"
+                f" {rows}"
+            )
 
     def _read(self, dtype: np.dtype) -> None:
         """The attributes of scikit-learn from the model's buffers, in the dtype of X."""
@@ -169,14 +229,24 @@ class _Mixture(DensityMixin, BaseEstimator, ABC):
             values = components.covariance, precision, root
             values = tuple(v[0] for v in values) if self.covariance_type == "tied" else values
         else:
-            variance = components.variance.squeeze(1) if self.covariance_type == "spherical" else components.variance
+            variance = (
+                components.variance.squeeze(1)
+                if self.covariance_type == "spherical"
+                else components.variance
+            )
             values = variance, 1 / variance, variance.rsqrt()
-        self.weights_, self.means_, self.covariances_, self.precisions_, self.precisions_cholesky_ = (
-            v.numpy().astype(dtype) for v in (self.model_.weights.mean, components.mean, *values))
+        (
+            self.weights_,
+            self.means_,
+            self.covariances_,
+            self.precisions_,
+            self.precisions_cholesky_,
+        ) = (v.numpy().astype(dtype) for v in (self.model_.weights.mean, components.mean, *values))
 
 
 class GaussianMixture(_Mixture):
-    """A mixture of Gaussians by EM, as `sklearn.mixture.GaussianMixture`: same arguments, attributes, starts and iterates.
+    """A mixture of Gaussians by EM, as `sklearn.mixture.GaussianMixture`: same arguments,
+    attributes, starts and iterates.
 
     Args:
         n_components: K.
@@ -198,14 +268,42 @@ class GaussianMixture(_Mixture):
 
     _belief = Point()
 
-    def __init__(self, n_components: int = 1, *, covariance_type: str = "full", tol: float = 1e-3, reg_covar: float = 1e-6,
-                 max_iter: int = 100, n_init: int = 1, init_params: str = "kmeans", weights_init: Any = None,
-                 means_init: Any = None, precisions_init: Any = None, random_state: Any = None, warm_start: bool = False,
-                 verbose: int = 0, verbose_interval: int = 10):
-        self.n_components, self.covariance_type, self.tol, self.reg_covar = n_components, covariance_type, tol, reg_covar
+    def __init__(
+        self,
+        n_components: int = 1,
+        *,
+        covariance_type: str = "full",
+        tol: float = 1e-3,
+        reg_covar: float = 1e-6,
+        max_iter: int = 100,
+        n_init: int = 1,
+        init_params: str = "kmeans",
+        weights_init: Any = None,
+        means_init: Any = None,
+        precisions_init: Any = None,
+        random_state: Any = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        verbose_interval: int = 10,
+    ):
+        self.n_components, self.covariance_type, self.tol, self.reg_covar = (
+            n_components,
+            covariance_type,
+            tol,
+            reg_covar,
+        )
         self.max_iter, self.n_init, self.init_params = max_iter, n_init, init_params
-        self.weights_init, self.means_init, self.precisions_init = weights_init, means_init, precisions_init
-        self.random_state, self.warm_start, self.verbose, self.verbose_interval = random_state, warm_start, verbose, verbose_interval
+        self.weights_init, self.means_init, self.precisions_init = (
+            weights_init,
+            means_init,
+            precisions_init,
+        )
+        self.random_state, self.warm_start, self.verbose, self.verbose_interval = (
+            random_state,
+            warm_start,
+            verbose,
+            verbose_interval,
+        )
 
     def bic(self, X: Any) -> float:
         """Bayesian information criterion of the data, lower is better."""
@@ -217,7 +315,12 @@ class GaussianMixture(_Mixture):
 
     def _n_parameters(self) -> int:
         k, d = self.means_.shape
-        scale = {"full": k * d * (d + 1) // 2, "tied": d * (d + 1) // 2, "diag": k * d, "spherical": k}
+        scale = {
+            "full": k * d * (d + 1) // 2,
+            "tied": d * (d + 1) // 2,
+            "diag": k * d,
+            "spherical": k,
+        }
         return scale[self.covariance_type] + k * d + k - 1
 
     def _model(self, x: Tensor) -> Mixture:
@@ -251,6 +354,8 @@ def flat_prior(estimator: Any, features: int) -> Gaussian | DiagonalGaussian:
     kind, k = estimator.covariance_type, estimator.n_components
     if kind in ("full", "tied"):
         return Gaussian.flat(k, features, tied=kind == "tied", reg_covar=estimator.reg_covar)
-    flat = DiagonalGaussian.flat(k, features, spherical=kind == "spherical", reg_covar=estimator.reg_covar)
+    flat = DiagonalGaussian.flat(
+        k, features, spherical=kind == "spherical", reg_covar=estimator.reg_covar
+    )
     flat.wishart = estimator._belief.needs_prior
     return flat

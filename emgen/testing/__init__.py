@@ -1,4 +1,6 @@
-"""Laws that a part must obey, as checks to call on one's own: each raises AssertionError naming the law that fails."""
+"""Laws that a part must obey, as checks to call on one's own: each raises AssertionError naming the
+law that fails.
+"""
 
 from emgen.testing.divergences import check_divergence
 from emgen.testing.kernels import geweke

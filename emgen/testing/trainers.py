@@ -18,7 +18,8 @@ Law = Callable[[str, Any], None]
 
 
 def check_trainer(trainer: Trainer, x: Any) -> None:
-    """Check a trainer's schedule on a few rows of data, outside Lightning's loop; three batches make a sweep.
+    """Check a trainer's schedule on a few rows of data, outside Lightning's loop; three batches
+    make a sweep.
 
     Args:
         trainer: a trainer that has not stepped yet; it is left as it was.
@@ -46,27 +47,39 @@ def check_trainer(trainer: Trainer, x: Any) -> None:
         _steps(whole, block)
         law("the same seed gives the same run, bit for bit", _same(one, other))
         law("a block of batches is its batches one at a time, bit for bit", _same(one, whole))
-        law("it counts its steps and its examples", (one.iteration, one.examples) == (len(single), len(data.rows["train"])))
+        law(
+            "it counts its steps and its examples",
+            (one.iteration, one.examples) == (len(single), len(data.rows["train"])),
+        )
         means = one.ledger.means()
         law("its ledger holds a loss or a bound", "loss" in means or "bound" in means)
-        law("what its ledger holds is finite", all(math.isfinite(value) for value in means.values()))
+        law(
+            "what its ledger holds is finite", all(math.isfinite(value) for value in means.values())
+        )
         resumed, kept = _fresh(trainer), _fresh(trainer)
         _steps(kept, single[:1])
         _restore(resumed, _saved(kept))
         _steps(resumed, single[1:])
-        law("all it remembers is in its checkpoint: cut after one batch, it goes on bit for bit", _same(one, resumed))
+        law(
+            "all it remembers is in its checkpoint: cut after one batch, it goes on bit for bit",
+            _same(one, resumed),
+        )
 
 
 def _players_laws(trainer: Trainer, blocks: list[Any], law: Law) -> None:
     """Every player moves, and in a descent nobody else does."""
     descend, start = trainer.descend, _values(trainer)
-    names = [n for names in trainer._factories for n in ([names] if isinstance(names, str) else names)]
+    names = [
+        n for names in trainer._factories for n in ([names] if isinstance(names, str) else names)
+    ]
     owned = {n: {id(p) for p in trainer.parameters_of(n)} for n in names}
 
     def watched(players: Any, terms: Any = None) -> None:
         asked = list(players) if isinstance(players, dict) else [players]
         moving = {n for names in asked for n in ([names] if isinstance(names, str) else names)}
-        may = set().union(*(owned[n] if n in owned else {id(p) for p in trainer.parameters_of(n)} for n in moving))
+        may = set().union(
+            *(owned[n] if n in owned else {id(p) for p in trainer.parameters_of(n)} for n in moving)
+        )
         before = [(p, p.detach().clone()) for p in trainer.parameters()]
         descend(players, terms)
         still = all(torch.equal(p.detach(), old) for p, old in before if id(p) not in may)
@@ -74,7 +87,11 @@ def _players_laws(trainer: Trainer, blocks: list[Any], law: Law) -> None:
 
     trainer.descend = watched  # type: ignore[method-assign]
     _steps(trainer, blocks)
-    moved = {name for name, value in _values(trainer).items() if name not in start or not torch.equal(value, start[name])}
+    moved = {
+        name
+        for name, value in _values(trainer).items()
+        if name not in start or not torch.equal(value, start[name])
+    }
     for player, ids in owned.items():
         mine = {name for name, p in trainer.named_parameters() if id(p) in ids}
         law(f"{player} moves in a sweep", moved & mine if mine else moved)
@@ -119,7 +136,10 @@ def _optimisers(trainer: Trainer) -> list[Any]:
 
 
 def _saved(trainer: Trainer) -> io.BytesIO:
-    checkpoint: dict[str, Any] = {"state_dict": trainer.state_dict(), "optimizer_states": _optimisers(trainer)}
+    checkpoint: dict[str, Any] = {
+        "state_dict": trainer.state_dict(),
+        "optimizer_states": _optimisers(trainer),
+    }
     trainer.on_save_checkpoint(checkpoint)
     file = io.BytesIO()
     torch.save(checkpoint, file)
@@ -128,7 +148,9 @@ def _saved(trainer: Trainer) -> io.BytesIO:
 
 
 def _restore(trainer: Trainer, file: io.BytesIO) -> None:
-    """As Lightning does: the hook, the tensors, the optimisers; nothing but tensors and plain containers is unpickled."""
+    """As Lightning does: the hook, the tensors, the optimisers; nothing but tensors and plain
+    containers is unpickled.
+    """
     checkpoint = torch.load(file, weights_only=True)
     trainer.on_load_checkpoint(checkpoint)
     trainer.load_state_dict(checkpoint["state_dict"])

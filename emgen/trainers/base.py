@@ -1,4 +1,6 @@
-"""What every trainer shares: players, two verbs (`descend`, `assign`), the ledger, and all of Lightning's subtleties."""
+"""What every trainer shares: players, two verbs (`descend`, `assign`), the ledger, and all of
+Lightning's subtleties.
+"""
 
 __all__ = ["Trainer"]
 
@@ -22,21 +24,24 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
 class Trainer(LightningModule):
-    """A schedule of half-steps over players; a subclass writes `training_step` as the pseudo-code of its algorithm.
+    """A schedule of half-steps over players; a subclass writes `training_step` as the pseudo-code
+    of its algorithm.
 
-    The players are `model` (p_θ: everything but its encoder), `recognition` (q_φ, the model's attribute of that name)
-    and `critic` (T_ψ). A step is written for one batch; where the loader hands a block of several, it is run on each
-    in turn, so that the loop's own cost vanishes on small networks. Every step draws from a random state fixed by
-    (seed, epoch, batch), which makes a resumed run the same run bit for bit; whatever is drawn between steps, by a
-    loader that shuffles or a callback, goes on from the caller's own state as if no step had been.
+    The players are `model` (p_θ: everything but its encoder), `recognition` (q_φ, the model's
+    attribute of that name) and `critic` (T_ψ). A step is written for one batch; where the loader
+    hands a block of several, it is run on each in turn, so that the loop's own cost vanishes on
+    small networks. Every step draws from a random state fixed by (seed, epoch, batch), which makes
+    a resumed run the same run bit for bit; whatever is drawn between steps, by a loader that
+    shuffles or a callback, goes on from the caller's own state as if no step had been.
 
     Args:
         model: an `nn.Module` that serves the roles in `requires`.
-        optimizers: for each player that descends or is assigned, parameters → optimiser; players that always move
-            together may share one under the tuple of their names.
+        optimizers: for each player that descends or is assigned, parameters → optimiser; players
+            that always move together may share one under the tuple of their names.
         critic: the third player of an adversarial game.
         clip: largest gradient norm of a player's step; None leaves gradients alone.
-        scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant rate.
+        scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant
+            rate.
 
     Raises:
         TypeError: the model lacks a role; the message names the trainers that would fit it.
@@ -65,13 +70,19 @@ class Trainer(LightningModule):
         super().__init__()
         _check_roles(type(self), model)
         if clip is not None and not clip > 0:
-            raise ValueError(f"clip={clip}: the largest gradient norm must be positive, or null for no clipping.")
+            raise ValueError(
+                f"clip={clip}: the largest gradient norm must be positive, or null for no clipping."
+            )
         self.automatic_optimization = False
         self.model, self.critic = model, critic
         self.clip, self.scheduler = clip, scheduler
         self.seed = self.iteration = self.examples = 0
         self.ledger = Ledger()
-        self._factories = {name: factory for name, factory in optimizers.items() if name != "recognition" or self.has_recognition}
+        self._factories = {
+            name: factory
+            for name, factory in optimizers.items()
+            if name != "recognition" or self.has_recognition
+        }
         self._optimizers: dict[str | tuple[str, ...], Any] = {}
         self._owned: dict[str | tuple[str, ...], list[nn.Parameter]] = {}
         self._statistics: dict[str, Statistics] = {}
@@ -79,7 +90,9 @@ class Trainer(LightningModule):
         self.sweep_ends, self.share, self.converged = True, 1.0, False
         self.bounds: list[tuple[str, float]] = []
         self.row: dict[str, float] = {}
-        self.milestones: tuple[int, ...] = ()  # epochs at whose end the validation rows are scored, however seldom else
+        self.milestones: tuple[
+            int, ...
+        ] = ()  # epochs at whose end the validation rows are scored, however seldom else
         self.history: list[dict[str, float]] = []
         self._bound_before: float | None = None
 
@@ -93,7 +106,9 @@ class Trainer(LightningModule):
         return getattr(self.model, "recognition", None)
 
     def parameters_of(self, player: str | tuple[str, ...]) -> list[nn.Parameter]:
-        """The trainable parameters of `model`, `recognition` or `critic`, or of several; none belongs to two players."""
+        """The trainable parameters of `model`, `recognition` or `critic`, or of several; none
+        belongs to two players.
+        """
         if player not in self._owned:
             names = (player,) if isinstance(player, str) else player
             self._owned[player] = [p for name in names for p in self._find_parameters(name)]
@@ -108,35 +123,51 @@ class Trainer(LightningModule):
             owned = encoder if player == "recognition" else list(getattr(self, player).parameters())
         return [p for p in owned if p.requires_grad]
 
-    def descend(self, players: str | tuple[str, ...] | Mapping[Any, Terms], terms: Terms | None = None) -> None:
+    def descend(
+        self, players: str | tuple[str, ...] | Mapping[Any, Terms], terms: Terms | None = None
+    ) -> None:
         """One gradient step of `terms.loss` for these players alone; the others are held still.
 
-        `descend({"critic": a, "model": b})` is simultaneous play: both gradients are taken before either player moves.
-        The gradient is averaged over processes, clipped, laid out as its parameter, and recorded.
+        `descend({"critic": a, "model": b})` is simultaneous play: both gradients are taken before
+        either player moves. The gradient is averaged over processes, clipped, laid out as its
+        parameter, and recorded.
         """
         plays: dict[Any, Any] = dict(players) if isinstance(players, Mapping) else {players: terms}
         moves = []
         for names, play in plays.items():
             parameters = self.parameters_of(names)
-            gradients = torch.autograd.grad(play.loss, parameters, retain_graph=len(plays) > 1, allow_unused=True,
-                                            materialize_grads=True)
+            gradients = torch.autograd.grad(
+                play.loss,
+                parameters,
+                retain_graph=len(plays) > 1,
+                allow_unused=True,
+                materialize_grads=True,
+            )
             moves.append((names, parameters, self._averaged(gradients)))
             who = names if isinstance(names, str) else " and ".join(names)
             self._descents.append((self.iteration, who, Terms(play.loss.detach(), play.parts)))
         for names, parameters, gradients in moves:
             for p, g in zip(parameters, gradients):
-                p.grad = g if g.stride() == p.stride() else torch.empty_like(p).copy_(g)  # fused steps take it for granted
+                p.grad = (
+                    g if g.stride() == p.stride() else torch.empty_like(p).copy_(g)
+                )  # fused steps take it for granted
             for name in (names,) if names in self._factories else names:
                 self.optimizer(name).step()
         torch.clear_autocast_cache()  # under mixed precision it holds casts of the parameters as they were
 
     def assign(self, player: str, statistics: Statistics, now: bool | None = None) -> None:
-        """Add sufficient statistics; when the sweep ends (or `now`), sum them over processes and do the M-step.
+        """Add sufficient statistics; when the sweep ends (or `now`), sum them over processes and do
+        the M-step.
 
-        The player's optimiser is an `emgen.optim.ClosedForm`: its `step` receives a closure that returns the statistics.
+        The player's optimiser is an `emgen.optim.ClosedForm`: its `step` receives a closure that
+        returns the statistics.
         """
         so_far = self._statistics.pop(player, None)
-        total = statistics if so_far is None else {name: so_far[name] + value for name, value in statistics.items()}
+        total = (
+            statistics
+            if so_far is None
+            else {name: so_far[name] + value for name, value in statistics.items()}
+        )
         if self.sweep_ends if now is None else now:
             if _processes() > 1:
                 for value in total.values():
@@ -154,38 +185,55 @@ class Trainer(LightningModule):
     ) -> None:
         """Write named scalars into the ledger, where a callback finds their means over the epoch.
 
-        A named `half_step` with a `bound` is checked against the bound before it: a trainer whose guarantee is
-        `monotone` stops when the bound falls by more than the `round_off` of rows in `precision` (default: the bound's own), of
-        which `doubt` says what the model expects beyond the usual.
+        A named `half_step` with a `bound` is checked against the bound before it: a trainer whose
+            guarantee is
+        `monotone` stops when the bound falls by more than the `round_off` of rows in `precision`
+        (default: the bound's own), of which `doubt` says what the model expects beyond the usual.
         """
         self.ledger.record(parts)
         if half_step and "bound" in parts:
             bound = float(parts["bound"])
             if not math.isfinite(bound):
                 raise FloatingPointError(
-                    f"the {half_step} of {type(self).__name__} left a bound of {bound:g} at epoch {self.current_epoch}: "
-                    "the model gives some row no finite density; check the data for values beyond its range, or give a prior."
+                    f"the {half_step} of {type(self).__name__} left a bound of {bound:g} at epoch"
+                    f" {self.current_epoch}: the model gives some row no finite density; check the"
+                    " data for values beyond its range, or give a prior."
                 )
             fall = self.bounds[-1][1] - bound if self.bounds else -torch.inf
             self.bounds = [*self.bounds[-1:], (half_step, bound)]
             usual = float(round_off(parts["bound"], precision))
             if self.guarantee == "monotone" and fall > usual and fall > usual + doubt():
-                raise ArithmeticError(f"the {half_step} of {type(self).__name__} lowered its bound by {fall:.3g} to {bound:.6g} at epoch "
-                                      f"{self.current_epoch}, which exact half-steps cannot do: check the model's statistics and m_step.")
+                raise ArithmeticError(
+                    f"the {half_step} of {type(self).__name__} lowered its bound by {fall:.3g} to"
+                    f" {bound:.6g} at epoch {self.current_epoch}, which exact half-steps cannot do:"
+                    " check the model's statistics and m_step."
+                )
 
     def shared(self, value: Tensor) -> Tensor:
-        """The mean of a tensor over all processes, each weighing as much as it has rows of the batch."""
+        """The mean of a tensor over all processes, each weighing as much as it has rows of the
+        batch.
+        """
         if _processes() > 1:
             value = value * self.share
             torch.distributed.all_reduce(value)
         return value
 
     def observe(self, batch: Any) -> Tensor:
-        """x as a likelihood sees it (binarised if the data says so); a foreign loader's tensor or (tensor, ...) as it is."""
-        return batch.x if isinstance(batch, Batch) else batch[0] if isinstance(batch, (tuple, list)) else batch
+        """x as a likelihood sees it (binarised if the data says so); a foreign loader's tensor or
+        (tensor, ...) as it is.
+        """
+        return (
+            batch.x
+            if isinstance(batch, Batch)
+            else batch[0]
+            if isinstance(batch, (tuple, list))
+            else batch
+        )
 
     def grey(self, batch: Any) -> Tensor:
-        """x as stored, before any binarisation: a critic would tell binary data from decoder means at once."""
+        """x as stored, before any binarisation: a critic would tell binary data from decoder means
+        at once.
+        """
         return batch.grey if isinstance(batch, Batch) else self.observe(batch)
 
     @property
@@ -197,14 +245,20 @@ class Trainer(LightningModule):
     def optimizer(self, player: str | tuple[str, ...]) -> Any:
         """The optimiser of a player: Lightning's wrapper of it inside a run, the plain one outside."""
         if not self._optimizers:
-            steppers = self.configure_optimizers()[0] if self._trainer is None else self.optimizers()
+            steppers = (
+                self.configure_optimizers()[0] if self._trainer is None else self.optimizers()
+            )
             steppers = steppers if isinstance(steppers, list) else [steppers]
             self._optimizers = dict(zip(self._factories, steppers, strict=True))
         return self._optimizers[player]
 
     def configure_optimizers(self) -> tuple[list[Any], list[Any]]:
-        optimizers = [factory(self.parameters_of(player)) for player, factory in self._factories.items()]
-        return optimizers, [self.scheduler(optimizer) for optimizer in optimizers] if self.scheduler else []
+        optimizers = [
+            factory(self.parameters_of(player)) for player, factory in self._factories.items()
+        ]
+        return optimizers, (
+            [self.scheduler(optimizer) for optimizer in optimizers] if self.scheduler else []
+        )
 
     def on_fit_start(self) -> None:
         self._optimizers = {}  # Lightning has wrapped them anew
@@ -213,10 +267,14 @@ class Trainer(LightningModule):
         self._owned = {}
 
     def on_train_start(self) -> None:
-        """What is asked for now holds after a resume too: a checkpoint brings its old learning rate along."""
+        """What is asked for now holds after a resume too: a checkpoint brings its old learning rate
+        along.
+        """
         for optimizer in self.trainer.optimizers if self.scheduler is None else []:
             for group in optimizer.param_groups:
-                group.update((key, value) for key, value in optimizer.defaults.items() if key in group)
+                group.update(
+                    (key, value) for key, value in optimizer.defaults.items() if key in group
+                )
 
     def on_train_epoch_end(self) -> None:
         schedulers: Any = self.lr_schedulers() or []
@@ -225,30 +283,48 @@ class Trainer(LightningModule):
         self.history.append(self.ledger.means())
         bound = self.history[-1].get("bound")
         if bound is not None and self.tol is not None:
-            self.converged = self._bound_before is not None and abs(bound - self._bound_before) < self.tol
+            self.converged = (
+                self._bound_before is not None and abs(bound - self._bound_before) < self.tol
+            )
             self._bound_before = bound
             self.trainer.should_stop = self.trainer.should_stop or self.converged
         self.ledger.clear()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["emgen"] = {"iteration": self.iteration, "examples": self.examples, "seed": self.seed,
-                               "ledger": self.ledger.state_dict(), "statistics": self._statistics,
-                               "bounds": self.bounds, "bound_before": self._bound_before}
+        checkpoint["emgen"] = {
+            "iteration": self.iteration,
+            "examples": self.examples,
+            "seed": self.seed,
+            "ledger": self.ledger.state_dict(),
+            "statistics": self._statistics,
+            "bounds": self.bounds,
+            "bound_before": self._bound_before,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["emgen"]
-        self.iteration, self.examples, self._statistics = state["iteration"], state["examples"], state["statistics"]
+        self.iteration, self.examples, self._statistics = (
+            state["iteration"],
+            state["examples"],
+            state["statistics"],
+        )
         self.bounds, self._bound_before = state["bounds"], state["bound_before"]
         self.ledger.load_state_dict(state["ledger"])
 
     def _averaged(self, gradients: Iterable[Tensor]) -> list[Tensor]:
-        """Gradients averaged over processes through one flat buffer, then clipped to the largest norm allowed."""
+        """Gradients averaged over processes through one flat buffer, then clipped to the largest
+        norm allowed.
+        """
         gradients = list(gradients)
         if _processes() > 1:
-            parts = self.shared(torch.cat([g.flatten() for g in gradients])).split([g.numel() for g in gradients])
+            parts = self.shared(torch.cat([g.flatten() for g in gradients])).split(
+                [g.numel() for g in gradients]
+            )
             gradients = [part.view_as(g) for part, g in zip(parts, gradients)]
         if self.clip is not None:
-            norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+            norm = torch.linalg.vector_norm(
+                torch.stack([torch.linalg.vector_norm(g) for g in gradients])
+            )
             shrink = (self.clip / (norm + 1e-12)).clamp(max=1.0)
             gradients = [g * shrink for g in gradients]
         return gradients
@@ -258,17 +334,24 @@ class Trainer(LightningModule):
         return seed_of(self.seed, self.current_epoch, index, f"rank {self.global_rank}")
 
     def _close_block(self) -> None:
-        """Record what the block descended and refuse to go on from a loss that is not finite (one look a block)."""
+        """Record what the block descended and refuse to go on from a loss that is not finite (one
+        look a block).
+        """
         descents, self._descents = self._descents, []
         if not descents:
             return
         losses = torch.stack([terms.loss for _, _, terms in descents])
         if not bool(losses.isfinite().all()):
             step, players, terms = next(d for d in descents if not bool(d[2].loss.isfinite()))
-            bad = [f"{name} = {float(value)}" for name, value in terms.parts.items() if not bool(value.isfinite())]
+            bad = [
+                f"{name} = {float(value)}"
+                for name, value in terms.parts.items()
+                if not bool(value.isfinite())
+            ]
             raise FloatingPointError(
-                f"the loss of {players} became {float(terms.loss)} at step {step} of epoch {self.current_epoch}"
-                f"{' (' + ', '.join(bad) + ')' if bad else ''}: lower the learning rate, set trainer.clip, or check the data."
+                f"the loss of {players} became {float(terms.loss)} at step {step} of epoch"
+                f" {self.current_epoch}{' (' + ', '.join(bad) + ')' if bad else ''}: lower the"
+                " learning rate, set trainer.clip, or check the data."
             )
         self.ledger.record({"loss": losses.sum()}, count=len({step for step, _, _ in descents}))
         for _, _, terms in descents:
@@ -276,7 +359,9 @@ class Trainer(LightningModule):
 
 
 def _over_block(step: Callable[[Any, Any, int], None]) -> Callable[[Any, Any, int], None]:
-    """Run a step that is written for one batch over every batch of a block, each from its own random state."""
+    """Run a step that is written for one batch over every batch of a block, each from its own
+    random state.
+    """
 
     @wraps(step)
     def training_step(self: Trainer, batch: Any, index: int) -> None:
@@ -296,16 +381,31 @@ def _over_block(step: Callable[[Any, Any, int], None]) -> Callable[[Any, Any, in
 
 
 def _processes() -> int:
-    return torch.distributed.get_world_size() if torch.distributed.is_available() and torch.distributed.is_initialized() else 1
+    return (
+        torch.distributed.get_world_size()
+        if torch.distributed.is_available() and torch.distributed.is_initialized()
+        else 1
+    )
 
 
 def _check_roles(trainer: type[Trainer], model: nn.Module) -> None:
     missing = missing_roles(model, trainer.requires)
     if not missing:
         return
-    fits = sorted({t.__name__ for t in _all_trainers(Trainer) if t.requires and all(serves(model, role) for role in t.requires)})
-    advice = f"trainers that fit it: {', '.join(fits)}" if fits else "no trainer of this package fits it"
-    raise TypeError(f"{trainer.__name__} needs a model that serves {' and '.join(missing)}, which {type(model).__name__} lacks; {advice}.")
+    fits = sorted(
+        {
+            t.__name__
+            for t in _all_trainers(Trainer)
+            if t.requires and all(serves(model, role) for role in t.requires)
+        }
+    )
+    advice = (
+        f"trainers that fit it: {', '.join(fits)}" if fits else "no trainer of this package fits it"
+    )
+    raise TypeError(
+        f"{trainer.__name__} needs a model that serves {' and '.join(missing)}, which"
+        f" {type(model).__name__} lacks; {advice}."
+    )
 
 
 def _all_trainers(root: type[Trainer]) -> list[type[Trainer]]:

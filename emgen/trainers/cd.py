@@ -17,7 +17,8 @@ from emgen.trainers.base import OptimizerFactory, Trainer
 
 
 class CD(Trainer):
-    """Contrastive divergence, persistent or not, tempered or not; it is Monte Carlo generalised EM for energy models.
+    """Contrastive divergence, persistent or not, tempered or not; it is Monte Carlo generalised EM
+    for energy models.
 
         for x in data:
             x̃ ← x  (CD)   or   x̃ stays where the last step left it  (persistent)
@@ -27,22 +28,26 @@ class CD(Trainer):
     The chain is a buffer: it is in the checkpoint, and a resumed run walks on where it stood.
 
     Args:
-        model: energy(x) and gibbs(state), for instance a Boltzmann machine; a ladder asks also for `move` and `start`.
+        model: energy(x) and gibbs(state), for instance a Boltzmann machine; a ladder asks also for
+            `move` and `start`.
         contrastive: the objective, with weight decay and sparsity.
         steps: k, sweeps of the chain for each step of the parameters.
         persistent: whether the chain outlives the batch.
-        rungs: temperatures of parallel tempering, β evenly spaced in [0, 1]; 1 is no tempering. Needs `persistent`.
+        rungs: temperatures of parallel tempering, β evenly spaced in [0, 1]; 1 is no tempering.
+            Needs `persistent`.
         optimizer: parameters → optimiser; SGD's momentum is Hinton's.
         clip: largest gradient norm; None for no clipping.
-        scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant rate.
+        scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant
+            rate.
 
     Raises:
         ValueError: steps or rungs below 1, or a ladder for chains that are not persistent.
 
     References:
-        Hinton (2002), "Training products of experts by minimizing contrastive divergence"; Tieleman (2008), "Training
-        restricted Boltzmann machines using approximations to the likelihood gradient"; Desjardins et al. (2010),
-        "Tempered Markov chain Monte Carlo for training of restricted Boltzmann machines".
+        Hinton (2002), "Training products of experts by minimizing contrastive divergence"; Tieleman
+        (2008), "Training restricted Boltzmann machines using approximations to the likelihood
+        gradient"; Desjardins et al. (2010), "Tempered Markov chain Monte Carlo for training of
+        restricted Boltzmann machines".
     """
 
     requires = (Energy,)
@@ -59,30 +64,55 @@ class CD(Trainer):
         scheduler: Callable[[Any], Any] | None = None,
     ):
         if steps < 1 or rungs < 1:
-            raise ValueError(f"steps={steps}, rungs={rungs}: the chain takes at least one step, on at least one temperature.")
+            raise ValueError(
+                f"steps={steps}, rungs={rungs}: the chain takes at least one step, on at least one"
+                " temperature."
+            )
         if rungs > 1 and not persistent:
-            raise ValueError(f"rungs={rungs}: parallel tempering runs a chain that outlives the batch; set persistent=true.")
+            raise ValueError(
+                f"rungs={rungs}: parallel tempering runs a chain that outlives the batch; set"
+                " persistent=true."
+            )
         super().__init__(model, optimizers={"model": optimizer}, clip=clip, scheduler=scheduler)
-        self.contrastive, self.steps, self.persistent, self.rungs = contrastive, steps, persistent, rungs
+        self.contrastive, self.steps, self.persistent, self.rungs = (
+            contrastive,
+            steps,
+            persistent,
+            rungs,
+        )
         self.chain: Tensor | None
         self.register_buffer("chain", None)
 
     def training_step(self, batch: Any, index: int) -> None:
         x = self.observe(batch)
-        if self.current_epoch == 0 and hasattr(self.model, "centre_at"):  # the first epoch finds the mean of the data
+        if self.current_epoch == 0 and hasattr(
+            self.model, "centre_at"
+        ):  # the first epoch finds the mean of the data
             self.model.centre_at(self.shared(x.mean(0)), rate=1 / (index + 1))
-        self.descend("model", self.contrastive(self.model, x, self._tempered(len(x)) if self.rungs > 1 else self._dream(x)))
+        self.descend(
+            "model",
+            self.contrastive(
+                self.model, x, self._tempered(len(x)) if self.rungs > 1 else self._dream(x)
+            ),
+        )
 
     def _dream(self, x: Tensor) -> Tensor:
-        # a chain that was loaded from a persistent run's checkpoint is not where a chain from the data begins
-        state = walk(self.model.gibbs, self.chain if self.persistent and self.chain is not None else x, self.steps)
+        # a chain that was loaded from a persistent run's checkpoint is not where a chain from the
+        # data begins
+        state = walk(
+            self.model.gibbs,
+            self.chain if self.persistent and self.chain is not None else x,
+            self.steps,
+        )
         if self.persistent:
             self.chain = state
         return state
 
     @torch.no_grad()
     def _tempered(self, chains: int) -> Tensor:
-        """The chains at β = 1 after k sweeps on every rung, each followed by both exchanges of neighbours."""
+        """The chains at β = 1 after k sweeps on every rung, each followed by both exchanges of
+        neighbours.
+        """
         state = self.chain
         if state is None:
             state = self.model.start(self.rungs * chains).unflatten(0, (self.rungs, chains))

@@ -16,7 +16,8 @@ from emgen.trainers.base import Trainer
 
 
 class EM(Trainer):
-    """Alternating projection: the belief about the latents given θ, then the belief about θ given the latents.
+    """Alternating projection: the belief about the latents given θ, then the belief about θ given
+    the latents.
 
         E   z = latents(model.posterior(x));   s = model.statistics(x, z)
         M   model.θ = parameters(prior.update(s))
@@ -29,24 +30,56 @@ class EM(Trainer):
 
     Args:
         model: serves `Conjugate`.
-        latents, parameters: what is kept of each posterior; `Gradient` is a partial M-step (generalised EM).
-        every: when the M-step comes: once a `sweep`; after each `batch`, averaged over time by `lr` and `decay` (online EM,
-            from row 20 on); or after each from a `memo` of all batches' statistics (incremental EM, after a first sweep).
+        latents, parameters: what is kept of each posterior; `Gradient` is a partial M-step
+            (generalised EM).
+        every: when the M-step comes: once a `sweep`; after each `batch`, averaged over time by `lr`
+            and `decay` (online EM, from row 20 on); or after each from a `memo` of all batches'
+            statistics (incremental EM, after a first sweep).
         lr, decay: step size of the M-step, ρ_t = lr · t^−decay; 1 and 0 are the ordinary M-step.
         tol: stop when the bound per datum moves by less than this in an epoch; None never stops.
 
-    References: Dempster, Laird, Rubin (1977), Maximum likelihood from incomplete data; Neal, Hinton (1998), A view of EM. """
+    References: Dempster, Laird, Rubin (1977), Maximum likelihood from incomplete data; Neal, Hinton
+    (1998), A view of EM.
+    """
 
     requires = (Conjugate,)
 
-    def __init__(self, model: nn.Module, latents: Any = Distribution(), parameters: Any = Point(), every: str = "sweep",
-                 lr: float = 1.0, decay: float = 0.0, tol: float | None = 1e-6):
+    def __init__(
+        self,
+        model: nn.Module,
+        latents: Any = Distribution(),
+        parameters: Any = Point(),
+        every: str = "sweep",
+        lr: float = 1.0,
+        decay: float = 0.0,
+        tol: float | None = 1e-6,
+    ):
         if every not in ("sweep", "batch", "memo"):
-            raise ValueError(f"every={every!r}: the M-step comes once a 'sweep', after each 'batch', or from a 'memo'")
-        super().__init__(model, optimizers={"model": partial(ClosedForm, m_step=self.maximise, lr=lr, decay=decay)})
-        self.latents, self.belief, self.every, self.tol, self.mass = latents, parameters, every, tol, 0.0
-        exact = latents.monotone and parameters.monotone and every != "batch" and (lr, decay) == (1, 0)
-        self.guarantee = "monotone" if exact else "monotone in expectation" if latents == parameters == Draw() else "none"
+            raise ValueError(
+                f"every={every!r}: the M-step comes once a 'sweep', after each 'batch', or from a"
+                " 'memo'"
+            )
+        super().__init__(
+            model,
+            optimizers={"model": partial(ClosedForm, m_step=self.maximise, lr=lr, decay=decay)},
+        )
+        self.latents, self.belief, self.every, self.tol, self.mass = (
+            latents,
+            parameters,
+            every,
+            tol,
+            0.0,
+        )
+        exact = (
+            latents.monotone and parameters.monotone and every != "batch" and (lr, decay) == (1, 0)
+        )
+        self.guarantee = (
+            "monotone"
+            if exact
+            else "monotone in expectation"
+            if latents == parameters == Draw()
+            else "none"
+        )
 
     def training_step(self, batch: Any, index: int) -> None:
         batch = batch if isinstance(batch, Batch) else Batch(x := self.observe(batch), x, x)
@@ -60,13 +93,21 @@ class EM(Trainer):
             self.assign("model", s, now=piece.last and (self.sweep_ends or self.every != "sweep"))
 
     def maximise(self, s: Statistics) -> Statistics:
-        """The M-step, with F recorded on both sides of it; returns the statistics as the new θ would have taken them."""
+        """The M-step, with F recorded on both sides of it; returns the statistics as the new θ
+        would have taken them.
+        """
         memo, name = self._statistics, f"batch {self.number}"
-        early = self.every == "batch" and (self.seen < 20 or not s["n"])  # too little was seen to move by
+        early = self.every == "batch" and (
+            self.seen < 20 or not s["n"]
+        )  # too little was seen to move by
         if self.every == "memo":
-            self.bounds, early = (self.bounds, False) if name in memo else ([], not self.sweep_ends)  # more data: another bound
+            self.bounds, early = (
+                (self.bounds, False) if name in memo else ([], not self.sweep_ends)
+            )  # more data: another bound
             memo[name] = s
-            s = {key: sum((one[key] for one in memo.values()), torch.zeros_like(s[key])) for key in s}
+            s = {
+                key: sum((one[key] for one in memo.values()), torch.zeros_like(s[key])) for key in s
+            }
         if early:
             return s
         share = s["n"] / self.mass if self.every == "batch" else 1.0  # a batch stands for all rows
@@ -80,20 +121,31 @@ class EM(Trainer):
     def score(self, s: Statistics, half: str) -> None:
         """Record F and its terms on one side of the M-step."""
         parts = self.model.free_energy(s, self.latents.temperature)
-        parts.pop("gap" if half == "M-step" or self.every != "sweep" else "", None)  # θ itself must have taken them all
-        self.record(parts, half if self.comparable else "", partial(self.model.doubt, s), self.precision)
+        parts.pop(
+            "gap" if half == "M-step" or self.every != "sweep" else "", None
+        )  # θ itself must have taken them all
+        self.record(
+            parts, half if self.comparable else "", partial(self.model.doubt, s), self.precision
+        )
         self.comparable = True
 
     def start(self, batch: Batch) -> None:
-        """Proper priors where the belief asks for them, and a start inside the belief, from all rows if they are at hand."""
+        """Proper priors where the belief asks for them, and a start inside the belief, from all
+        rows if they are at hand.
+        """
         data = getattr(self._trainer, "datamodule", None)
         if self.every == "memo" and isinstance(data, Data):
             data.refuse_shuffled("every=memo")
         whole, x = (data, data.observed("train")) if isinstance(data, Data) else (batch, batch.x)
         self.mass = self.model.mass(x, whole.weight)
-        x, weight = x if whole.length is None else (x, whole.length), {} if whole.weight is None else {"weight": whole.weight}
+        x, weight = (
+            x if whole.length is None else (x, whole.length),
+            {} if whole.weight is None else {"weight": whole.weight},
+        )
         if self.belief.needs_prior:
             self.model.make_proper(x, **weight)
-        self.comparable = bool(self.bounds) or not (self.model.started and self.belief.needs_prior)  # a given point is no distribution
+        self.comparable = bool(self.bounds) or not (
+            self.model.started and self.belief.needs_prior
+        )  # a given point is no distribution
         if not self.model.started:
             self.model.start(x, self.belief, **weight)

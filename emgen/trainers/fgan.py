@@ -18,29 +18,34 @@ from emgen.trainers.base import OptimizerFactory, Trainer
 
 
 class FGAN(Trainer):
-    """Variational divergence minimisation by the single-step method: both gradients are taken at the same point.
+    """Variational divergence minimisation by the single-step method: both gradients are taken at
+    the same point.
 
         for x in data:
             x̃ ~ p
-            ψ ← ψ + η ∇_ψ bound(x, x̃);   θ ← θ − η ∇_θ game(x̃)     at once: descent-ascent towards the saddle point
-            z, x̃ ~ p(x, z);               φ ← φ + η ∇_φ log q(z|x̃)  sleep: dreams teach the encoder
+            ψ ← ψ + η ∇_ψ bound(x, x̃);   θ ← θ − η ∇_θ game(x̃)     at once: descent-ascent towards
+            the saddle point z, x̃ ~ p(x, z);               φ ← φ + η ∇_φ log q(z|x̃)  sleep: dreams
+            teach the encoder
 
     Args:
         model: anything with `rsample(n)`.
         critic: a network whose output is the log density ratio v(x), (B, *event) → (B,).
         divergence: the f-divergence to descend.
-        non_saturating: whether the model ascends E_p[f′(eᵛ)] (the paper's section 3.2) or descends the bound itself.
+        non_saturating: whether the model ascends E_p[f′(eᵛ)] (the paper's section 3.2) or descends
+            the bound itself.
         penalty: on the critic's gradient; None plays the bare game.
-        surrogate: a margin loss or another divergence that teaches the critic; None for the divergence itself. The χ²
-            divergences need one far from the data, where their critic's loss, a power of the ratio, runs away.
+        surrogate: a margin loss or another divergence that teaches the critic; None for the
+            divergence itself. The χ² divergences need one far from the data, where their critic's
+            loss, a power of the ratio, runs away.
         sleep: the objective of the recognition network.
         optimizer: parameters → optimiser of model and critic.
         recognition_optimizer: parameters → optimiser of the recognition network.
         clip: largest gradient norm; None for no clipping.
-        scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant rate.
+        scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant
+            rate.
 
-    References: Nowozin, Cseke and Tomioka (2016), "f-GAN: training generative neural samplers using variational
-    divergence minimization".
+    References: Nowozin, Cseke and Tomioka (2016), "f-GAN: training generative neural samplers using
+    variational divergence minimization".
     """
 
     requires = (Generator,)
@@ -62,18 +67,27 @@ class FGAN(Trainer):
         super().__init__(
             model,
             critic=critic,
-            optimizers={"critic": optimizer, "model": optimizer, "recognition": recognition_optimizer},
+            optimizers={
+                "critic": optimizer,
+                "model": optimizer,
+                "recognition": recognition_optimizer,
+            },
             clip=clip,
             scheduler=scheduler,
         )
-        self.adversarial, self.sleep = Adversarial(divergence, non_saturating, penalty, surrogate), sleep
+        self.adversarial, self.sleep = (
+            Adversarial(divergence, non_saturating, penalty, surrogate),
+            sleep,
+        )
 
     def training_step(self, batch: Any, index: int) -> None:
         x = self.grey(batch)
         samples = self.model.rsample(len(x))
-        self.descend({
-            "critic": self.adversarial.critic(self.critic, x, samples, self.progress),
-            "model": self.adversarial.model(self.critic, samples),
-        })
+        self.descend(
+            {
+                "critic": self.adversarial.critic(self.critic, x, samples, self.progress),
+                "model": self.adversarial.model(self.critic, samples),
+            }
+        )
         if self.has_recognition:
             self.descend("recognition", self.sleep(self.model, self.recognition, len(x)))

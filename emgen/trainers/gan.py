@@ -20,22 +20,26 @@ class GAN(Trainer):
     """Generative adversarial network; its encoder, where the model has one, is trained by sleep.
 
         for x in data:
-            k times:  x̃ ~ p;   ψ ← ψ + η ∇_ψ bound(x, x̃)           the critic closes on the divergence
+            k times:  x̃ ~ p;   ψ ← ψ + η ∇_ψ bound(x, x̃)           the critic closes on the
+                divergence
             x̃ ~ p;             θ ← θ − η ∇_θ game(x̃)               the model plays against it
             z, x̃ ~ p(x, z);    φ ← φ + η ∇_φ log q(z|x̃)            sleep: dreams teach the encoder
 
-    Data are seen as stored (grey) and samples are decoder means, for a critic would tell binary data from means at once.
+    Data are seen as stored (grey) and samples are decoder means, for a critic would tell binary
+    data from means at once.
 
     Args:
         model: anything with `rsample(n)`.
         critic: a network whose output is the log density ratio v(x), (B, *event) → (B,).
-        adversarial: the bound and the two sides of the game; without its penalty this is the original GAN.
+        adversarial: the bound and the two sides of the game; without its penalty this is the
+            original GAN.
         sleep: the objective of the recognition network.
         critic_steps: k, the critic's steps for each of the model's.
         optimizer: parameters → optimiser of model and critic.
         recognition_optimizer: parameters → optimiser of the recognition network.
         clip: largest gradient norm; None for no clipping.
-        scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant rate.
+        scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant
+            rate.
 
     References: Goodfellow et al. (2014), "Generative adversarial nets".
     """
@@ -55,11 +59,18 @@ class GAN(Trainer):
         scheduler: Callable[[Any], Any] | None = None,
     ):
         if critic_steps < 1:
-            raise ValueError(f"critic_steps={critic_steps}: the critic takes at least one step a turn; give an integer >= 1.")
+            raise ValueError(
+                f"critic_steps={critic_steps}: the critic takes at least one step a turn; give an"
+                " integer >= 1."
+            )
         super().__init__(
             model,
             critic=critic,
-            optimizers={"critic": optimizer, "model": optimizer, "recognition": recognition_optimizer},
+            optimizers={
+                "critic": optimizer,
+                "model": optimizer,
+                "recognition": recognition_optimizer,
+            },
             clip=clip,
             scheduler=scheduler,
         )
@@ -68,7 +79,10 @@ class GAN(Trainer):
     def training_step(self, batch: Any, index: int) -> None:
         x = self.grey(batch)
         for _ in range(self.critic_steps):
-            self.descend("critic", self.adversarial.critic(self.critic, x, self.model.rsample(len(x)), self.progress))
+            self.descend(
+                "critic",
+                self.adversarial.critic(self.critic, x, self.model.rsample(len(x)), self.progress),
+            )
         self.descend("model", self.adversarial.model(self.critic, self.model.rsample(len(x))))
         if self.has_recognition:
             self.descend("recognition", self.sleep(self.model, self.recognition, len(x)))

@@ -10,7 +10,9 @@ from torch import Tensor
 
 
 class Ledger:
-    """Running means over an epoch of every named quantity; nothing is synchronised before `means` is asked for."""
+    """Running means over an epoch of every named quantity; nothing is synchronised before `means`
+    is asked for.
+    """
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -24,7 +26,8 @@ class Ledger:
             self.counts[name] = self.counts.get(name, 0) + count
 
     def means(self) -> dict[str, float]:
-        """The mean of each quantity since the ledger was last cleared; infinite where one of its values was.
+        """The mean of each quantity since the ledger was last cleared; infinite where one of its
+        values was.
 
         Raises:
             FloatingPointError: a mean is not a number; names the quantity.
@@ -33,8 +36,9 @@ class Ledger:
         for name, mean in means.items():
             if math.isnan(mean):
                 raise FloatingPointError(
-                    f"the mean of {name} over {self.counts[name]} steps is not a number, for one of its values was none, or "
-                    "two were infinite with opposite signs: lower the learning rate, set trainer.clip, or check the data."
+                    f"the mean of {name} over {self.counts[name]} steps is not a number, for one of"
+                    " its values was none, or two were infinite with opposite signs: lower the"
+                    " learning rate, set trainer.clip, or check the data."
                 )
         return means
 

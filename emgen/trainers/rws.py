@@ -22,7 +22,8 @@ class RWS(Trainer):
             z_k ~ q(z|x), w̃_k ∝ p(x, z_k) / q(z_k|x);   z, x̃ ~ p(x, z)
             wake-θ:   θ ← θ + η ∇_θ Σ_k w̃_k log p(x, z_k)
             wake-φ:   φ ← φ + η a ∇_φ Σ_k w̃_k log q(z_k|x)       both KL(p ‖ q), the one on data,
-            sleep-φ:      + η b ∇_φ log q(z|x̃)                    the other on dreams: one step for their sum
+            sleep-φ:      + η b ∇_φ log q(z|x̃)                    the other on dreams: one step for
+            their sum
 
     With K = 1, a = 0 and b = 1 it is wake-sleep, its two half-steps taken at once.
 
@@ -33,7 +34,8 @@ class RWS(Trainer):
         sleep_phi: its weight b; 0 for no dreams.
         optimizer: parameters → optimiser, one for each of the two players.
         clip: largest gradient norm; None for no clipping.
-        scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant rate.
+        scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant
+            rate.
 
     Raises:
         ValueError: a negative weight, or weights that leave the recognition network untrained.
@@ -56,8 +58,10 @@ class RWS(Trainer):
         players = {"model": optimizer, "recognition": optimizer}
         super().__init__(model, optimizers=players, clip=clip, scheduler=scheduler)
         if not sleep_phi >= 0 or not sleep_phi + wake.phi > 0:
-            raise ValueError(f"sleep_phi={sleep_phi} and wake.phi={wake.phi}: neither weight may be negative nor both zero, "
-                             "for nothing would train the recognition network.")
+            raise ValueError(
+                f"sleep_phi={sleep_phi} and wake.phi={wake.phi}: neither weight may be negative nor"
+                " both zero, for nothing would train the recognition network."
+            )
         self.wake, self.sleep, self.sleep_phi = wake, sleep, sleep_phi
 
     def training_step(self, batch: Any, index: int) -> None:

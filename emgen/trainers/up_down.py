@@ -23,11 +23,12 @@ class UpDown(Trainer):
         greedy, some epochs a layer, from the lowest up:
             h ~ q(h^l|x);   contrastive divergence of machine l + 1 on h;   tie q(h^{l+1}|h^l) to it
         then, for x in data:
-            up:     z ~ q(z|x);   θ ← θ + η ∇ [log p(x|z) + log p(z)], with Z of the top by k sweeps of a chain from z
+            up:     z ~ q(z|x);   θ ← θ + η ∇ [log p(x|z) + log p(z)], with Z of the top by k sweeps
+                of a chain from z
             down:   z, x̃ from the chain's end;   φ ← φ + η ∇ log q(z|x̃)
 
-    Each epoch ends by finding the top's log Z (exactly if it is small, else by annealed importance sampling), so every
-    epoch has its variational bound `elbo`, the last one before fine-tuning too.
+    Each epoch ends by finding the top's log Z (exactly if it is small, else by annealed importance
+    sampling), so every epoch has its variational bound `elbo`, the last one before fine-tuning too.
 
     Args:
         model: a `DeepBeliefNet`.
@@ -37,7 +38,8 @@ class UpDown(Trainer):
         optimizer: parameters → optimiser, one for each machine in greedy learning.
         fine_tuning: parameters → optimiser, one for the net and one for its recognition net.
         temperatures: of the annealed importance sampling.
-        clip, scheduler: largest gradient norm, and optimiser → learning-rate schedule; None for neither.
+        clip, scheduler: largest gradient norm, and optimiser → learning-rate schedule; None for
+            neither.
 
     References: Hinton, Osindero and Teh (2006), "A fast learning algorithm for deep belief nets".
     """
@@ -59,12 +61,22 @@ class UpDown(Trainer):
         scheduler: Callable[[Any], Any] | None = None,
     ):
         if min(steps, temperatures, greedy + 1) < 1:
-            raise ValueError(f"greedy={greedy}, steps={steps}, temperatures={temperatures}: at least 0, 1 and 1.")
-        layers = {f"layer_{level}": optimizer for level, _ in enumerate(getattr(model, "machines", ()))}
+            raise ValueError(
+                f"greedy={greedy}, steps={steps}, temperatures={temperatures}: at least 0, 1 and 1."
+            )
+        layers = {
+            f"layer_{level}": optimizer for level, _ in enumerate(getattr(model, "machines", ()))
+        }
         players = {**layers, "model": fine_tuning, "recognition": fine_tuning}
         super().__init__(model, optimizers=players, clip=clip, scheduler=scheduler)
         self.levels, self.greedy, self.milestones = len(layers), greedy, (greedy * len(layers),)
-        self.steps, self.temperatures, self.contrastive, self.wake, self.sleep = steps, temperatures, contrastive, wake, sleep
+        self.steps, self.temperatures, self.contrastive, self.wake, self.sleep = (
+            steps,
+            temperatures,
+            contrastive,
+            wake,
+            sleep,
+        )
 
     def _find_parameters(self, player: str) -> list[nn.Parameter]:
         if player.startswith("layer_"):
@@ -87,7 +99,9 @@ class UpDown(Trainer):
             self.model.stack(level)
         if first:
             machine.centre_at(self.shared(h.mean(0)), rate=1 / (index + 1))
-        self.descend(f"layer_{level}", self.contrastive(machine, h, walk(machine.gibbs, h, self.steps)))
+        self.descend(
+            f"layer_{level}", self.contrastive(machine, h, walk(machine.gibbs, h, self.steps))
+        )
         if level < self.levels - 1:
             self.model.tie(level)
 
@@ -95,5 +109,7 @@ class UpDown(Trainer):
         if self.model.log_z.isnan():  # no greedy epoch has found it
             self.model.set_constant(log_partition(self.model.top, self.temperatures))
         end = walk(self.model.top.gibbs, self.model.below(self.levels - 1, x), self.steps)
-        self.descend("model", self.wake(self.model, self.recognition, x) + ModelPhase()(self.model.top, end))
+        self.descend(
+            "model", self.wake(self.model, self.recognition, x) + ModelPhase()(self.model.top, end)
+        )
         self.descend("recognition", self.sleep(self.model, self.recognition, self.model.dream(end)))

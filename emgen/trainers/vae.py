@@ -21,18 +21,20 @@ class VAE(Trainer):
             z = g_φ(x, ε)                                     reparameterised draw of q(z|x)
             (θ, φ) ← (θ, φ) + η ∇ [log p(x|z) − KL(q(z|x) ‖ p(z))]
 
-    The importance-weighted autoencoder (`trainer=iwae`) and the β-VAE are the same schedule over another `FreeEnergy`.
+    The importance-weighted autoencoder (`trainer=iwae`) and the β-VAE are the same schedule over
+    another `FreeEnergy`.
 
     Args:
         model: p(z) p(x|z) that carries its `recognition` network q(z|x).
         free_energy: the objective.
         optimizer: parameters → optimiser of the two players, who move together.
         clip: largest gradient norm; None for no clipping.
-        scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant rate.
+        scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant
+            rate.
 
     References:
-        Kingma and Welling (2014), "Auto-encoding variational Bayes"; Rezende, Mohamed and Wierstra (2014),
-        "Stochastic backpropagation and approximate inference in deep generative models".
+        Kingma and Welling (2014), "Auto-encoding variational Bayes"; Rezende, Mohamed and Wierstra
+        (2014), "Stochastic backpropagation and approximate inference in deep generative models".
     """
 
     requires = (Latent, Recognition)
@@ -45,7 +47,9 @@ class VAE(Trainer):
         clip: float | None = None,
         scheduler: Callable[[Any], Any] | None = None,
     ):
-        super().__init__(model, optimizers={("model", "recognition"): optimizer}, clip=clip, scheduler=scheduler)
+        super().__init__(
+            model, optimizers={("model", "recognition"): optimizer}, clip=clip, scheduler=scheduler
+        )
         self.free_energy = free_energy
 
     def training_step(self, batch: Any, index: int) -> None:

@@ -18,17 +18,21 @@ class WakeSleep(Trainer):
     """The wake-sleep algorithm, for continuous or discrete latents of any depth.
 
         for x in data:
-            wake:   z ~ q(z|x);         θ ← θ + η ∇_θ log p(x, z)      M-projection, KL(q ‖ p) over θ
-            sleep:  z, x̃ ~ p(x, z);     φ ← φ + η ∇_φ log q(z|x̃)       in place of the E-step, KL(p ‖ q) over φ
+            wake:   z ~ q(z|x);         θ ← θ + η ∇_θ log p(x, z)      M-projection, KL(q ‖ p) over
+                θ
+            sleep:  z, x̃ ~ p(x, z);     φ ← φ + η ∇_φ log q(z|x̃)       in place of the E-step,
+                KL(p ‖ q) over φ
 
     Args:
         model: p(z) p(x|z) that carries its `recognition` network q(z|x).
         wake, sleep: the two objectives.
         optimizer: parameters → optimiser, one for each of the two players.
         clip: largest gradient norm; None for no clipping.
-        scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant rate.
+        scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant
+            rate.
 
-    References: Hinton, Dayan, Frey and Neal (1995), "The wake-sleep algorithm for unsupervised neural networks".
+    References: Hinton, Dayan, Frey and Neal (1995), "The wake-sleep algorithm for unsupervised
+    neural networks".
     """
 
     requires = (Latent, Recognition)
@@ -42,7 +46,12 @@ class WakeSleep(Trainer):
         clip: float | None = None,
         scheduler: Callable[[Any], Any] | None = None,
     ):
-        super().__init__(model, optimizers={"model": optimizer, "recognition": optimizer}, clip=clip, scheduler=scheduler)
+        super().__init__(
+            model,
+            optimizers={"model": optimizer, "recognition": optimizer},
+            clip=clip,
+            scheduler=scheduler,
+        )
         self.wake, self.sleep = wake, sleep
 
     def training_step(self, batch: Any, index: int) -> None:

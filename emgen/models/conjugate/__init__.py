@@ -1,1 +1,3 @@
-"""Closed forms: latent structure × exponential families, with exact posteriors, statistics that add, and M-steps."""
+"""Closed forms: latent structure × exponential families, with exact posteriors, statistics that
+add, and M-steps.
+"""

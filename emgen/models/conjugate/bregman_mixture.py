@@ -16,10 +16,12 @@ from emgen.models.conjugate.mixtures_by_family import feature_count, weights_pri
 
 
 class BregmanFamily(Family):
-    """p(x|μ_k) = b_φ(x) exp(−D_φ(x, μ_k)), one exponential family for every divergence; b_φ(x), which no step asks for, is left out.
+    """p(x|μ_k) = b_φ(x) exp(−D_φ(x, μ_k)), one exponential family for every divergence; b_φ(x),
+    which no step asks for, is left out.
 
-    Whatever φ is, the mean of the rows is their best centre, so the M-step is k-means'. The prior exp(−c D_φ(m, μ)) is worth
-    c data; its normaliser is not known in general, hence θ is a point here.
+    Whatever φ is, the mean of the rows is their best centre, so the M-step is k-means'. The prior
+    exp(−c D_φ(m, μ)) is worth c data; its normaliser is not known in general, hence θ is a point
+    here.
 
     Args:
         mean: (K, D) centres.
@@ -57,20 +59,31 @@ class BregmanFamily(Family):
 
     def expected_fit(self, s: dict[str, Tensor]) -> Tensor:
         away = s["sum"] - s["count"][:, None] * self.mean
-        at_mean = s["count"] * self.of.potential(self.mean) + (self.of.link(self.mean) * away).sum(1)
+        at_mean = s["count"] * self.of.potential(self.mean) + (self.of.link(self.mean) * away).sum(
+            1
+        )
         return torch.where(s["count"] > 0, at_mean - s["potential"], 0.0)
 
     def update(self, s: dict[str, Tensor], about: "BregmanFamily | None" = None) -> Self:
         count, total = s["count"], self.concentration + s["count"]
-        prior = self.mean if about is None else torch.where(self.concentration[:, None] > 0, self.mean, about.mean)
+        prior = (
+            self.mean
+            if about is None
+            else torch.where(self.concentration[:, None] > 0, self.mean, about.mean)
+        )
         data, moved = share(s["sum"], count[:, None]), share(count, total)[:, None]
-        return self.replace(mean=torch.where(moved > 0, torch.lerp(prior, data, moved.expand_as(data)), prior), concentration=total)
+        return self.replace(
+            mean=torch.where(moved > 0, torch.lerp(prior, data, moved.expand_as(data)), prior),
+            concentration=total,
+        )
 
     def mode(self) -> Self:
         return self.replace(concentration=torch.full_like(self.concentration, torch.inf))
 
     def ascend(self, posterior: "BregmanFamily", steps: int, lr: float) -> Self:
-        return self.replace(mean=torch.lerp(self.mean, posterior.mean, 1 - (1 - lr) ** steps)).mode()
+        return self.replace(
+            mean=torch.lerp(self.mean, posterior.mean, 1 - (1 - lr) ** steps)
+        ).mode()
 
     def kl(self, prior: "BregmanFamily") -> Tensor:
         held = (prior.concentration > 0) & prior.concentration.isfinite()
@@ -84,14 +97,21 @@ class BregmanFamily(Family):
     def weak(self, x: Tensor, weight: Tensor | None = None) -> Self:
         flat = self.concentration == 0
         mean, _ = spread(complete(x, self.mean.shape[1]).to(self.mean.dtype), weight)
-        return self.replace(mean=torch.where(flat[:, None], mean, self.mean),
-                            concentration=torch.where(flat, 1.0, self.concentration))
+        return self.replace(
+            mean=torch.where(flat[:, None], mean, self.mean),
+            concentration=torch.where(flat, 1.0, self.concentration),
+        )
 
     def sample(self) -> NoReturn:
-        raise TypeError("a Bregman family's prior has no known normaliser: use parameters=Point(), or the family by name")
+        raise TypeError(
+            "a Bregman family's prior has no known normaliser: use parameters=Point(), or the"
+            " family by name"
+        )
 
     def likelihood(self) -> NoReturn:
-        raise TypeError("b_φ(x) is not known, so nothing can be drawn: use the mixture of the family by name")
+        raise TypeError(
+            "b_φ(x) is not known, so nothing can be drawn: use the mixture of the family by name"
+        )
 
 
 def BregmanMixture(
@@ -103,18 +123,24 @@ def BregmanMixture(
     start: str | Mapping[str, Any] = "kmeans++",
     n_init: int = 1,
 ) -> Mixture:
-    """Bregman clustering, hard under `hard_em` and soft under `em`; k-means++ picks seeds by the divergence.
+    """Bregman clustering, hard under `hard_em` and soft under `em`; k-means++ picks seeds by the
+    divergence.
 
     Args:
         event_shape: shape of a datum, or its number of features.
         components: K.
         divergence: D_φ; the rows must lie in the domain of φ.
-        weights, prior, start, n_init: as in `GaussianMixture`, prior `mean concentration`; weights=equal is plain clustering.
+        weights, prior, start, n_init: as in `GaussianMixture`, prior `mean concentration`;
+            weights=equal is plain clustering.
 
     >>> from emgen.divergences import GeneralisedKL
     >>> BregmanMixture(3, components=4, divergence=GeneralisedKL()).components.mean.shape
     torch.Size([4, 3])
     """
     shape = components, feature_count(event_shape, components)
-    flat = BregmanFamily(torch.ones(shape, dtype=torch.float64), torch.zeros(components, dtype=torch.float64), divergence)
+    flat = BregmanFamily(
+        torch.ones(shape, dtype=torch.float64),
+        torch.zeros(components, dtype=torch.float64),
+        divergence,
+    )
     return Mixture(weights_prior(weights, components), flat.given(**(prior or {})), start, n_init)

@@ -1,4 +1,6 @@
-"""What the builders of conjugate models share: ranges of arguments, flat and Dirichlet priors, loadings."""
+"""What the builders of conjugate models share: ranges of arguments, flat and Dirichlet priors,
+loadings.
+"""
 
 __all__ = ["at_least", "dirichlet_prior", "loadings", "one_of"]
 
@@ -13,11 +15,17 @@ from emgen.families import Categorical, LinearGaussian
 NOISES = ("diagonal", "spherical")
 
 
-def loadings(event_shape: int | Sequence[int], regressors: int, noise: str, prior: Mapping[str, Any] | None) -> LinearGaussian:
-    """W of `regressors` effects on the features of a datum, under its conjugate prior; what the prior leaves out is flat."""
+def loadings(
+    event_shape: int | Sequence[int], regressors: int, noise: str, prior: Mapping[str, Any] | None
+) -> LinearGaussian:
+    """W of `regressors` effects on the features of a datum, under its conjugate prior; what the
+    prior leaves out is flat.
+    """
     one_of(NOISES, noise=noise)
     features = event_shape if isinstance(event_shape, int) else prod(event_shape)
-    return LinearGaussian.flat(features, regressors, spherical=noise == "spherical").given(**(prior or {}))
+    return LinearGaussian.flat(features, regressors, spherical=noise == "spherical").given(
+        **(prior or {})
+    )
 
 
 def dirichlet_prior(alpha: float | None, *shape: int) -> Categorical:
@@ -25,7 +33,9 @@ def dirichlet_prior(alpha: float | None, *shape: int) -> Categorical:
     if alpha is None:
         return Categorical.flat(*shape[:-1], symbols=shape[-1])
     if not alpha > 0:
-        raise ValueError(f"the Dirichlet's α must be positive, not {alpha}; null makes the prior flat")
+        raise ValueError(
+            f"the Dirichlet's α must be positive, not {alpha}; null makes the prior flat"
+        )
     return Categorical.dirichlet(torch.full(shape, float(alpha), dtype=torch.float64))
 
 

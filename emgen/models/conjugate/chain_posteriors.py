@@ -16,13 +16,20 @@ class ChainPosterior:
     """The distribution over paths q(z) ∝ π(z_1) b_1(z_1) Π_t A(z_{t−1}, z_t) b_t(z_t).
 
     Args:
-        log_initial, log_transition, log_likelihood: log π, log A and log b (packed rows); need not be normalised.
+        log_initial, log_transition, log_likelihood: log π, log A and log b (packed rows); need not
+            be normalised.
         packing: the sequences that the rows belong to.
-        log_evidence: log normaliser of the exact posterior where this is another distribution; default its own.
+        log_evidence: log normaliser of the exact posterior where this is another distribution;
+            default its own.
     """
 
     def __init__(
-        self, log_initial: Tensor, log_transition: Tensor, log_likelihood: Tensor, packing: Packing, log_evidence=None
+        self,
+        log_initial: Tensor,
+        log_transition: Tensor,
+        log_likelihood: Tensor,
+        packing: Packing,
+        log_evidence=None,
     ) -> None:
         self.potentials = log_initial, log_transition, log_likelihood
         self.packing = packing
@@ -37,7 +44,9 @@ class ChainPosterior:
 
     def transitions(self, weight: Tensor | None = None) -> Float[Tensor, "states states"]:
         """Expected numbers of moves, each arrival counted by its row's weight."""
-        if self._moves is None or self._moves[0] is not weight:  # statistics and entropy both ask for them
+        if (
+            self._moves is None or self._moves[0] is not weight
+        ):  # statistics and entropy both ask for them
             self._moves = weight, self.messages.transitions(weight)
         return self._moves[1]
 
@@ -48,7 +57,9 @@ class ChainPosterior:
         first = self.packing.sizes[0]
         log_z = self.messages.log_normaliser
         total = log_z.sum() if weight is None else _first_of_each(self.packing, weight) @ log_z
-        energy = _inner(marginals[:first].sum(0), log_initial) + _inner(self.transitions(weight), log_transition)
+        energy = _inner(marginals[:first].sum(0), log_initial) + _inner(
+            self.transitions(weight), log_transition
+        )
         return total - energy - _inner(marginals.T, log_b.T)  # states first, as they lie in memory
 
     @property
@@ -73,8 +84,14 @@ class ChainPosterior:
         return Paths(self.packing, path, self.marginals.shape[-1], self.log_evidence)
 
     def mean_field(self, sweeps: int) -> "Factorised":
-        """The best q(z) = Π_t q(z_t) that `sweeps` of coordinate ascent find from the posterior's own marginals."""
-        return Factorised(self.packing, factorised(*self.potentials, self.packing, self.marginals, sweeps), self.log_evidence)
+        """The best q(z) = Π_t q(z_t) that `sweeps` of coordinate ascent find from the posterior's
+        own marginals.
+        """
+        return Factorised(
+            self.packing,
+            factorised(*self.potentials, self.packing, self.marginals, sweeps),
+            self.log_evidence,
+        )
 
     def structured(self, sweeps: int) -> "ChainPosterior":
         """Itself: a single chain kept whole is the posterior."""
@@ -101,7 +118,11 @@ class Paths:
 
     def transitions(self, weight: Tensor | None = None) -> Float[Tensor, "states states"]:
         pairs = self.packing.before(self.path) * self.states + self.packing.after(self.path)
-        counts = torch.ones_like(pairs, dtype=self.log_evidence.dtype) if weight is None else self.packing.after(weight)
+        counts = (
+            torch.ones_like(pairs, dtype=self.log_evidence.dtype)
+            if weight is None
+            else self.packing.after(weight)
+        )
         total = counts.new_zeros(self.states**2).index_add(0, pairs, counts)
         return total.view(self.states, self.states)
 
@@ -118,7 +139,9 @@ class Factorised:
     log_evidence: Float[Tensor, "sequences"]
 
     def transitions(self, weight: Tensor | None = None) -> Float[Tensor, "states states"]:
-        after = self.packing.after(self.marginals if weight is None else self.marginals * weight[:, None])
+        after = self.packing.after(
+            self.marginals if weight is None else self.marginals * weight[:, None]
+        )
         return self.packing.before(self.marginals).T @ after
 
     def entropy(self, weight: Tensor | None = None) -> Tensor:

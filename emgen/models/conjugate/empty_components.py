@@ -10,11 +10,13 @@ from emgen.families import Family, prefixed
 
 
 class Relocation(nn.Module):
-    """The K worst-fitting rows of a sweep, kept so that components left empty can start again at them.
+    """The K worst-fitting rows of a sweep, kept so that components left empty can start again at
+    them.
 
-    Taking a row from its component and giving it one of its own is a partial E-step: the statistics change by that row, so
-    the M-step that follows needs no second look at the data, and the next E-step labels every row anew. As soon as no
-    component can end the sweep empty there is nothing left to note.
+    Taking a row from its component and giving it one of its own is a partial E-step: the statistics
+    change by that row, so the M-step that follows needs no second look at the data, and the next
+    E-step labels every row anew. As soon as no component can end the sweep empty there is nothing
+    left to note.
 
     Args:
         components: K.
@@ -36,10 +38,16 @@ class Relocation(nn.Module):
         self.register_buffer("x", torch.zeros(components, restarts, features, dtype=dtype))
         self.register_buffer("label", torch.zeros(components, restarts, dtype=torch.long))
         self.register_buffer("weight", torch.zeros(components, restarts, dtype=dtype))
-        self.register_buffer("held", torch.zeros(restarts * components, dtype=dtype), persistent=False)  # so far in the sweep
+        self.register_buffer(
+            "held", torch.zeros(restarts * components, dtype=dtype), persistent=False
+        )  # so far in the sweep
 
-    def note(self, x: Tensor, scores: Tensor, labels: Tensor, counts: Tensor, weight: Tensor | None) -> None:
-        """Remember the worst rows of a piece: x (N, *event), scores (N, [R,] K), labels (N, [R]), counts ([R,] K), weights (N,)."""
+    def note(
+        self, x: Tensor, scores: Tensor, labels: Tensor, counts: Tensor, weight: Tensor | None
+    ) -> None:
+        """Remember the worst rows of a piece: x (N, *event), scores (N, [R,] K), labels (N, [R]),
+        counts ([R,] K), weights (N,).
+        """
         if self.needed:
             self.held = self.held + counts.flatten()
             self.needed = not bool((self.held > 0).all())
@@ -47,10 +55,18 @@ class Relocation(nn.Module):
             return
         components, restarts = self.score.shape
         label = labels.view(len(x), restarts)
-        score = scores.view(len(x), restarts, -1).gather(-1, label[..., None])[..., 0].to(self.score.dtype)
+        score = (
+            scores.view(len(x), restarts, -1)
+            .gather(-1, label[..., None])[..., 0]
+            .to(self.score.dtype)
+        )
         score = score if weight is None else score.masked_fill((weight == 0)[:, None], torch.inf)
         worst = score.topk(min(components, len(x)), 0, largest=False).indices
-        mass = torch.ones_like(worst, dtype=self.weight.dtype) if weight is None else weight[worst].to(self.weight.dtype)
+        mass = (
+            torch.ones_like(worst, dtype=self.weight.dtype)
+            if weight is None
+            else weight[worst].to(self.weight.dtype)
+        )
         rows = x.reshape(len(x), -1)[worst].to(self.x.dtype)
         score = torch.cat([self.score, score.gather(0, worst)])
         self.score, keep = score.topk(components, 0, largest=False)
@@ -60,21 +76,33 @@ class Relocation(nn.Module):
         self.weight = torch.cat([self.weight, mass])[keep, across]
 
     def moved(self, s: dict[str, Tensor], components: Family) -> dict[str, Tensor] | None:
-        """The statistics after each empty component has taken one of the worst rows; None if none is empty."""
+        """The statistics after each empty component has taken one of the worst rows; None if none
+        is empty.
+        """
         counts = s["weights.sum"].view(self.score.shape[1], -1)
         restart, empty = (counts == 0).nonzero(as_tuple=True)
-        order = (counts == 0).cumsum(1)[restart, empty] - 1  # the worst row goes to the first empty component
+        order = (counts == 0).cumsum(1)[
+            restart, empty
+        ] - 1  # the worst row goes to the first empty component
         if not len(empty) or not self.score[order, restart].isfinite().all():
             return None
         k = counts.shape[1]
-        change = one_hot(restart * k + empty, counts.numel()) - one_hot(restart * k + self.label[order, restart], counts.numel())
+        change = one_hot(restart * k + empty, counts.numel()) - one_hot(
+            restart * k + self.label[order, restart], counts.numel()
+        )
         r = change * self.weight[order, restart][:, None]
         left = counts + r.sum(0).view_as(counts)
-        if (left <= 1e-9 * counts.sum(1, keepdim=True)).any():  # a row that is alone in its component stays there
+        if (
+            left <= 1e-9 * counts.sum(1, keepdim=True)
+        ).any():  # a row that is alone in its component stays there
             return None
-        shifted = {"weights.sum": r.sum(0).view_as(s["weights.sum"]),
-                   **prefixed("components", components.statistics(self.x[order, restart], r))}
-        return {name: value + shifted[name] if name in shifted else value for name, value in s.items()}
+        shifted = {
+            "weights.sum": r.sum(0).view_as(s["weights.sum"]),
+            **prefixed("components", components.statistics(self.x[order, restart], r)),
+        }
+        return {
+            name: value + shifted[name] if name in shifted else value for name, value in s.items()
+        }
 
     def forget(self) -> None:
         """A new sweep begins."""

@@ -23,12 +23,13 @@ class FactorAnalysis(ConjugateModel):
     Missing values (NaN) are left out exactly.
 
     Args:
-        loadings: prior over (W, b) and Ψ, with L + 1 regressors of which the last is the constant 1.
+        loadings: prior over (W, b) and Ψ, with L + 1 regressors of which the last is the constant
+            1.
         start: `random`, or explicit values: `mean` (D, L + 1) and `variance`.
 
     References:
-        Rubin and Thayer (1982), "EM algorithms for ML factor analysis"; Tipping and Bishop (1999), "Probabilistic
-        principal component analysis".
+        Rubin and Thayer (1982), "EM algorithms for ML factor analysis"; Tipping and Bishop (1999),
+        "Probabilistic principal component analysis".
 
     Example:
         >>> FactorAnalysis(LinearGaussian(torch.tensor([[3.0, 1.0]]), torch.tensor([1.0]))).log_prob(torch.tensor([[1.0]]))
@@ -43,7 +44,10 @@ class FactorAnalysis(ConjugateModel):
         need_families("factor_analysis", loadings=loadings)
         super().__init__({"loadings": loadings})
         if isinstance(start, str) and start != "random":
-            raise ValueError(f"start={start!r} is neither random nor a mapping of values by name (mean, variance)")
+            raise ValueError(
+                f"start={start!r} is neither random nor a mapping of values by name (mean,"
+                " variance)"
+            )
         if not isinstance(start, str):
             self.put(**start)
 
@@ -62,8 +66,14 @@ class FactorAnalysis(ConjugateModel):
         u = torch.cat([z.mean, z.mean.new_ones(len(x), 1)], 1)
 
         def scatter(w: Tensor) -> Tensor:
-            total = w.sum(0)[:, None, None] * z.covariance if z.covariance.ndim == 2 else torch.einsum("nd,npq->dpq", w, z.covariance)
-            return torch.nn.functional.pad(total, (0, 1, 0, 1))  # the constant regressor does not vary
+            total = (
+                w.sum(0)[:, None, None] * z.covariance
+                if z.covariance.ndim == 2
+                else torch.einsum("nd,npq->dpq", w, z.covariance)
+            )
+            return torch.nn.functional.pad(
+                total, (0, 1, 0, 1)
+            )  # the constant regressor does not vary
 
         weights = u.new_ones(len(x)) if weight is None else weight.to(u.dtype)
         return {
@@ -75,16 +85,30 @@ class FactorAnalysis(ConjugateModel):
         }
 
     def free_energy(self, s: dict[str, Tensor], temperature: float = 1.0) -> dict[str, Tensor]:
-        parts, prior = super().free_energy(s, temperature), s["prior"] / s["n"]  # E_q log N(z | 0, I) has no parameter
-        return parts | {"bound": parts["bound"] + prior, "elbo": parts["elbo"] + prior, "gap": parts["gap"] - prior}
+        parts, prior = (
+            super().free_energy(s, temperature),
+            s["prior"] / s["n"],
+        )  # E_q log N(z | 0, I) has no parameter
+        return parts | {
+            "bound": parts["bound"] + prior,
+            "elbo": parts["elbo"] + prior,
+            "gap": parts["gap"] - prior,
+        }
 
     def doubt(self, s: dict[str, Tensor]) -> float:
-        """Round-off of Σ wᵀCov(z)w/ψ, whose terms cancel where factors are much stronger than the noise."""
+        """Round-off of Σ wᵀCov(z)w/ψ, whose terms cancel where factors are much stronger than the
+        noise.
+        """
         w, second = self.loadings.mean[:, :-1].abs(), s["loadings.uu"][:, :-1, :-1].abs()
         signal = torch.einsum("dp,dpq,dq->d", w, second, w) / self.loadings.variance
         return 64 * torch.finfo(w.dtype).eps * float(signal.sum() / s["n"])
 
-    def start(self, x: Float[Tensor, "rows features"], parameters: Callable[..., Family], weight: Tensor | None = None) -> None:
+    def start(
+        self,
+        x: Float[Tensor, "rows features"],
+        parameters: Callable[..., Family],
+        weight: Tensor | None = None,
+    ) -> None:
         """Random loadings at the scale of the data, then one half-step into the belief."""
         observed(x, len(self.loadings.mean))  # refuses rows of another length
         mean, data = spread(x.to(self.loadings.mean.dtype), weight)
@@ -111,13 +135,17 @@ class FactorAnalysis(ConjugateModel):
         """n rows drawn from the model, (n, D)."""
         mean = self.loadings.mean
         z = torch.randn(n, self.latent, dtype=mean.dtype, device=mean.device)
-        noise = torch.randn(n, len(mean), dtype=mean.dtype, device=mean.device) * self.loadings.variance.sqrt()
+        noise = (
+            torch.randn(n, len(mean), dtype=mean.dtype, device=mean.device)
+            * self.loadings.variance.sqrt()
+        )
         return z @ mean[:, :-1].T + mean[:, -1] + noise
 
 
 @dataclass(frozen=True)
 class GaussianBelief:
-    """q(z_n) = N(mean_n, covariance), the covariance shared (L, L) or each row's own; a point has covariance 0.
+    """q(z_n) = N(mean_n, covariance), the covariance shared (L, L) or each row's own; a point has
+    covariance 0.
 
     `log_evidence` is the log normaliser of the exact posterior.
     """
@@ -130,21 +158,33 @@ class GaussianBelief:
     def log_prior(self) -> Float[Tensor, "rows"]:
         """E_q log N(z | 0, I)."""
         trace = self.covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
-        return -0.5 * (self.mean.square().sum(-1) + trace + self.mean.shape[1] * math.log(2 * math.pi))
+        return -0.5 * (
+            self.mean.square().sum(-1) + trace + self.mean.shape[1] * math.log(2 * math.pi)
+        )
 
     def entropy(self) -> Float[Tensor, "rows"]:
         """H(q), 0 at a point."""
         if self.certain:
             return torch.zeros_like(self.log_evidence)
-        each = 0.5 * (torch.linalg.slogdet(self.covariance)[1] + self.mean.shape[1] * (1 + math.log(2 * math.pi)))
+        each = 0.5 * (
+            torch.linalg.slogdet(self.covariance)[1]
+            + self.mean.shape[1] * (1 + math.log(2 * math.pi))
+        )
         return each.expand_as(self.log_evidence)
 
     def mode(self) -> "GaussianBelief":
-        return GaussianBelief(self.mean, torch.zeros_like(self.covariance), self.log_evidence, certain=True)
+        return GaussianBelief(
+            self.mean, torch.zeros_like(self.covariance), self.log_evidence, certain=True
+        )
 
     def sample(self) -> "GaussianBelief":
         noise = torch.linalg.cholesky(self.covariance) @ torch.randn_like(self.mean)[..., None]
-        return GaussianBelief(self.mean + noise.squeeze(-1), torch.zeros_like(self.covariance), self.log_evidence, certain=True)
+        return GaussianBelief(
+            self.mean + noise.squeeze(-1),
+            torch.zeros_like(self.covariance),
+            self.log_evidence,
+            certain=True,
+        )
 
     def tempered(self, beta: float) -> "GaussianBelief":
         return GaussianBelief(self.mean, self.covariance / beta, self.log_evidence)
@@ -165,14 +205,22 @@ def _posterior(loadings: LinearGaussian, x: Tensor) -> GaussianBelief:
     signal = (loadings.mean[:, :-1].square().sum(1) / loadings.variance).max(0)
     if not bool(signal.values < torch.finfo(about.dtype).eps ** -0.75):
         d = int(signal.indices)
-        raise ValueError(f"the noise of feature {d} vanished ({loadings.variance.expand(len(loadings.mean))[d]:.3g}): the factors "
-                         "explain it exactly, where the likelihood has no maximum; use fewer factors, a prior, or noise=spherical")
+        raise ValueError(
+            f"the noise of feature {d} vanished"
+            f" ({loadings.variance.expand(len(loadings.mean))[d]:.3g}): the factors explain it"
+            " exactly, where the likelihood has no maximum; use fewer factors, a prior, or"
+            " noise=spherical"
+        )
     c, h, j = loadings.quadratic(x, about)
     h, j = h[:, :-1], j[..., :-1, :-1]
     root = torch.linalg.cholesky(j + torch.eye(h.shape[1], dtype=h.dtype, device=h.device))
     covariance = torch.cholesky_inverse(root)
     # solved, not multiplied by the inverse, of which strong factors leave few digits
-    mean = torch.cholesky_solve(h.T, root).T if j.ndim == 2 else torch.cholesky_solve(h[..., None], root).squeeze(-1)
+    mean = (
+        torch.cholesky_solve(h.T, root).T
+        if j.ndim == 2
+        else torch.cholesky_solve(h[..., None], root).squeeze(-1)
+    )
     log_det = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return GaussianBelief(mean, covariance, c + 0.5 * ((h * mean).sum(-1) - log_det))
 
@@ -190,7 +238,8 @@ def factor_analysis(
         event_shape: shape of a datum, or its number of features.
         latent: L, the number of factors.
         noise: `diagonal` or `spherical`.
-        prior: buffers of the loadings' conjugate prior by name, `mean precision variance nu`; None is flat.
+        prior: buffers of the loadings' conjugate prior by name, `mean precision variance nu`; None
+            is flat.
         start: see `FactorAnalysis`.
 
     >>> factor_analysis(5, latent=2).loadings.mean.shape  # two factors and the offset

@@ -1,4 +1,6 @@
-"""Factorial mixture and factorial hidden Markov model: several hidden causes at once, whose effects add."""
+"""Factorial mixture and factorial hidden Markov model: several hidden causes at once, whose effects
+add.
+"""
 
 __all__ = ["FactorialHMM", "FactorialMixture", "factorial_hmm", "factorial_mixture"]
 
@@ -13,12 +15,19 @@ from torch import Tensor
 from emgen.families import Categorical, Family, LinearGaussian, prefixed
 from emgen.models.conjugate.base import ConjugateModel, need_families
 from emgen.models.conjugate.building import at_least, dirichlet_prior, loadings
-from emgen.models.conjugate.factorial_posteriors import FEW_STATES, FactorialBelief, FactorialPosterior, JointBelief
+from emgen.models.conjugate.factorial_posteriors import (
+    FEW_STATES,
+    FactorialBelief,
+    FactorialPosterior,
+    JointBelief,
+)
 from emgen.models.conjugate.packed_sequences import Packing, frames
 
 
 class _Factorial(ConjugateModel):
-    """x|z ~ N(Σ_m W_m[z_m], Ψ) with M causes of K states, whatever ties the causes of successive rows."""
+    """x|z ~ N(Σ_m W_m[z_m], Ψ) with M causes of K states, whatever ties the causes of successive
+    rows.
+    """
 
     loadings: Any
 
@@ -29,7 +38,10 @@ class _Factorial(ConjugateModel):
             raise ValueError(f"start={start!r} is neither random nor a mapping of values by name")
         chains, states = self._shape
         if self.loadings.mean.shape[1] != chains * states:
-            raise ValueError(f"{chains} causes of {states} states need {chains * states} loadings, not {self.loadings.mean.shape[1]}")
+            raise ValueError(
+                f"{chains} causes of {states} states need {chains * states} loadings, not"
+                f" {self.loadings.mean.shape[1]}"
+            )
         if not isinstance(start, str):
             self.put(**start)
 
@@ -55,7 +67,12 @@ class _Factorial(ConjugateModel):
         c, h, j = theta["loadings"].quadratic(rows, self._typical)
         return FactorialPosterior(*self._dynamics(theta), c, h, j, self._typical, packing)
 
-    def statistics(self, x: Any, z: FactorialPosterior | FactorialBelief | JointBelief, weight: Tensor | None = None) -> dict[str, Tensor]:
+    def statistics(
+        self,
+        x: Any,
+        z: FactorialPosterior | FactorialBelief | JointBelief,
+        weight: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         packing, rows = self._rows(x)
         z = z.exact if isinstance(z, FactorialPosterior) else z
         each = torch.ones_like(z.log_evidence) if weight is None else weight.to(z.log_evidence)
@@ -63,7 +80,10 @@ class _Factorial(ConjugateModel):
         first = (z.marginals[: packing.sizes[0]] * by_row[: packing.sizes[0], None, None]).sum(0)
         return {
             **self._dynamic_statistics(first, z, by_row),
-            **prefixed("loadings", self.loadings.statistics(rows, z.marginals.flatten(1), z.scatter, by_row)),
+            **prefixed(
+                "loadings",
+                self.loadings.statistics(rows, z.marginals.flatten(1), z.scatter, by_row),
+            ),
             "n": each.sum(),
             "entropy": z.entropy(by_row),
             "evidence": each @ z.log_evidence,
@@ -72,10 +92,17 @@ class _Factorial(ConjugateModel):
     @abstractmethod
     def _dynamic_statistics(self, first: Tensor, z: Any, weight: Tensor) -> dict[str, Tensor]: ...
 
-    def start(self, x: Any, parameters: Callable[..., Family], weight: Tensor | None = None) -> None:
-        """Causes that share the data's mean evenly, each state off it at random; then one half-step into the belief."""
+    def start(
+        self, x: Any, parameters: Callable[..., Family], weight: Tensor | None = None
+    ) -> None:
+        """Causes that share the data's mean evenly, each state off it at random; then one half-step
+        into the belief.
+        """
         packing, rows = self._rows(x)
-        weak = self.priors["loadings"].replace(nu=torch.zeros_like(self.loadings.nu), precision=torch.zeros_like(self.loadings.precision))
+        weak = self.priors["loadings"].replace(
+            nu=torch.zeros_like(self.loadings.nu),
+            precision=torch.zeros_like(self.loadings.precision),
+        )
         weak = weak.weak(rows, None if weight is None else weight[packing.sequence], self._typical)
         noise = torch.randn_like(weak.mean) * weak.variance.expand(len(weak.mean)).sqrt()[:, None]
         self.loadings = weak.given(mean=weak.mean + noise / self._shape[0] ** 0.5).mode()
@@ -87,7 +114,9 @@ class _Factorial(ConjugateModel):
         self.started.fill_(True)
 
     def put(self, **values: Any) -> None:
-        """Start from explicit points: probabilities by the names of their parts, and buffers of the loadings."""
+        """Start from explicit points: probabilities by the names of their parts, and buffers of the
+        loadings.
+        """
         own = {name: values.pop(name) for name in self.priors if name in values}
         for name, mean in own.items():
             setattr(self, name, self.priors[name].given(mean=mean).mode())
@@ -99,7 +128,9 @@ class _Factorial(ConjugateModel):
         weight = None if weight is None else weight[packing.sequence]
         for name, prior in self.priors.items():
             if prior.is_flat:
-                self.priors[name] = prior.weak(rows, weight, *([self._typical] if name == "loadings" else []))
+                self.priors[name] = prior.weak(
+                    rows, weight, *([self._typical] if name == "loadings" else [])
+                )
 
     def free_energy(self, s: dict[str, Tensor], temperature: float = 1.0) -> dict[str, Tensor]:
         parts = super().free_energy(s, temperature)
@@ -109,7 +140,9 @@ class _Factorial(ConjugateModel):
 
     def log_prob(self, x: Any) -> Float[Tensor, "sequences"]:
         """log p(x) by summing over all joint states, at the centre of the belief."""
-        return self._posterior(x, {name: belief.mode() for name, belief in self.theta().items()}).exact.log_evidence
+        return self._posterior(
+            x, {name: belief.mode() for name, belief in self.theta().items()}
+        ).exact.log_evidence
 
     @property
     def _typical(self) -> Tensor:
@@ -120,11 +153,16 @@ class _Factorial(ConjugateModel):
         """x given states (..., M)."""
         mean = self.loadings.mean
         u = torch.nn.functional.one_hot(z, self._shape[1]).flatten(-2).to(mean.dtype)
-        return u @ mean.T + torch.randn(*z.shape[:-1], len(mean), dtype=mean.dtype, device=mean.device) * self.loadings.variance.sqrt()
+        return (
+            u @ mean.T
+            + torch.randn(*z.shape[:-1], len(mean), dtype=mean.dtype, device=mean.device)
+            * self.loadings.variance.sqrt()
+        )
 
 
 class FactorialMixture(_Factorial):
-    """M independent causes of K states, z_m ~ π_m, x|z ~ N(Σ_m W_m[z_m], Ψ): cooperative vector quantisation.
+    """M independent causes of K states, z_m ~ π_m, x|z ~ N(Σ_m W_m[z_m], Ψ): cooperative vector
+    quantisation.
 
     Args:
         loadings: prior over W (features, M·K) and the noise. weights: prior over π, (M, K).
@@ -138,7 +176,12 @@ class FactorialMixture(_Factorial):
 
     weights: Any
 
-    def __init__(self, loadings: LinearGaussian, weights: Categorical, start: str | Mapping[str, Any] = "random") -> None:
+    def __init__(
+        self,
+        loadings: LinearGaussian,
+        weights: Categorical,
+        start: str | Mapping[str, Any] = "random",
+    ) -> None:
         super().__init__({"weights": weights, "loadings": loadings}, start)
 
     @property
@@ -150,7 +193,9 @@ class FactorialMixture(_Factorial):
 
     def _dynamics(self, theta: dict[str, Any]) -> tuple[Tensor, Tensor]:
         log_weights = theta["weights"].expected_natural
-        return log_weights, log_weights[:, None].expand(-1, log_weights.shape[1], -1)  # never used: rows are alone
+        return log_weights, log_weights[:, None].expand(
+            -1, log_weights.shape[1], -1
+        )  # never used: rows are alone
 
     def _dynamic_statistics(self, first: Tensor, z: Any, weight: Tensor) -> dict[str, Tensor]:
         return prefixed("weights", {"count": first.sum(-1), "sum": first})
@@ -163,11 +208,14 @@ class FactorialMixture(_Factorial):
 class FactorialHMM(_Factorial):
     """M independent Markov chains of K states, x_t|z_t ~ N(Σ_m W_m[z_tm], Ψ).
 
-    Sequences as in `HiddenMarkovModel`: NaN where missing, padding at the end, or the pair (x, lengths).
+    Sequences as in `HiddenMarkovModel`: NaN where missing, padding at the end, or the pair (x,
+    lengths).
 
     Args:
-        loadings: prior over W (features, M·K) and the noise. initial: prior (M, K). transition: prior (M, K, K).
-        start: `random`, or explicit values: `initial`, `transition` and the buffers of the loadings.
+        loadings: prior over W (features, M·K) and the noise. initial: prior (M, K). transition:
+            prior (M, K, K).
+        start: `random`, or explicit values: `initial`, `transition` and the buffers of the
+            loadings.
 
     References:
         Ghahramani and Jordan (1997), "Factorial hidden Markov models".
@@ -177,9 +225,15 @@ class FactorialHMM(_Factorial):
     transition: Any
 
     def __init__(
-        self, loadings: LinearGaussian, initial: Categorical, transition: Categorical, start: str | Mapping[str, Any] = "random"
+        self,
+        loadings: LinearGaussian,
+        initial: Categorical,
+        transition: Categorical,
+        start: str | Mapping[str, Any] = "random",
     ) -> None:
-        super().__init__({"initial": initial, "transition": transition, "loadings": loadings}, start)
+        super().__init__(
+            {"initial": initial, "transition": transition, "loadings": loadings}, start
+        )
 
     @property
     def _shape(self) -> tuple[int, int]:
@@ -193,12 +247,17 @@ class FactorialHMM(_Factorial):
 
     def _dynamic_statistics(self, first: Tensor, z: Any, weight: Tensor) -> dict[str, Tensor]:
         moves = z.transitions(weight)
-        return {**prefixed("initial", {"count": first.sum(-1), "sum": first}),
-                **prefixed("transition", {"count": moves.sum(-1), "sum": moves})}
+        return {
+            **prefixed("initial", {"count": first.sum(-1), "sum": first}),
+            **prefixed("transition", {"count": moves.sum(-1), "sum": moves}),
+        }
 
     def sample(self, n: int, length: int = 100) -> Tensor:
         """n sequences drawn from the model, (n, length, D)."""
-        moves, chain = self.transition.mean, torch.arange(self._shape[0], device=self.initial.mean.device)
+        moves, chain = (
+            self.transition.mean,
+            torch.arange(self._shape[0], device=self.initial.mean.device),
+        )
         states = [self.initial.mean.multinomial(n, replacement=True).T]  # (n, M)
         for _ in range(length - 1):
             states.append(moves[chain, states[-1]].flatten(0, 1).multinomial(1).view(n, -1))
@@ -228,8 +287,10 @@ def factorial_hmm(
     at_least(1, causes=causes, states=states)
     frame = event_shape if isinstance(event_shape, int) else event_shape[1:]
     return FactorialHMM(
-        loadings(frame, causes * states, noise, prior), dirichlet_prior(initial, causes, states),
-        dirichlet_prior(transition, causes, states, states), start,
+        loadings(frame, causes * states, noise, prior),
+        dirichlet_prior(initial, causes, states),
+        dirichlet_prior(transition, causes, states, states),
+        start,
     )
 
 
@@ -253,4 +314,8 @@ def factorial_mixture(
         start: see `FactorialMixture`.
     """
     at_least(1, causes=causes, states=states)
-    return FactorialMixture(loadings(event_shape, causes * states, noise, prior), dirichlet_prior(weights, causes, states), start)
+    return FactorialMixture(
+        loadings(event_shape, causes * states, noise, prior),
+        dirichlet_prior(weights, causes, states),
+        start,
+    )

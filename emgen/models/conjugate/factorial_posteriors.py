@@ -1,4 +1,6 @@
-"""Beliefs about several hidden causes at once: exact over joint states, structured, factorised, or certain."""
+"""Beliefs about several hidden causes at once: exact over joint states, structured, factorised, or
+certain.
+"""
 
 __all__ = ["FactorialBelief", "FactorialPosterior", "JointBelief"]
 
@@ -19,10 +21,11 @@ FEW_STATES = 64  # joint states up to which approximations are scored against th
 
 
 class FactorialPosterior:
-    """q(z) ∝ Π_m π_m(z_m1) Π_t A_m(z_mt−1, z_mt) · Π_t exp(c_t + h_t·δ_t − ½ δ_tᵀJδ_t), δ = u − about.
+    """q(z) ∝ Π_m π_m(z_m1) Π_t A_m(z_mt−1, z_mt) · Π_t exp(c_t + h_t·δ_t − ½ δ_tᵀJδ_t), δ = u −
+    about.
 
-    The regressors u are the causes' states, one-hot side by side. Beliefs ask this for the exact joint distribution or
-    for one of its approximations.
+    The regressors u are the causes' states, one-hot side by side. Beliefs ask this for the exact
+    joint distribution or for one of its approximations.
 
     Args:
         log_initial: (M, K). log_transition: (M, K, K).
@@ -34,7 +37,14 @@ class FactorialPosterior:
     """
 
     def __init__(
-        self, log_initial: Tensor, log_transition: Tensor, c: Tensor, h: Tensor, j: Tensor, about: Tensor, packing: Packing
+        self,
+        log_initial: Tensor,
+        log_transition: Tensor,
+        c: Tensor,
+        h: Tensor,
+        j: Tensor,
+        about: Tensor,
+        packing: Packing,
     ) -> None:
         self.log_initial, self.log_transition, self.packing = log_initial, log_transition, packing
         pulled = j @ about
@@ -51,16 +61,22 @@ class FactorialPosterior:
         """
         if self.states**self.chains > MOST_STATES:
             raise ValueError(
-                f"{self.states}^{self.chains} joint states are too many to enumerate (at most {MOST_STATES}): use the belief "
-                "MeanField() or Structured() about the latents"
+                f"{self.states}^{self.chains} joint states are too many to enumerate (at most"
+                f" {MOST_STATES}): use the belief MeanField() or Structured() about the latents"
             )
-        index = torch.cartesian_prod(*[torch.arange(self.states, device=self.h.device)] * self.chains).view(-1, self.chains)
+        index = torch.cartesian_prod(
+            *[torch.arange(self.states, device=self.h.device)] * self.chains
+        ).view(-1, self.chains)
         u = torch.nn.functional.one_hot(index, self.states).flatten(1).to(self.h.dtype)
         square = torch.einsum("cp,...pq,cq->...c", u, self.j, u)
         chain = torch.arange(self.chains, device=self.h.device)
         moves = self.log_transition[chain, index[:, None, :], index[None, :, :]].sum(-1)
         scores = self.c[:, None] + self.h @ u.T - 0.5 * square
-        return JointBelief(ChainPosterior(self.log_initial[chain, index].sum(-1), moves, scores, self.packing), u, index)
+        return JointBelief(
+            ChainPosterior(self.log_initial[chain, index].sum(-1), moves, scores, self.packing),
+            u,
+            index,
+        )
 
     @property
     def configurations(self) -> list[int]:
@@ -70,7 +86,9 @@ class FactorialPosterior:
     def at(self, states: Int[Tensor, "variables"]) -> "FactorialBelief":
         """Certainty about the states of all causes, row by row."""
         paths = states.view(-1, self.chains).unbind(1)
-        return FactorialBelief([Paths(self.packing, path, self.states, self.log_evidence) for path in paths])
+        return FactorialBelief(
+            [Paths(self.packing, path, self.states, self.log_evidence) for path in paths]
+        )
 
     def mode(self) -> "FactorialBelief":
         """The most probable joint path."""
@@ -90,17 +108,25 @@ class FactorialPosterior:
             for m in range(self.chains):
                 given = self.given_others(q, m)
                 q = _replaced(q, m, factorised(*given, self.packing, q[:, m], sweeps=1))
-        return FactorialBelief([Factorised(self.packing, q[:, m], self.log_evidence) for m in range(self.chains)])
+        return FactorialBelief(
+            [Factorised(self.packing, q[:, m], self.log_evidence) for m in range(self.chains)]
+        )
 
     def structured(self, sweeps: int) -> "FactorialBelief":
-        """Π_m q(z_m1, …, z_mT), by coordinate ascent from the mean field, which it can only improve."""
+        """Π_m q(z_m1, …, z_mT), by coordinate ascent from the mean field, which it can only
+        improve.
+        """
         return self._in_turn(self.mean_field(sweeps).marginals, lambda chain: chain, sweeps)
 
     def gibbs(self, state: "FactorialBelief", sweeps: int = 1) -> "FactorialBelief":
-        """Each chain drawn in turn, whole, given the others: leaves the posterior invariant, whatever the number of states."""
+        """Each chain drawn in turn, whole, given the others: leaves the posterior invariant,
+        whatever the number of states.
+        """
         return self._in_turn(state.marginals, ChainPosterior.sample, sweeps)
 
-    def given_others(self, q: Float[Tensor, "rows chains states"], m: int) -> tuple[Tensor, Tensor, Tensor]:
+    def given_others(
+        self, q: Float[Tensor, "rows chains states"], m: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """log π, log A and log b of chain m when the other chains are believed to be q."""
         own = slice(m * self.states, (m + 1) * self.states)
         others = _replaced(q, m, torch.zeros_like(q[:, m])).flatten(1)
@@ -116,12 +142,16 @@ class FactorialPosterior:
             return self.exact.log_evidence
         return self.h.new_zeros(len(self.packing.lengths))
 
-    def _in_turn(self, q: Tensor, keep: Callable[[ChainPosterior], ChainPosterior | Paths], sweeps: int) -> "FactorialBelief":
+    def _in_turn(
+        self, q: Tensor, keep: Callable[[ChainPosterior], ChainPosterior | Paths], sweeps: int
+    ) -> "FactorialBelief":
         chains = []
         for _ in range(sweeps):
             chains = []
             for m in range(self.chains):
-                chains.append(keep(ChainPosterior(*self.given_others(q, m), self.packing, self.log_evidence)))
+                chains.append(
+                    keep(ChainPosterior(*self.given_others(q, m), self.packing, self.log_evidence))
+                )
                 q = _replaced(q, m, chains[m].marginals)
         return FactorialBelief(chains)
 
@@ -135,14 +165,18 @@ class JointBelief:
 
     @property
     def marginals(self) -> Float[Tensor, "rows chains states"]:
-        return (self.chain.marginals @ self.u).view(len(self.chain.marginals), self.index.shape[1], -1)
+        return (self.chain.marginals @ self.u).view(
+            len(self.chain.marginals), self.index.shape[1], -1
+        )
 
     def transitions(self, weight: Tensor) -> Float[Tensor, "chains states states"]:
         """Expected numbers of moves of each cause."""
         u = self.u.view(len(self.u), self.index.shape[1], -1)
         return torch.einsum("amk,ab,bml->mkl", u, self.chain.transitions(weight), u)
 
-    def scatter(self, weight: Float[Tensor, "rows kinds"]) -> Float[Tensor, "kinds regressors regressors"]:
+    def scatter(
+        self, weight: Float[Tensor, "rows kinds"]
+    ) -> Float[Tensor, "kinds regressors regressors"]:
         """Σ_n w_n Cov(u_n)."""
         mean = self.marginals.flatten(1)
         second = torch.einsum("dc,cp,cq->dpq", weight.T @ self.chain.marginals, self.u, self.u)
@@ -154,12 +188,17 @@ class JointBelief:
     def at(self, path: Tensor) -> "FactorialBelief":
         """Certainty about one joint path."""
         states = self.u.shape[1] // self.index.shape[1]
-        chains: list[Any] = [Paths(self.chain.packing, path, states, self.log_evidence) for path in self.index[path].unbind(1)]
+        chains: list[Any] = [
+            Paths(self.chain.packing, path, states, self.log_evidence)
+            for path in self.index[path].unbind(1)
+        ]
         return FactorialBelief(chains)
 
 
 class FactorialBelief:
-    """Causes believed independent of one another: each a chain kept whole, factorised over time, or a certain path."""
+    """Causes believed independent of one another: each a chain kept whole, factorised over time, or
+    a certain path.
+    """
 
     def __init__(self, chains: list[ChainPosterior | Factorised | Paths]) -> None:
         self.chains = chains
@@ -173,7 +212,9 @@ class FactorialBelief:
         """Expected numbers of moves of each cause."""
         return torch.stack([chain.transitions(weight) for chain in self.chains])
 
-    def scatter(self, weight: Float[Tensor, "rows kinds"]) -> Float[Tensor, "kinds regressors regressors"]:
+    def scatter(
+        self, weight: Float[Tensor, "rows kinds"]
+    ) -> Float[Tensor, "kinds regressors regressors"]:
         """Σ_n w_n Cov(u_n), which ties no two causes."""
         q = self.marginals
         _, chains, states = q.shape

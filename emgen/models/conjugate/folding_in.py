@@ -13,7 +13,8 @@ LOOK = 4  # sweeps over a block between two looks at what may leave it
 
 
 class Documents(NamedTuple):
-    """A block of documents with a table of their words' topics in two orders, as a product is quick only along the rows.
+    """A block of documents with a table of their words' topics in two orders, as a product is quick
+    only along the rows.
 
     Args:
         table: exp E log φ of each word, (B, L, K).
@@ -31,15 +32,22 @@ class Documents(NamedTuple):
 
     def counts(self, weights: Tensor) -> Float[Tensor, "documents topics"]:
         """Expected counts of topics, where a word is topic k's ∝ weights_k φ_kw."""
-        normaliser = (weights[:, None] @ self.across).clamp_(min=1e8 * torch.finfo(weights.dtype).tiny)  # all may underflow
+        normaliser = (weights[:, None] @ self.across).clamp_(
+            min=1e8 * torch.finfo(weights.dtype).tiny
+        )  # all may underflow
         return ((self.count / normaliser) @ self.table).squeeze(1).mul_(weights)
 
-    def ascend(self, weights: Tensor, before: Tensor, sweeps: int, tol: float) -> Float[Tensor, "documents topics"]:
+    def ascend(
+        self, weights: Tensor, before: Tensor, sweeps: int, tol: float
+    ) -> Float[Tensor, "documents topics"]:
         """Weights exp E log θ, but for a constant of the document, after at most so many sweeps.
 
-        A document whose counts moved by less than `tol` in sum keeps the weights that gave them. Such documents leave the block
-        now and then, and so do topics without words: those of so small counts that round-off hides them, in the Dirichlet's
-        parameters and in every word's responsibilities. The block goes on without them once that halves it.
+        A document whose counts moved by less than `tol` in sum keeps the weights that gave them.
+        Such documents leave the block
+        now and then, and so do topics without words: those of so small counts that round-off hides
+            them, in the Dirichlet's
+        parameters and in every word's responsibilities. The block goes on without them once that
+        halves it.
 
         Args:
             weights: where to start, (B, K).
@@ -49,7 +57,9 @@ class Documents(NamedTuple):
         for sweep in range(1, sweeps + 1):
             counts = self.counts(weights)
             still = (counts - before).abs_().sum(1, keepdim=True) < tol
-            weights = torch.where(still, weights, counts if self.point else (self.alpha + counts).digamma_().exp_())
+            weights = torch.where(
+                still, weights, counts if self.point else (self.alpha + counts).digamma_().exp_()
+            )
             before = counts
             if sweep % LOOK == 0:
                 row = (~still[:, 0]).nonzero()
@@ -59,8 +69,18 @@ class Documents(NamedTuple):
                 left = int((~wordless)[row[:, 0]].sum(1).amax())
                 if 2 * len(row) * left <= counts.numel():
                     topic = counts[row[:, 0]].topk(left).indices
-                    across = embedding(row * counts.shape[1] + topic, self.across.flatten(0, 1))  # across[row, topic], but quick
-                    part = Documents(across.mT.contiguous(), across, self.count[row[:, 0]], self.alpha[row, topic], self.point)
-                    weights[row, topic] = part.ascend(weights[row, topic], counts[row, topic], sweeps - sweep, tol)
+                    across = embedding(
+                        row * counts.shape[1] + topic, self.across.flatten(0, 1)
+                    )  # across[row, topic], but quick
+                    part = Documents(
+                        across.mT.contiguous(),
+                        across,
+                        self.count[row[:, 0]],
+                        self.alpha[row, topic],
+                        self.point,
+                    )
+                    weights[row, topic] = part.ascend(
+                        weights[row, topic], counts[row, topic], sweeps - sweep, tol
+                    )
                     break
         return weights

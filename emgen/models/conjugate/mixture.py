@@ -23,13 +23,15 @@ from emgen.models.conjugate.seeding import START_NAMES, partition
 class Mixture(ConjugateModel):
     """p(x) = Σ_k π_k p(x|θ_k) for any family of components.
 
-    Restarts are a tensor dimension: R of them are R·K components whose responsibilities are normalised in groups of K. Densities
-    and draws are the best one's; `select()`, called when the fit is done, keeps it alone.
+    Restarts are a tensor dimension: R of them are R·K components whose responsibilities are
+    normalised in groups of K. Densities and draws are the best one's; `select()`, called when the
+    fit is done, keeps it alone.
 
     Args:
         weights: prior over π; with concentration ∞ the weights are fixed.
         components: prior over the K components' parameters.
-        start: `kmeans++`, `rows`, `random`, or explicit values by name: `weights` and the buffers of the components.
+        start: `kmeans++`, `rows`, `random`, or explicit values by name: `weights` and the buffers
+            of the components.
         n_init: R, how many starts are run side by side.
 
     Raises:
@@ -42,9 +44,18 @@ class Mixture(ConjugateModel):
     components: Any
     best: Tensor
 
-    def __init__(self, weights: Family, components: Family, start: str | Mapping[str, Any] = "kmeans++", n_init: int = 1):
+    def __init__(
+        self,
+        weights: Family,
+        components: Family,
+        start: str | Mapping[str, Any] = "kmeans++",
+        n_init: int = 1,
+    ):
         if isinstance(start, str) and start not in START_NAMES:
-            raise ValueError(f"start={start!r} is not one of {', '.join(START_NAMES)}, nor a mapping of values by name")
+            raise ValueError(
+                f"start={start!r} is not one of {', '.join(START_NAMES)}, nor a mapping of values"
+                " by name"
+            )
         if n_init < 1:
             raise ValueError(f"n_init={n_init}: at least one start is needed")
         if n_init > 1:
@@ -54,16 +65,20 @@ class Mixture(ConjugateModel):
         self.n_init = n_init
         self.how = start if isinstance(start, str) else "explicit"
         self.register_buffer("best", torch.tensor(0))
-        self.relocation = self._relocation() if components.is_flat and components.holds_one_row else None
+        self.relocation = (
+            self._relocation() if components.is_flat and components.holds_one_row else None
+        )
         if not isinstance(start, str):
             self.put(**start)
 
-    # --- the three verbs ----------------------------------------------------------------------------------------------
+    # --- the three verbs -------------------------------------------------------------------------
 
     def posterior(self, x: Tensor) -> "Responsibilities":
         return Responsibilities(self._scores(x))
 
-    def statistics(self, x: Tensor, z: "Responsibilities", weight: Tensor | None = None) -> dict[str, Tensor]:
+    def statistics(
+        self, x: Tensor, z: "Responsibilities", weight: Tensor | None = None
+    ) -> dict[str, Tensor]:
         dtype, shape = self.weights.mean.dtype, self.weights.mean.shape
         weight = None if weight is None else weight.to(z.scores.dtype)
         if z.labels is None:
@@ -71,17 +86,49 @@ class Mixture(ConjugateModel):
         else:
             choice = Choice(z.labels, shape.numel(), dtype, weight)
             counts = choice.counts.view(shape)
-            sums, entropy = _named(counts, self.components.chosen(x, choice)), counts.new_zeros(shape[:-1])
+            sums, entropy = (
+                _named(counts, self.components.chosen(x, choice)),
+                counts.new_zeros(shape[:-1]),
+            )
             if z.is_mode and self.relocation is not None:
                 self.relocation.note(x, z.scores, z.labels, counts, weight)
         n = entropy.new_full((), len(x)) if weight is None else weight.sum(dtype=dtype)
-        return {**sums, "n": n, "entropy": entropy, "evidence": _weighted(z.log_normaliser, weight, dtype)}
+        return {
+            **sums,
+            "n": n,
+            "entropy": entropy,
+            "evidence": _weighted(z.log_normaliser, weight, dtype),
+        }
 
-    def start(self, x: Tensor, parameters: Callable[..., Family], weight: Tensor | None = None, r: Tensor | None = None) -> None:
-        """Put θ inside the belief about it, from a partition of the rows or from responsibilities r (N, [R,] K)."""
-        for name, prior in self.priors.items():  # moments are taken about the data's mean while there is no better
+    def start(
+        self,
+        x: Tensor,
+        parameters: Callable[..., Family],
+        weight: Tensor | None = None,
+        r: Tensor | None = None,
+    ) -> None:
+        """Put θ inside the belief about it, from a partition of the rows or from responsibilities r
+        (N, [R,] K).
+        """
+        for (
+            name,
+            prior,
+        ) in (
+            self.priors.items()
+        ):  # moments are taken about the data's mean while there is no better
             setattr(self, name, (prior.weak(x, weight) if prior.is_flat else prior).mode())
-        r = partition(x, self.weights.mean.shape[-1], self.n_init, self.how, self.components.distance, weight) if r is None else r
+        r = (
+            partition(
+                x,
+                self.weights.mean.shape[-1],
+                self.n_init,
+                self.how,
+                self.components.distance,
+                weight,
+            )
+            if r is None
+            else r
+        )
         r = r.view(len(x), *self.weights.mean.shape)
         held = r.flatten(1).amax(1) > 0  # a start may be a few rows alone
         if not bool(held.all()):
@@ -93,8 +140,14 @@ class Mixture(ConjugateModel):
         moved = None if self.relocation is None else self.relocation.moved(s, self.components)
         before, bound = self.theta(), None if moved is None else super().free_energy(s)["elbo"]
         done = super().m_step(s if moved is None else moved, parameters)
-        # not worth it: leave them empty. Of duplicates a move changes nothing, which round-off must not decide
-        if bound is not None and (super().free_energy(done)["elbo"] < bound - round_off(bound) - self.doubt(done)).any():
+        # not worth it: leave them empty. Of duplicates a move changes nothing, which round-off must
+        # not decide
+        if (
+            bound is not None
+            and (
+                super().free_energy(done)["elbo"] < bound - round_off(bound) - self.doubt(done)
+            ).any()
+        ):
             for name, belief in before.items():
                 setattr(self, name, belief)
             done = super().m_step(s, parameters)
@@ -107,27 +160,37 @@ class Mixture(ConjugateModel):
         parts = super().free_energy(s, temperature)
         if self.n_init == 1:
             return parts
-        self.best.copy_(parts["bound"].nan_to_num(-torch.inf, torch.inf, -torch.inf).argmax())  # NaN would be the largest
+        self.best.copy_(
+            parts["bound"].nan_to_num(-torch.inf, torch.inf, -torch.inf).argmax()
+        )  # NaN would be the largest
         return {name: value[self.best] for name, value in parts.items()}
 
     def select(self) -> None:
         """Keep the best restart alone."""
         weights, components = self._best()
         self.weights, self.components = weights, components
-        self.priors["weights"] = _each(self.priors["weights"], lambda v: v[0]) if self.n_init > 1 else self.priors["weights"]
-        self.priors["components"] = _each(self.priors["components"], lambda v: v[: len(v) // self.n_init])
+        self.priors["weights"] = (
+            _each(self.priors["weights"], lambda v: v[0])
+            if self.n_init > 1
+            else self.priors["weights"]
+        )
+        self.priors["components"] = _each(
+            self.priors["components"], lambda v: v[: len(v) // self.n_init]
+        )
         self.n_init = 1
         self.best.fill_(0)
         self.relocation = None if self.relocation is None else self._relocation()
 
     def put(self, weights: Any = None, **values: Any) -> None:
-        """Start from explicit points: `weights` (K,) and buffers of the components such as `mean`, broadcast to shape."""
+        """Start from explicit points: `weights` (K,) and buffers of the components such as `mean`,
+        broadcast to shape.
+        """
         if weights is not None:
             self.weights = self.priors["weights"].given(mean=weights).mode()
         self.components = self.priors["components"].given(**values).mode()
         self.started.fill_(True)
 
-    # --- the density --------------------------------------------------------------------------------------------------
+    # --- the density -----------------------------------------------------------------------------
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) at the centre of the belief, (N,)."""
@@ -147,34 +210,51 @@ class Mixture(ConjugateModel):
         return self.distribution().sample((n,))
 
     def _relocation(self) -> Relocation:
-        return Relocation(self.weights.mean.shape[-1], self.components.mean.shape[1], self.n_init, self.components.mean.dtype)
+        return Relocation(
+            self.weights.mean.shape[-1],
+            self.components.mean.shape[1],
+            self.n_init,
+            self.components.mean.dtype,
+        )
 
     def _best(self) -> tuple[Any, Any]:
         if self.n_init == 1:
             return self.weights, self.components
+
         def keep(v: Tensor) -> Tensor:
             return v.view(self.n_init, -1, *v.shape[1:])[self.best]
+
         return _each(self.weights, lambda v: v[self.best]), _each(self.components, keep)
 
     def _scores(self, x: Tensor) -> Tensor:
         """E_q(θ) log p(x, z=k|θ), (N, [R,] K)."""
         scores = self.components.expected_log_prob(x)
-        log_weights = self.weights.expected_natural.clamp(min=torch.finfo(scores.dtype).min / 4).to(scores.dtype)
+        log_weights = self.weights.expected_natural.clamp(min=torch.finfo(scores.dtype).min / 4).to(
+            scores.dtype
+        )
         return scores.view(len(x), *log_weights.shape).add_(log_weights)
 
     def _sums(self, x: Tensor, r: Tensor, weight: Tensor | None) -> dict[str, Tensor]:
         """The statistics of both parts of θ under responsibilities r (N, [R,] K) of weighted rows."""
         r = r if weight is None else r * weight.to(r.dtype).view(-1, *[1] * (r.ndim - 1))
-        return _named(r.sum(0, dtype=self.weights.mean.dtype), self.components.statistics(x, r.flatten(1)))
+        return _named(
+            r.sum(0, dtype=self.weights.mean.dtype), self.components.statistics(x, r.flatten(1))
+        )
 
     def _total(self, per_component: Tensor) -> Tensor:
-        return per_component.reshape(self.n_init, -1).sum(1) if self.n_init > 1 else per_component.sum()
+        return (
+            per_component.reshape(self.n_init, -1).sum(1)
+            if self.n_init > 1
+            else per_component.sum()
+        )
 
 
 class Responsibilities:
-    """A belief about which component each row came from: exp(score_k) normalised, other probabilities, or a choice.
+    """A belief about which component each row came from: exp(score_k) normalised, other
+    probabilities, or a choice.
 
-    What it says is computed when it is asked for: a choice is its labels and needs neither exponentials nor a table.
+    What it says is computed when it is asked for: a choice is its labels and needs neither
+    exponentials nor a table.
 
     Args:
         scores: E log p(x, z=k|θ), (N, [R,] K).
@@ -183,7 +263,13 @@ class Responsibilities:
         is_mode: whether these are the most probable ones.
     """
 
-    def __init__(self, scores: Tensor, probs: Tensor | None = None, labels: Tensor | None = None, is_mode: bool = False):
+    def __init__(
+        self,
+        scores: Tensor,
+        probs: Tensor | None = None,
+        labels: Tensor | None = None,
+        is_mode: bool = False,
+    ):
         self.scores, self.labels, self.is_mode = scores, labels, is_mode
         self.exact = probs is None and labels is None
         if probs is not None:
@@ -247,7 +333,8 @@ class Responsibilities:
 
 
 def largest(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The place of the largest score of each row, (N, [R]), and the choice as ones and zeros like the scores.
+    """The place of the largest score of each row, (N, [R]), and the choice as ones and zeros like
+    the scores.
 
     Two passes and a product, for argmax takes longer.
     """
@@ -267,14 +354,21 @@ def _each(family: Family, change: Callable[[Tensor], Tensor]) -> Family:
     """The family with every buffer changed, those of its parts too."""
     family = deepcopy(family)
     for module in family.modules():
-        module._buffers = {name: change(value) for name, value in module._buffers.items() if value is not None}
+        module._buffers = {
+            name: change(value) for name, value in module._buffers.items() if value is not None
+        }
     return family
 
 
 def _named(counts: Tensor, components: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {**prefixed("weights", {"count": counts.sum(-1), "sum": counts}), **prefixed("components", components)}
+    return {
+        **prefixed("weights", {"count": counts.sum(-1), "sum": counts}),
+        **prefixed("components", components),
+    }
 
 
 def _weighted(values: Tensor, weight: Tensor | None, dtype: torch.dtype) -> Tensor:
     """Σ_i w_i v_i, added up in the precision of the parameters."""
-    return (values if weight is None else values * weight.view(-1, *[1] * (values.ndim - 1))).sum(0, dtype=dtype)
+    return (values if weight is None else values * weight.view(-1, *[1] * (values.ndim - 1))).sum(
+        0, dtype=dtype
+    )

@@ -1,7 +1,8 @@
 """The time-major order of ragged sequences, in which all of them advance together.
 
-Rows are *packed*: time first, and at each time only the sequences that still run, the longest first, so that no step works
-on padding and a step is a handful of kernels whatever the number of sequences.
+Rows are *packed*: time first, and at each time only the sequences that still run, the longest
+first, so that no step works on padding and a step is a handful of kernels whatever the number of
+sequences.
 """
 
 __all__ = ["Frames", "Packing", "frames"]
@@ -15,7 +16,8 @@ from torch import Tensor
 
 
 class Packing:
-    """The time-major order of the rows of ragged sequences: row (t, s) is time t of the s-th longest sequence.
+    """The time-major order of the rows of ragged sequences: row (t, s) is time t of the s-th
+    longest sequence.
 
     Args:
         lengths: number of frames of each sequence, each ≥ 1.
@@ -33,12 +35,16 @@ class Packing:
 
     def __init__(self, lengths: Sequence[int], device: torch.device | str | None = None) -> None:
         if not len(lengths) or min(lengths) < 1:
-            raise ValueError(f"each sequence needs at least one frame, not lengths {list(lengths)[:10]}")
+            raise ValueError(
+                f"each sequence needs at least one frame, not lengths {list(lengths)[:10]}"
+            )
         self.lengths = list(lengths)
         order = sorted(range(len(self.lengths)), key=lambda s: -self.lengths[s])  # stable
         longest = torch.tensor([self.lengths[s] for s in order], device=device)
         self.order = torch.tensor(order, device=device)
-        self._running = torch.arange(self.lengths[order[0]], device=device)[:, None] < longest  # (T, B)
+        self._running = (
+            torch.arange(self.lengths[order[0]], device=device)[:, None] < longest
+        )  # (T, B)
         self.sizes: list[int] = self._running.sum(1).tolist()
         self.full = self.sizes[-1] == len(self.lengths)  # no padding: indices are strides
 
@@ -56,7 +62,10 @@ class Packing:
     def _previous(self) -> Tensor:
         """Of each row that is not the first of its sequence, the row one step earlier."""
         first, time = self.sizes[0], self.time
-        return torch.arange(first, len(time), device=time.device) - torch.tensor(self.sizes, device=time.device)[time[first:] - 1]
+        return (
+            torch.arange(first, len(time), device=time.device)
+            - torch.tensor(self.sizes, device=time.device)[time[first:] - 1]
+        )
 
     def pack(self, x: Tensor) -> Tensor:
         """Rows (N, …) of padded sequences (B, T, …)."""
@@ -92,7 +101,9 @@ class Packing:
 
 
 class Frames(NamedTuple):
-    """Sequences packed once, for as many E-steps as one likes: rows (N, *event), and which hold any value (None: all)."""
+    """Sequences packed once, for as many E-steps as one likes: rows (N, *event), and which hold any
+    value (None: all).
+    """
 
     packing: Packing
     rows: Tensor
@@ -100,7 +111,8 @@ class Frames(NamedTuple):
 
 
 def frames(x: "Tensor | tuple[Tensor, Tensor] | Frames") -> Frames:
-    """The frames of sequences (B, T, *event), with NaN where values are missing, or of the pair (sequences, lengths).
+    """The frames of sequences (B, T, *event), with NaN where values are missing, or of the pair
+    (sequences, lengths).
 
     Raises:
         ValueError: sequences of fewer than two dimensions.
@@ -109,8 +121,13 @@ def frames(x: "Tensor | tuple[Tensor, Tensor] | Frames") -> Frames:
         return x
     x, length = x if isinstance(x, tuple) else (x, None)
     if x.ndim < 2:
-        raise ValueError(f"sequences have shape (sequences, time, *event), not {tuple(x.shape)}: add a first dimension")
-    if length is None and (not x.is_floating_point() or bool(x.sum().isfinite())):  # one pass finds that nothing is missing
+        raise ValueError(
+            f"sequences have shape (sequences, time, *event), not {tuple(x.shape)}: add a first"
+            " dimension"
+        )
+    if length is None and (
+        not x.is_floating_point() or bool(x.sum().isfinite())
+    ):  # one pass finds that nothing is missing
         packing = Packing([x.shape[1]] * len(x), x.device)
         return Frames(packing, packing.pack(x), None)
     some = ~x.flatten(2).isnan().all(-1) if x.ndim > 2 else ~x.isnan()

@@ -1,4 +1,5 @@
-"""Scaled messages along hidden Markov chains, in buffers that are overwritten: no gradient passes through them.
+"""Scaled messages along hidden Markov chains, in buffers that are overwritten: no gradient passes
+through them.
 
 Buffers are (states, rows), for which products of matrices are twice as fast as for rows first.
 """
@@ -15,7 +16,9 @@ from emgen.models.conjugate.packed_sequences import Packing
 
 
 @np.errstate(all="ignore")  # what is lost shows in the scales
-def messages(initial: Tensor, transition: Tensor, log_b: Tensor, packing: Packing) -> tuple[Tensor, ...]:
+def messages(
+    initial: Tensor, transition: Tensor, log_b: Tensor, packing: Packing
+) -> tuple[Tensor, ...]:
     """α, β and ω = b β / c as rows (N, K), the scales c (N,) and what was taken off log b (N,)."""
     log_b = log_b.T
     shift = peak(log_b, 0)
@@ -32,10 +35,12 @@ def messages(initial: Tensor, transition: Tensor, log_b: Tensor, packing: Packin
 
 
 def pieces(transition: Tensor, packing: Packing) -> tuple[int, int] | None:
-    """How long the pieces of sequences may be that advance side by side, and in how many steps a chain forgets its state.
+    """How long the pieces of sequences may be that advance side by side, and in how many steps a
+    chain forgets its state.
 
-    Without data it forgets at the rate |λ₂/λ₁| of A's eigenvalues, with data faster as a rule. None where that takes too
-    long, or where there are so many sequences that single steps are work enough.
+    Without data it forgets at the rate |λ₂/λ₁| of A's eigenvalues, with data faster as a rule. None
+    where that takes too long, or where there are so many sequences that single steps are work
+    enough.
     """
     steps, sequences, states = len(packing.sizes), packing.sizes[0], len(transition)
     if not packing.full or states > 64 or steps < 48 or not bool(transition.isfinite().all()):
@@ -45,20 +50,34 @@ def pieces(transition: Tensor, packing: Packing) -> tuple[int, int] | None:
     if rate > 1 - 20 / steps:
         return None
     forget = 4 + math.ceil(math.log(torch.finfo(transition.dtype).eps) / math.log(max(rate, 1e-9)))
-    least = steps * sequences * states**2 // 2**16  # all steps' work in units of what it costs to call one
+    least = (
+        steps * sequences * states**2 // 2**16
+    )  # all steps' work in units of what it costs to call one
     length = max(forget, math.isqrt(forget * least), 16)
     if 3 * length > steps:
         return None
     return min(range(length, min(2 * length, steps // 3) + 1), key=lambda n: n + steps % n), forget
 
 
-def _in_turn(initial: Tensor, transition: Tensor, alpha: Tensor, beta: Tensor, omega: Tensor, scale: Tensor, sizes: list[int]) -> None:
+def _in_turn(
+    initial: Tensor,
+    transition: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    omega: Tensor,
+    scale: Tensor,
+    sizes: list[int],
+) -> None:
     """One step after another; each of α, β, ω is (states, rows) and ω holds b."""
     arrival = transition.T.contiguous()
     now = initial[:, None].expand(-1, sizes[0])
-    for t, (alpha_t, b_t, scale_t) in enumerate(zip(*(v.split(sizes, 1) for v in (alpha, omega, scale)), strict=True)):
+    for t, (alpha_t, b_t, scale_t) in enumerate(
+        zip(*(v.split(sizes, 1) for v in (alpha, omega, scale)), strict=True)
+    ):
         if t:
-            _product(arrival, now if now.shape[1] == b_t.shape[1] else now[:, : b_t.shape[1]], alpha_t).mul_(b_t)
+            _product(
+                arrival, now if now.shape[1] == b_t.shape[1] else now[:, : b_t.shape[1]], alpha_t
+            ).mul_(b_t)
         else:
             torch.mul(now, b_t, out=alpha_t)
         now = alpha_t.div_(torch.sum(alpha_t, 0, keepdim=True, out=scale_t))
@@ -74,13 +93,22 @@ def _in_turn(initial: Tensor, transition: Tensor, alpha: Tensor, beta: Tensor, o
 
 
 def _side_by_side(
-    initial: Tensor, transition: Tensor, alpha: Tensor, beta: Tensor, omega: Tensor, scale: Tensor, sequences: int, length: int, forget: int
+    initial: Tensor,
+    transition: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    omega: Tensor,
+    scale: Tensor,
+    sequences: int,
+    length: int,
+    forget: int,
 ) -> bool:
     """The same for pieces of sequences of equal length at once.
 
-    The first piece is longer by what is left over. The others start `forget` steps early, from anything. Products with b
-    keep distances in Hilbert's projective metric and products with A ≥ 0 never lengthen them, so if messages agree to
-    rounding where pieces meet, entry by entry, they do everywhere. Returns whether they agree.
+    The first piece is longer by what is left over. The others start `forget` steps early, from
+    anything. Products with b keep distances in Hilbert's projective metric and products with A ≥ 0
+    never lengthen them, so if messages agree to rounding where pieces meet, entry by entry, they do
+    everywhere. Returns whether they agree.
 
     References:
         Birkhoff (1957), "Extensions of Jentzsch's theorem".
@@ -93,7 +121,9 @@ def _side_by_side(
     def forward(prediction: Tensor, times: slice) -> Tensor:
         now = prediction.view(states, -1, sequences).mul_(omega[:, times])
         total = torch.sum(now, 0, keepdim=True, out=scale[:, times])
-        torch.div(now, total, out=alpha[:, times])  # again below: copying to places apart takes torch five times as long
+        torch.div(
+            now, total, out=alpha[:, times]
+        )  # again below: copying to places apart takes torch five times as long
         return _product(arrival, now.div_(total).flatten(1), torch.empty_like(now).flatten(1))
 
     def backward(now: Tensor, times: slice) -> Tensor:
@@ -104,7 +134,9 @@ def _side_by_side(
 
     others = arrival.sum(1, keepdim=True).repeat(1, (time // length - 1) * sequences)
     for t in range(second - forget, second):
-        others = forward(others, slice(t, time - length, length))  # what this writes is written again
+        others = forward(
+            others, slice(t, time - length, length)
+        )  # what this writes is written again
     now = initial[:, None].repeat(1, sequences)
     for t in range(left):
         now = forward(now, slice(t, t + 1))
@@ -117,7 +149,11 @@ def _side_by_side(
     omega.div_(scale)
     others = torch.ones_like(others)  # with the right scales, Σ α β = 1 from here on
     for t in reversed(range(second, second + forget)):
-        others = _product(transition, (others.view(states, -1, sequences) * omega[:, t::length]).flatten(1), torch.empty_like(others))
+        others = _product(
+            transition,
+            (others.view(states, -1, sequences) * omega[:, t::length]).flatten(1),
+            torch.empty_like(others),
+        )
     now = torch.cat([others, others.new_ones(states, sequences)], 1)
     for t in reversed(range(left, second)):
         now = backward(now, slice(t, None, length))
@@ -130,7 +166,9 @@ def _side_by_side(
 
 
 def _product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    """a b into `out`. On the CPU by NumPy, which keeps small products on one thread: torch's would wait for all at each step."""
+    """a b into `out`. On the CPU by NumPy, which keeps small products on one thread: torch's would
+    wait for all at each step.
+    """
     if a.device.type != "cpu":
         return torch.mm(a, b, out=out)
     np.matmul(a.numpy(), b.numpy(), out=out.numpy())
@@ -150,7 +188,12 @@ def peak(log_b: Tensor, states: int) -> Tensor:
 
 
 def buffer(states: int, rows: int, like: Tensor) -> Tensor:
-    """Memory (states, rows) to be written to. NumPy asks the system for large pages, of which a new buffer costs less."""
+    """Memory (states, rows) to be written to.
+
+    NumPy asks the system for large pages, of which a new buffer costs less.
+    """
     if like.device.type != "cpu":
         return like.new_empty(states, rows)
-    return torch.from_numpy(np.empty((states, rows), np.float32 if like.dtype == torch.float32 else np.float64))
+    return torch.from_numpy(
+        np.empty((states, rows), np.float32 if like.dtype == torch.float32 else np.float64)
+    )

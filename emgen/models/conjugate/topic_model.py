@@ -22,13 +22,14 @@ CELLS = 2**19  # entries times topics that a block of documents may have, to sta
 
 
 class TopicModel(ConjugateModel):
-    """Each word of document d draws a topic z ~ θ_d and then itself from that topic's words, w ~ φ_z.
+    """Each word of document d draws a topic z ~ θ_d and then itself from that topic's words, w ~
+    φ_z.
 
-    The data are a corpus of `documents` documents as counts: entries (document, word, count), integers (E, 3), which can
-    be cut into batches at will; or the matrix (documents, words), floating or sparse, whole. F is in nats per word,
-    `log_prob` in nats per document.
-    Parameters as points are probabilistic latent semantic analysis; as a distribution, variational LDA; as a draw, Gibbs
-    sampled LDA. No (documents, words, topics) array is ever formed.
+    The data are a corpus of `documents` documents as counts: entries (document, word, count),
+    integers (E, 3), which can be cut into batches at will; or the matrix (documents, words),
+    floating or sparse, whole. F is in nats per word, `log_prob` in nats per document.
+    Parameters as points are probabilistic latent semantic analysis; as a distribution, variational
+    LDA; as a draw, Gibbs sampled LDA. No (documents, words, topics) array is ever formed.
 
     Args:
         proportions: prior over θ, (documents, K): flat for pLSA, Dirichlet(α) for LDA.
@@ -36,8 +37,8 @@ class TopicModel(ConjugateModel):
         start: `random`, or explicit values `proportions` and `topics`, a point's probabilities.
 
     References:
-        Hofmann (1999), "Probabilistic latent semantic indexing"; Blei, Ng and Jordan (2003), "Latent Dirichlet
-        allocation"; Griffiths and Steyvers (2004), "Finding scientific topics".
+        Hofmann (1999), "Probabilistic latent semantic indexing"; Blei, Ng and Jordan (2003),
+        "Latent Dirichlet allocation"; Griffiths and Steyvers (2004), "Finding scientific topics".
     """
 
     datum = "document"
@@ -45,15 +46,27 @@ class TopicModel(ConjugateModel):
     proportions: Any
     topics: Any
 
-    def __init__(self, proportions: Categorical, topics: Categorical, start: str | Mapping[str, Any] = "random") -> None:
+    def __init__(
+        self,
+        proportions: Categorical,
+        topics: Categorical,
+        start: str | Mapping[str, Any] = "random",
+    ) -> None:
         need_families("topic_model", proportions=proportions, topics=topics)
-        if proportions.mean.ndim != 2 or topics.mean.ndim != 2 or proportions.mean.shape[1] != len(topics.mean):
+        if (
+            proportions.mean.ndim != 2
+            or topics.mean.ndim != 2
+            or proportions.mean.shape[1] != len(topics.mean)
+        ):
             raise ValueError(
-                f"proportions (documents, K) and topics (K, words) must agree in K, not {tuple(proportions.mean.shape)} "
-                f"and {tuple(topics.mean.shape)}"
+                "proportions (documents, K) and topics (K, words) must agree in K, not"
+                f" {tuple(proportions.mean.shape)} and {tuple(topics.mean.shape)}"
             )
         if isinstance(start, str) and start != "random":
-            raise ValueError(f"start={start!r} is neither random nor a mapping of values by name (proportions, topics)")
+            raise ValueError(
+                f"start={start!r} is neither random nor a mapping of values by name (proportions,"
+                " topics)"
+            )
         super().__init__({"proportions": proportions, "topics": topics})
         self._layout: Entries | None = None
         if not isinstance(start, str):
@@ -61,12 +74,21 @@ class TopicModel(ConjugateModel):
 
     def posterior(self, x: Tensor) -> "TokenBelief":
         """q(z) of every word, ∝ exp(E log θ_dk + E log φ_kw)."""
-        return TokenBelief(self.proportions.expected_natural, self.topics.expected_natural, self._entries(x))
+        return TokenBelief(
+            self.proportions.expected_natural, self.topics.expected_natural, self._entries(x)
+        )
 
-    def statistics(self, x: Tensor, z: "TokenBelief | TokenTopics", weight: Tensor | None = None) -> dict[str, Tensor]:
-        """Expected counts of topics in documents and of words in topics; `weight` multiplies the count of an entry."""
+    def statistics(
+        self, x: Tensor, z: "TokenBelief | TokenTopics", weight: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Expected counts of topics in documents and of words in topics; `weight` multiplies the
+        count of an entry.
+        """
         if weight is not None:
-            raise ValueError("entries are weighted by their counts: multiply the counts instead of giving weights")
+            raise ValueError(
+                "entries are weighted by their counts: multiply the counts instead of giving"
+                " weights"
+            )
         documents, words = z.counts()
         return {
             **prefixed("proportions", {"count": documents.sum(-1), "sum": documents}),
@@ -76,10 +98,13 @@ class TopicModel(ConjugateModel):
             "evidence": z.log_evidence.sum(),
         }
 
-    def start(self, x: Tensor, parameters: Callable[..., Family], weight: Tensor | None = None) -> None:
+    def start(
+        self, x: Tensor, parameters: Callable[..., Family], weight: Tensor | None = None
+    ) -> None:
         """Topics and proportions from random responsibilities of every word in every topic."""
         self.proportions, self.topics = (
-            prior.replace(mean=_noisy(prior.mean)).mode() for prior in (self.priors["proportions"], self.priors["topics"])
+            prior.replace(mean=_noisy(prior.mean)).mode()
+            for prior in (self.priors["proportions"], self.priors["topics"])
         )
         self.m_step(self.statistics(x, self.posterior(x), weight), parameters)
         self.started.fill_(True)
@@ -98,7 +123,9 @@ class TopicModel(ConjugateModel):
         """
         belief = TokenBelief(self.proportions.mean.log(), self.topics.mean.log(), self._entries(x))
         document, log_evidence = belief.layout.document, belief.log_evidence
-        every = log_evidence.new_zeros(len(self.proportions.mean)).index_add(0, document, log_evidence)
+        every = log_evidence.new_zeros(len(self.proportions.mean)).index_add(
+            0, document, log_evidence
+        )
         return every[x[:, 0].unique()] if are_entries(x) else every
 
     def mass(self, x: Tensor, weight: Tensor | None = None) -> float:
@@ -106,9 +133,15 @@ class TopicModel(ConjugateModel):
         return float(self._entries(x).count.sum())
 
     def fold_in(
-        self, x: Tensor, prior: Categorical, start: Categorical | None = None, sweeps: int = 100, tol: float = 0.0
+        self,
+        x: Tensor,
+        prior: Categorical,
+        start: Categorical | None = None,
+        sweeps: int = 100,
+        tol: float = 0.0,
     ) -> Categorical:
-        """q(θ) of any documents under the topics as they are, by coordinate ascent; maximum likelihood if the prior is flat.
+        """q(θ) of any documents under the topics as they are, by coordinate ascent; maximum
+        likelihood if the prior is flat.
 
         Args:
             x: entries or counts of the documents.
@@ -121,13 +154,23 @@ class TopicModel(ConjugateModel):
         words = self.topics.expected_natural - _finite(self.topics.expected_natural.amax(0))
         words, result, point = words.exp().T.to(alpha).contiguous(), alpha.clone(), prior.is_flat
         begin = prior.mean if start is None else start.expected_natural.exp().to(alpha)
-        before = torch.full_like(alpha, torch.inf) if start is None else (start.mean * start.concentration[:, None]).to(alpha) - alpha
+        before = (
+            torch.full_like(alpha, torch.inf)
+            if start is None
+            else (start.mean * start.concentration[:, None]).to(alpha) - alpha
+        )
         for rows, word, count in layout.blocks(CELLS // words.shape[1]):
             table = embedding(word, words)  # words[word], but quick
-            block = Documents(table, table.mT.contiguous(), count.to(alpha)[:, None], alpha[rows], point)
+            block = Documents(
+                table, table.mT.contiguous(), count.to(alpha)[:, None], alpha[rows], point
+            )
             weights = block.ascend(begin[rows], before[rows], sweeps - 1, tol * words.shape[1])
             result[rows] += block.counts(weights)  # the last sweep is over all topics again
-        return Categorical(result / result.sum(1, keepdim=True)) if point else Categorical.dirichlet(result)
+        return (
+            Categorical(result / result.sum(1, keepdim=True))
+            if point
+            else Categorical.dirichlet(result)
+        )
 
     def sample(self, n: int) -> Int[Tensor, "entries 3"]:
         """n words of every document, as entries (document, word, count) of one word each."""
@@ -145,18 +188,25 @@ class TopicModel(ConjugateModel):
 
 
 class TokenBelief:
-    """q(z = k) of each entry (d, w), ∝ exp(a_dk + b_kw), held by its two factors and the normaliser of each entry.
+    """q(z = k) of each entry (d, w), ∝ exp(a_dk + b_kw), held by its two factors and the normaliser
+    of each entry.
 
     Args:
         a: (documents, K). b: (K, words).
         layout: the entries.
-        log_evidence: the normaliser of the full posterior where this is another distribution; default its own.
+        log_evidence: the normaliser of the full posterior where this is another distribution;
+            default its own.
     """
 
-    def __init__(self, a: Tensor, b: Tensor, layout: Entries, log_evidence: Tensor | None = None) -> None:
+    def __init__(
+        self, a: Tensor, b: Tensor, layout: Entries, log_evidence: Tensor | None = None
+    ) -> None:
         self.layout = layout
         self.scores = a, b
-        self.shift = _finite(a.amax(1, keepdim=True)), _finite(b.amax(0, keepdim=True))  # each factor at most 1
+        self.shift = (
+            _finite(a.amax(1, keepdim=True)),
+            _finite(b.amax(0, keepdim=True)),
+        )  # each factor at most 1
         self.factors = (a - self.shift[0]).exp(), (b - self.shift[1]).exp()
         self.log_evidence = self.log_normaliser if log_evidence is None else log_evidence
 
@@ -177,11 +227,16 @@ class TokenBelief:
 
     def by_document(self) -> Float[Tensor, "documents topics"]:
         """Expected counts of topics in each document."""
-        return self.factors[0] * self.layout.times(self.layout.count / self.normaliser, self.factors[1].T)
+        return self.factors[0] * self.layout.times(
+            self.layout.count / self.normaliser, self.factors[1].T
+        )
 
     def by_word(self) -> Float[Tensor, "topics words"]:
         """Expected counts of each word in each topic."""
-        return self.factors[1] * self.layout.transposed_times(self.layout.count / self.normaliser, self.factors[0]).T
+        return (
+            self.factors[1]
+            * self.layout.transposed_times(self.layout.count / self.normaliser, self.factors[0]).T
+        )
 
     def counts(self) -> tuple[Float[Tensor, "documents topics"], Float[Tensor, "topics words"]]:
         """Both expected counts."""
@@ -190,7 +245,11 @@ class TokenBelief:
     def entropy(self, documents: Tensor, words: Tensor) -> Tensor:
         """H(q) = Σ log normaliser − E_q[scores]."""
         (a, b), tiny = self.scores, torch.finfo(documents.dtype).min
-        return self.log_normaliser.sum() - (documents * a.clamp(min=tiny)).sum() - (words * b.clamp(min=tiny)).sum()
+        return (
+            self.log_normaliser.sum()
+            - (documents * a.clamp(min=tiny)).sum()
+            - (words * b.clamp(min=tiny)).sum()
+        )
 
     def mode(self) -> "TokenTopics":
         """All words of an entry to its most probable topic."""
@@ -202,12 +261,16 @@ class TokenBelief:
 
     @property
     def configurations(self) -> list[int]:
-        """How many topics each word may come from, in the order of the sorted entries, for enumeration."""
+        """How many topics each word may come from, in the order of the sorted entries, for
+        enumeration.
+        """
         return [self.scores[0].shape[1]] * int(self.layout.count.sum())
 
     def at(self, topics: Int[Tensor, "words"]) -> "TokenTopics":
         """Certainty about the topic of every word, in the order of the sorted entries."""
-        entry = torch.arange(len(self.layout.count), device=topics.device).repeat_interleave(self.layout.count.long())
+        entry = torch.arange(len(self.layout.count), device=topics.device).repeat_interleave(
+            self.layout.count.long()
+        )
         n = self.factors[0].new_zeros(len(self.layout.count), self.scores[0].shape[1])
         n.index_put_((entry, topics), n.new_ones(()), accumulate=True)
         return self._choose(lambda r, _: n)  # tiny: one block
@@ -236,14 +299,18 @@ class TokenBelief:
 
     def responsibilities(self, entries: slice) -> Float[Tensor, "entries topics"]:
         """q(z) of some entries."""
-        r = embedding(self.layout.document[entries], self.factors[0]) * embedding(self.layout.word[entries], self._by_word)
+        r = embedding(self.layout.document[entries], self.factors[0]) * embedding(
+            self.layout.word[entries], self._by_word
+        )
         return r / r.sum(1, keepdim=True)
 
 
 class TokenTopics:
     """Certainty about the topic of every word, held as the counts (documents, K) and (K, words)."""
 
-    def __init__(self, layout: Entries, log_evidence: Tensor, documents: Tensor, words: Tensor) -> None:
+    def __init__(
+        self, layout: Entries, log_evidence: Tensor, documents: Tensor, words: Tensor
+    ) -> None:
         self.layout, self.log_evidence = layout, log_evidence
         self._counts = documents, words
 
@@ -265,7 +332,9 @@ def _noisy(mean: Tensor) -> Tensor:
 
 
 def _multinomial(r: Tensor, count: Tensor) -> Tensor:
-    """Numbers of words in each topic: one word by inversion of its cumulative probabilities, more by `_binomials`."""
+    """Numbers of words in each topic: one word by inversion of its cumulative probabilities, more
+    by `_binomials`.
+    """
     single, drawn = count == 1, torch.zeros_like(r)
     cumulative = r[single].cumsum(1)
     drawn[single] = one_hot(_invert(cumulative), r.shape[1]).to(r)
@@ -276,7 +345,9 @@ def _multinomial(r: Tensor, count: Tensor) -> Tensor:
 def _invert(cumulative: Tensor) -> Tensor:
     """The place where a uniform draw falls among cumulative masses, (E, K)."""
     u = cumulative[:, -1:] * torch.rand_like(cumulative[:, -1:])
-    return torch.searchsorted(cumulative, u, right=True).clamp_(max=cumulative.shape[1] - 1).squeeze(1)
+    return (
+        torch.searchsorted(cumulative, u, right=True).clamp_(max=cumulative.shape[1] - 1).squeeze(1)
+    )
 
 
 def _binomials(r: Tensor, count: Tensor) -> Tensor:
@@ -314,4 +385,6 @@ def topic_model(
     torch.Size([2, 7])
     """
     at_least(1, documents=documents, words=words, topics=topics)
-    return TopicModel(dirichlet_prior(alpha, documents, topics), dirichlet_prior(beta, topics, words), start)
+    return TopicModel(
+        dirichlet_prior(alpha, documents, topics), dirichlet_prior(beta, topics, words), start
+    )

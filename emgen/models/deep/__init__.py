@@ -1,1 +1,3 @@
-"""Networks with heads: priors, decoders, encoders and critics, whose forward pass builds a distribution."""
+"""Networks with heads: priors, decoders, encoders and critics, whose forward pass builds a
+distribution.
+"""

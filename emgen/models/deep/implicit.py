@@ -10,10 +10,12 @@ from torch.distributions import Independent, Normal
 
 
 class LocationScale(nn.Module):
-    """x = μ + σ ε with ε ~ N(0, I): the smallest generator, whose density is known to those who judge it.
+    """x = μ + σ ε with ε ~ N(0, I): the smallest generator, whose density is known to those who
+    judge it.
 
-    Draws are stratified, εᵢ = Φ⁻¹((π(i) + uᵢ)/n) with a random order π in each coordinate: every one is standard normal
-    and a batch of them covers the line evenly, so that its means are far less noisy than those of independent draws.
+    Draws are stratified, εᵢ = Φ⁻¹((π(i) + uᵢ)/n) with a random order π in each coordinate: every
+    one is standard normal and a batch of them covers the line evenly, so that its means are far
+    less noisy than those of independent draws.
 
     Args:
         event_shape: shape of x, given by the data.
@@ -44,7 +46,9 @@ class LocationScale(nn.Module):
 
     def rsample(self, n: int) -> Tensor:
         """`n` differentiable draws (n, *event)."""
-        strata = torch.rand(n, *self.loc.shape, device=self.loc.device, dtype=self.loc.dtype).argsort(0)
+        strata = torch.rand(
+            n, *self.loc.shape, device=self.loc.device, dtype=self.loc.dtype
+        ).argsort(0)
         u = (strata + torch.rand_like(self.loc.expand(n, *self.loc.shape))) / n
         edge = torch.finfo(u.dtype).eps
         return self.loc + self.log_scale.exp() * torch.special.ndtri(u.clamp(edge, 1 - edge))

@@ -1,4 +1,6 @@
-"""The deep latent variable model: a prior, a decoder and an encoder, each a module that returns a distribution."""
+"""The deep latent variable model: a prior, a decoder and an encoder, each a module that returns a
+distribution.
+"""
 
 __all__ = ["Conditional", "DeepLatentModel", "convolutional", "dense"]
 
@@ -16,7 +18,8 @@ Head = Callable[[int, Sequence[int]], nn.Module]
 
 
 class Conditional(nn.Module):
-    """A conditional distribution: a feature network and the head that turns its features into a distribution.
+    """A conditional distribution: a feature network and the head that turns its features into a
+    distribution.
 
     >>> q = Conditional(MLP((4,), hidden=(8,)), heads.Gaussian(8, (2,)))
     >>> q(torch.zeros(3, 4)).batch_shape, q(torch.zeros(3, 4)).event_shape
@@ -34,8 +37,8 @@ class Conditional(nn.Module):
 class DeepLatentModel(nn.Module):
     """p(x, z) = p(z) p(x|z) with the recognition network q(z|x) beside it.
 
-    Any trainer takes it: `prior()` and `likelihood(z)` serve likelihood methods, `rsample(n)` serves adversarial ones,
-    and `recognition` is the encoder that either kind trains.
+    Any trainer takes it: `prior()` and `likelihood(z)` serve likelihood methods, `rsample(n)`
+    serves adversarial ones, and `recognition` is the encoder that either kind trains.
 
     Args:
         prior: () → p(z).
@@ -56,7 +59,9 @@ class DeepLatentModel(nn.Module):
         return self.decoder(z)
 
     def rsample(self, n: int) -> Tensor:
-        """`n` differentiable samples (n, *event): reparameterised where p(x|z) can be, else the mean of p(x|z)."""
+        """`n` differentiable samples (n, *event): reparameterised where p(x|z) can be, else the
+        mean of p(x|z).
+        """
         likelihood = self.likelihood(self.prior().rsample((n,)))
         return likelihood.rsample() if likelihood.has_rsample else likelihood.mean
 
@@ -115,7 +120,9 @@ def convolutional(
         likelihood, posterior: (features, event shape) → head of p(x|z) and of q(z|x).
     """
     check_latent(latent)
-    decoder = ConvolutionalDecoder(latent, event_shape, tuple(reversed(tuple(channels))), activation)
+    decoder = ConvolutionalDecoder(
+        latent, event_shape, tuple(reversed(tuple(channels))), activation
+    )
     encoder = ConvolutionalEncoder(event_shape, channels, activation)
     return DeepLatentModel(
         prior(latent),

@@ -8,8 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-_ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "leaky_relu": lambda: nn.LeakyReLU(0.2), "silu": nn.SiLU,
-                "softplus": nn.Softplus, "gelu": nn.GELU}
+_ACTIVATIONS = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "leaky_relu": lambda: nn.LeakyReLU(0.2),
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "gelu": nn.GELU,
+}
 
 
 class MLP(nn.Module):
@@ -17,21 +23,30 @@ class MLP(nn.Module):
 
     Args:
         event_shape: shape of one input.
-        hidden: widths of the hidden layers; the last is the number of features. Empty passes the flat event on.
+        hidden: widths of the hidden layers; the last is the number of features. Empty passes the
+            flat event on.
         activation: relu, tanh, leaky_relu, silu, softplus or gelu.
-        spectral_norm: divide each weight by its largest singular value (Miyato et al., 2018, "Spectral normalization
-            for generative adversarial networks").
+        spectral_norm: divide each weight by its largest singular value (Miyato et al., 2018,
+            "Spectral normalization for generative adversarial networks").
     """
 
-    def __init__(self, event_shape: Sequence[int], hidden: Sequence[int] = (200, 200), activation: str = "tanh",
-                 spectral_norm: bool = False):
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        hidden: Sequence[int] = (200, 200),
+        activation: str = "tanh",
+        spectral_norm: bool = False,
+    ):
         super().__init__()
         self.event_shape = torch.Size(event_shape)
         widths = [torch.Size(event_shape).numel(), *check_widths(hidden)]
         layers: list[nn.Module] = []
         for inputs, outputs in itertools.pairwise(widths):
             linear = nn.Linear(inputs, outputs)
-            layers += [nn.utils.parametrizations.spectral_norm(linear) if spectral_norm else linear, activation_named(activation)]
+            layers += [
+                nn.utils.parametrizations.spectral_norm(linear) if spectral_norm else linear,
+                activation_named(activation),
+            ]
         self.layers, self.features = nn.Sequential(*layers), widths[-1]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,29 +64,46 @@ class ConvolutionalEncoder(nn.Module):
         spectral_norm: divide each weight by its largest singular value (Miyato et al., 2018).
     """
 
-    def __init__(self, event_shape: Sequence[int], channels: Sequence[int] = (32, 64), activation: str = "leaky_relu",
-                 spectral_norm: bool = False):
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        channels: Sequence[int] = (32, 64),
+        activation: str = "leaky_relu",
+        spectral_norm: bool = False,
+    ):
         super().__init__()
         shape, padded = image_shape(event_shape, len(tuple(channels)))
         widths = [shape[0], *check_widths(channels)]
         layers: list[nn.Module] = []
         for inputs, outputs in itertools.pairwise(widths):
             convolution = nn.Conv2d(inputs, outputs, 4, stride=2, padding=1)
-            layers += [nn.utils.parametrizations.spectral_norm(convolution) if spectral_norm else convolution,
-                       activation_named(activation)]
+            layers += [
+                (
+                    nn.utils.parametrizations.spectral_norm(convolution)
+                    if spectral_norm
+                    else convolution
+                ),
+                activation_named(activation),
+            ]
         scale = 2 ** len(tuple(channels))
-        self.event_shape, self.pad = torch.Size(shape), (0, padded[1] - shape[2], 0, padded[0] - shape[1])
+        self.event_shape, self.pad = (
+            torch.Size(shape),
+            (0, padded[1] - shape[2], 0, padded[0] - shape[1]),
+        )
         self.layers = nn.Sequential(*layers, nn.Flatten())
         self.features = widths[-1] * (padded[0] // scale) * (padded[1] // scale)
 
     def forward(self, x: Tensor) -> Tensor:
         check_event(x, self.event_shape)
         batch = x.shape[:-3]
-        return self.layers(nn.functional.pad(x.reshape(-1, *x.shape[-3:]), self.pad)).unflatten(0, batch)
+        return self.layers(nn.functional.pad(x.reshape(-1, *x.shape[-3:]), self.pad)).unflatten(
+            0, batch
+        )
 
 
 class ConvolutionalDecoder(nn.Module):
-    """Strided 4×4 transposed convolutions, each doubling the image, (*batch, latent) → (*batch, features).
+    """Strided 4×4 transposed convolutions, each doubling the image, (*batch, latent) → (*batch,
+    features).
 
     The features are the flat image of the last convolution, to which a head adds its own map.
 
@@ -82,20 +114,34 @@ class ConvolutionalDecoder(nn.Module):
         activation: relu, tanh, leaky_relu, silu, softplus or gelu.
     """
 
-    def __init__(self, latent: int, event_shape: Sequence[int], channels: Sequence[int] = (64, 32), activation: str = "relu"):
+    def __init__(
+        self,
+        latent: int,
+        event_shape: Sequence[int],
+        channels: Sequence[int] = (64, 32),
+        activation: str = "relu",
+    ):
         super().__init__()
         shape, padded = image_shape(event_shape, len(tuple(channels)))
         scale = 2 ** len(tuple(channels))
-        self.shape, self.base = shape, (check_widths(channels)[0], padded[0] // scale, padded[1] // scale)
+        self.shape, self.base = (
+            shape,
+            (check_widths(channels)[0], padded[0] // scale, padded[1] // scale),
+        )
         self.lift = nn.Linear(latent, torch.Size(self.base).numel())
         widths = [*channels, shape[0]]
         layers: list[nn.Module] = []
         for inputs, outputs in itertools.pairwise(widths):
-            layers += [activation_named(activation), nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)]
+            layers += [
+                activation_named(activation),
+                nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1),
+            ]
         self.layers, self.features = nn.Sequential(*layers), torch.Size(shape).numel()
 
     def forward(self, z: Tensor) -> Tensor:
-        image = self.layers(self.lift(z).reshape(-1, *self.base))[..., : self.shape[1], : self.shape[2]]
+        image = self.layers(self.lift(z).reshape(-1, *self.base))[
+            ..., : self.shape[1], : self.shape[2]
+        ]
         return image.reshape(*z.shape[:-1], self.features)
 
 
@@ -113,10 +159,15 @@ def check_event(x: Tensor, event_shape: torch.Size) -> None:
         ValueError: x is not (*batch, *event_shape), or of integers.
     """
     if x.shape[x.dim() - len(event_shape) :] != event_shape:
-        raise ValueError(f"a network for events of shape {tuple(event_shape)} was given {tuple(x.shape)}: build it with the event_shape "
-                         "of the data, or reshape the data.")
+        raise ValueError(
+            f"a network for events of shape {tuple(event_shape)} was given {tuple(x.shape)}: build"
+            " it with the event_shape of the data, or reshape the data."
+        )
     if not x.is_floating_point():
-        raise ValueError(f"a network was given {x.dtype}: give it floats, such as x.float(), or x / 255 for bytes (data.dtype=float32).")
+        raise ValueError(
+            f"a network was given {x.dtype}: give it floats, such as x.float(), or x / 255 for"
+            " bytes (data.dtype=float32)."
+        )
 
 
 def check_widths(widths: Sequence[int]) -> list[int]:
@@ -126,11 +177,18 @@ def check_widths(widths: Sequence[int]) -> list[int]:
     return list(widths)
 
 
-def image_shape(event_shape: Sequence[int], halvings: int) -> tuple[tuple[int, int, int], tuple[int, int]]:
+def image_shape(
+    event_shape: Sequence[int], halvings: int
+) -> tuple[tuple[int, int, int], tuple[int, int]]:
     """(C, H, W) and the height and width rounded up to a multiple of 2^halvings."""
     if len(tuple(event_shape)) != 3:
-        raise ValueError(f"a convolutional network needs images of shape (channels, height, width), not {tuple(event_shape)}: "
-                         "use model=dense for other data.")
+        raise ValueError(
+            "a convolutional network needs images of shape (channels, height, width), not"
+            f" {tuple(event_shape)}: use model=dense for other data."
+        )
     channels, height, width = event_shape
     multiple = 2**halvings
-    return (channels, height, width), (-(-height // multiple) * multiple, -(-width // multiple) * multiple)
+    return (channels, height, width), (
+        -(-height // multiple) * multiple,
+        -(-width // multiple) * multiple,
+    )

@@ -38,7 +38,8 @@ class GaussianMixturePrior(nn.Module):
         components: K.
         spread: standard deviation of the means at the start.
 
-    References: Dilokthanakul et al. (2016), "Deep unsupervised clustering with Gaussian mixture variational autoencoders".
+    References: Dilokthanakul et al. (2016), "Deep unsupervised clustering with Gaussian mixture
+    variational autoencoders".
     """
 
     def __init__(self, latent: int, components: int = 10, spread: float = 1.0):
@@ -51,13 +52,16 @@ class GaussianMixturePrior(nn.Module):
 
     def forward(self) -> Distribution:
         components = Independent(Normal(self.means, self.log_scales.exp(), validate_args=False), 1)
-        return ReparameterisedMixture(Categorical(logits=self.logits, validate_args=False), components, validate_args=False)
+        return ReparameterisedMixture(
+            Categorical(logits=self.logits, validate_args=False), components, validate_args=False
+        )
 
 
 class ReparameterisedMixture(MixtureSameFamily):
     """A mixture with `rsample`: the component is drawn, the point within it is reparameterised.
 
-    The gradient reaches the drawn component's mean and scale, not the weights: an adversarial trainer leaves those be.
+    The gradient reaches the drawn component's mean and scale, not the weights: an adversarial
+    trainer leaves those be.
     """
 
     has_rsample = True
@@ -68,4 +72,6 @@ class ReparameterisedMixture(MixtureSameFamily):
         draws = self.component_distribution.rsample(shape)
         index = component.reshape(*component.shape, *(1,) * (1 + len(self.event_shape)))
         where = len(shape) + len(self.batch_shape)
-        return draws.gather(where, index.expand(*component.shape, 1, *self.event_shape)).squeeze(where)
+        return draws.gather(where, index.expand(*component.shape, 1, *self.event_shape)).squeeze(
+            where
+        )

@@ -20,11 +20,13 @@ from emgen.models.energy.units import Binary, Units
 
 
 class DeepBeliefNet(nn.Module):
-    """p(v, h¹, …, h^L) = p(v|h¹) p(h¹|h²) … p(h^{L−1}, h^L), whose last factor is a Boltzmann machine.
+    """p(v, h¹, …, h^L) = p(v|h¹) p(h¹|h²) … p(h^{L−1}, h^L), whose last factor is a Boltzmann
+    machine.
 
-    The latents are z = (h¹, …, h^{L−1}): h^L is summed out of the machine on top in closed form, so that its free energy
-    is the prior of h^{L−1}. Every layer is held as the Boltzmann machine that learns it greedily; below the top its
-    p(v|h) alone is used, and the recognition net, tied to it at first, becomes a net of its own in fine-tuning.
+    The latents are z = (h¹, …, h^{L−1}): h^L is summed out of the machine on top in closed form, so
+    that its free energy is the prior of h^{L−1}. Every layer is held as the Boltzmann machine that
+    learns it greedily; below the top its p(v|h) alone is used, and the recognition net, tied to it
+    at first, becomes a net of its own in fine-tuning.
 
     Args:
         event_shape: shape of v.
@@ -43,18 +45,30 @@ class DeepBeliefNet(nn.Module):
     ([(5, 4)], (2, 6))
     """
 
-    def __init__(self, event_shape: Sequence[int], hidden: Sequence[int] = (500, 500), units: Units = Binary(),
-                 centred: bool = True, sweeps: int = 1000):
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        hidden: Sequence[int] = (500, 500),
+        units: Units = Binary(),
+        centred: bool = True,
+        sweeps: int = 1000,
+    ):
         super().__init__()
         if len(hidden) < 2:
-            raise ValueError(f"hidden={list(hidden)}: a deep belief net has two hidden layers or more; with one it is a "
-                             "BoltzmannMachine.")
+            raise ValueError(
+                f"hidden={list(hidden)}: a deep belief net has two hidden layers or more; with one"
+                " it is a BoltzmannMachine."
+            )
         self.event_shape = torch.Size(event_shape)
         shapes = [self.event_shape, *((size,) for size in hidden)]
         kinds = [units, *[Binary()] * (len(hidden) - 1)]
         self.machines: Any = nn.ModuleList(
-            BoltzmannMachine(shape, size, kind, centred, sweeps) for shape, size, kind in zip(shapes, hidden, kinds))
-        self.recognition = Recognition([_up(below, above) for below, above in pairwise(shapes[:-1])])
+            BoltzmannMachine(shape, size, kind, centred, sweeps)
+            for shape, size, kind in zip(shapes, hidden, kinds)
+        )
+        self.recognition = Recognition(
+            [_up(below, above) for below, above in pairwise(shapes[:-1])]
+        )
         self.log_z: Tensor
         self.log_z_error: Tensor
         self.register_buffer("log_z", torch.tensor(torch.nan))
@@ -69,7 +83,11 @@ class DeepBeliefNet(nn.Module):
 
     def prior(self) -> Joint:
         """p(h¹, …, h^{L−1}); its `log_prob` needs the top machine's constant to have been set."""
-        return Joint(_Top(self.top, self.log_z), [m.likelihood for m in self.machines[-2:0:-1]], top_down=True)
+        return Joint(
+            _Top(self.top, self.log_z),
+            [m.likelihood for m in self.machines[-2:0:-1]],
+            top_down=True,
+        )
 
     def likelihood(self, z: Sequence[Tensor]) -> Distribution:
         """p(v|h¹)."""
@@ -93,15 +111,19 @@ class DeepBeliefNet(nn.Module):
         return self.machines[0].filters()
 
     def set_constant(self, found: Any) -> None:
-        """Set `log_z` of the top machine, and `log_z_error`, which all scores share, from an estimate of it."""
+        """Set `log_z` of the top machine, and `log_z_error`, which all scores share, from an
+        estimate of it.
+        """
         self.log_z.copy_(found.value)
         self.log_z_error.copy_(found.error)
 
-    # ---- greedy learning -----------------------------------------------------------------------------------------
+    # ---- greedy learning ------------------------------------------------------------------------
 
     @torch.no_grad()
     def below(self, level: int, x: Tensor) -> Tensor:
-        """What the machine at a level learns from: x itself, or one draw of the recognition net up to there."""
+        """What the machine at a level learns from: x itself, or one draw of the recognition net up
+        to there.
+        """
         layers: Any = self.recognition.layers
         for layer in layers[:level]:
             x = layer(x).sample()
@@ -118,8 +140,8 @@ class DeepBeliefNet(nn.Module):
     def stack(self, level: int) -> None:
         """Start a machine as the one below turned upside down, where their sizes allow it.
 
-        Then p(h) under the new machine is what it was under the one below: p(v) does not change, and whatever the new
-        machine learns raises the variational bound.
+        Then p(h) under the new machine is what it was under the one below: p(v) does not change,
+        and whatever the new machine learns raises the variational bound.
         """
         under, over = self.machines[level - 1], self.machines[level]
         if isinstance(under.units, Binary) and over.weight.shape == under.weight.T.shape:
@@ -128,7 +150,9 @@ class DeepBeliefNet(nn.Module):
 
 
 class _Top(Distribution):
-    """p(h) ∝ exp(−energy(h)) of a Boltzmann machine, normalised by a constant that was estimated elsewhere."""
+    """p(h) ∝ exp(−energy(h)) of a Boltzmann machine, normalised by a constant that was estimated
+    elsewhere.
+    """
 
     arg_constraints: Any = {}
     support: Any = constraints.independent(constraints.boolean, 1)

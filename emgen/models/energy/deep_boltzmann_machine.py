@@ -1,4 +1,6 @@
-"""The deep Boltzmann machine: several binary layers, all undirected, with mean field in the data phase."""
+"""The deep Boltzmann machine: several binary layers, all undirected, with mean field in the data
+phase.
+"""
 
 __all__ = ["DeepBoltzmannMachine"]
 
@@ -21,12 +23,15 @@ class DeepBoltzmannMachine(nn.Module):
 
         E(v, h) = −log base(v) − bᵀs(v) − Σ_l c_lᵀh^l − s(v)ᵀ W¹ h¹ − Σ_l h^lᵀ W^{l+1} h^{l+1}
 
-    Given the even layers (v, h², …) the odd ones are independent, and the other way round. A *state* is the even layers
-    side by side, a tensor (*batch, D + H₂ + …): its energy sums the odd layers out in closed form. *Data* (*batch,
-    *event) are v alone: their energy is the mean-field free energy E_q[E] − H(q), at least −log p(v) − log Z.
+    Given the even layers (v, h², …) the odd ones are independent, and the other way round. A
+    *state* is the even layers side by side, a tensor (*batch, D + H₂ + …): its energy sums the odd
+    layers out in closed form. *Data* (*batch,
+    *event) are v alone: their energy is the mean-field free energy E_q[E] − H(q), at least −log
+    p(v) − log Z.
 
-    Like `BoltzmannMachine` it is its own path of tempered machines, and keeps its parameters about the centre (μ, ½, ½,
-    …) if centred, which makes training all layers jointly work without greedy pre-training.
+    Like `BoltzmannMachine` it is its own path of tempered machines, and keeps its parameters about
+    the centre (μ, ½, ½, …) if centred, which makes training all layers jointly work without greedy
+    pre-training.
 
     Args:
         event_shape: shape of v.
@@ -37,52 +42,87 @@ class DeepBoltzmannMachine(nn.Module):
         sweeps: Gibbs sweeps of `sample`, on a rising ladder of temperatures from the base.
 
     Raises:
-        ValueError: no hidden layer, an empty one, or no sweeps of either kind; units that do not fit the event.
+        ValueError: no hidden layer, an empty one, or no sweeps of either kind; units that do not
+            fit the event.
 
     References:
-        Salakhutdinov and Hinton (2009), "Deep Boltzmann machines"; Montavon and Müller (2012), "Deep Boltzmann machines
-        and the centering trick".
+        Salakhutdinov and Hinton (2009), "Deep Boltzmann machines"; Montavon and Müller (2012),
+        "Deep Boltzmann machines and the centering trick".
 
     >>> machine = DeepBoltzmannMachine((4,), hidden=(3, 2))
     >>> machine.gibbs(torch.zeros(5, 4)).shape                               # v and h² side by side
     torch.Size([5, 6])
     """
 
-    def __init__(self, event_shape: Sequence[int], hidden: Sequence[int] = (500, 500), units: Units = Binary(),
-                 centred: bool = True, mean_field_sweeps: int = 10, sweeps: int = 1000):
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        hidden: Sequence[int] = (500, 500),
+        units: Units = Binary(),
+        centred: bool = True,
+        mean_field_sweeps: int = 10,
+        sweeps: int = 1000,
+    ):
         super().__init__()
         if not hidden or min(*hidden, mean_field_sweeps, sweeps) < 1:
-            raise ValueError(f"hidden={list(hidden)}, mean_field_sweeps={mean_field_sweeps}, sweeps={sweeps}: there is at least "
-                             "one layer, one unit in each, one sweep of either kind.")
+            raise ValueError(
+                f"hidden={list(hidden)}, mean_field_sweeps={mean_field_sweeps}, sweeps={sweeps}:"
+                " there is at least one layer, one unit in each, one sweep of either kind."
+            )
         self.event_shape, self.units, self.centred = torch.Size(event_shape), units, centred
         self.mean_field_sweeps, self.sweeps = mean_field_sweeps, sweeps
         sizes = [self.event_shape.numel(), *hidden]
-        self.weights = nn.ParameterList(0.01 * torch.randn(below, above) for below, above in pairwise(sizes))
+        self.weights = nn.ParameterList(
+            0.01 * torch.randn(below, above) for below, above in pairwise(sizes)
+        )
         self.biases = nn.ParameterList(torch.zeros(size) for size in sizes)
         self.centre: Tensor
-        self.register_buffer("centre", units.given(torch.zeros(sizes[0]), self.event_shape).mean.flatten())
+        self.register_buffer(
+            "centre", units.given(torch.zeros(sizes[0]), self.event_shape).mean.flatten()
+        )
 
-    # ---- the model -----------------------------------------------------------------------------------------------
+    # ---- the model ------------------------------------------------------------------------------
 
     def energy(self, state: Tensor, beta: Tensor | None = None) -> Tensor:
-        """−log p up to log Z, exact for states; for data, its upper bound by the mean field at β = 1.
+        """−log p up to log Z, exact for states; for data, its upper bound by the mean field at β =
+        1.
 
-        With one hidden layer data are states: no even layer is hidden, so the bound is exact at every β.
+        With one hidden layer data are states: no even layer is hidden, so the bound is exact at
+            every β.
         """
         if not self._is_data(state):
             return -self._log_marginal(self._even(state), beta)
         means = self.mean_field(state)[1::2]
-        even = {0: state.flatten(state.dim() - len(self.event_shape)), **{2 * i + 2: m for i, m in enumerate(means)}}
+        even = {
+            0: state.flatten(state.dim() - len(self.event_shape)),
+            **{2 * i + 2: m for i, m in enumerate(means)},
+        }
         return -self._log_marginal(even, beta) - sum(_entropy(m) for m in means)
 
     def move(self, state: Tensor, beta: Tensor | None = None) -> Tensor:
-        """One Gibbs sweep, odd layers given the even ones and back: reversible with respect to p_β(state)."""
-        odd = {k: bernoulli(tempered(self._input(k, self._even(state)), beta).sigmoid()) for k in self._levels(1)}
+        """One Gibbs sweep, odd layers given the even ones and back: reversible with respect to
+        p_β(state).
+        """
+        odd = {
+            k: bernoulli(tempered(self._input(k, self._even(state)), beta).sigmoid())
+            for k in self._levels(1)
+        }
         v = self.units.sample(tempered(self._input(0, odd), beta, self.base))
-        return torch.cat([v, *(bernoulli(tempered(self._input(k, odd), beta).sigmoid()) for k in self._levels(0)[1:])], -1)
+        return torch.cat(
+            [
+                v,
+                *(
+                    bernoulli(tempered(self._input(k, odd), beta).sigmoid())
+                    for k in self._levels(0)[1:]
+                ),
+            ],
+            -1,
+        )
 
     def gibbs(self, state: Tensor) -> Tensor:
-        """One Gibbs sweep at β = 1; from data it first draws the hidden even layers from the mean field."""
+        """One Gibbs sweep at β = 1; from data it first draws the hidden even layers from the mean
+        field.
+        """
         if self._is_data(state):
             hidden = [bernoulli(m) for m in self.mean_field(state)[1::2]]
             state = torch.cat([state.flatten(state.dim() - len(self.event_shape)), *hidden], -1)
@@ -90,7 +130,9 @@ class DeepBoltzmannMachine(nn.Module):
 
     @torch.no_grad()
     def mean_field(self, v: Tensor) -> list[Tensor]:
-        """Means of h¹, …, h^L in the factorised q(h|v) that ascends the bound, layer by layer from fair coins."""
+        """Means of h¹, …, h^L in the factorised q(h|v) that ascends the bound, layer by layer from
+        fair coins.
+        """
         batch = v.shape[: v.dim() - len(self.event_shape)]
         layers = {k: c.new_full((*batch, len(c)), 0.5) for k, c in enumerate(self.biases)}
         layers[0] = v.flatten(len(batch))
@@ -101,7 +143,10 @@ class DeepBoltzmannMachine(nn.Module):
 
     def hidden_mean(self, v: Tensor) -> Tensor:
         """Mean-field E[h¹|v], (*batch, H₁), differentiable given the layer above."""
-        layers = {0: v.flatten(v.dim() - len(self.event_shape)), **{k + 1: m for k, m in enumerate(self.mean_field(v))}}
+        layers = {
+            0: v.flatten(v.dim() - len(self.event_shape)),
+            **{k + 1: m for k, m in enumerate(self.mean_field(v))},
+        }
         return self._input(1, layers).sigmoid()
 
     def sample(self, n: int) -> Tensor:
@@ -115,40 +160,57 @@ class DeepBoltzmannMachine(nn.Module):
         return self.units.mean(self._input(0, {1: h})).unflatten(-1, self.event_shape)
 
     def filters(self) -> Tensor:
-        """What each unit of h¹ adds to v by itself, (H₁, *event), as the mean of visible units without bias."""
+        """What each unit of h¹ adds to v by itself, (H₁, *event), as the mean of visible units
+        without bias.
+        """
         return self.units.mean(self.weights[0].T).unflatten(-1, self.event_shape)
 
-    # ---- the normalising constant --------------------------------------------------------------------------------
+    # ---- the normalising constant ---------------------------------------------------------------
 
     def log_partition(self, side: str | None = None) -> Tensor:
         """Exact log Z: enumerate the odd or the even layers, sum the others out in closed form.
 
         Args:
-            side: `odd`, or `even` where the visible units are binary; None for the one with fewer units.
+            side: `odd`, or `even` where the visible units are binary; None for the one with fewer
+                units.
 
         Raises:
-            ValueError: more than 2²⁰ states, or the even side where the visible units are not binary.
+            ValueError: more than 2²⁰ states, or the even side where the visible units are not
+                binary.
         """
-        sizes = {name: [len(self.biases[k]) for k in self._levels(parity)] for parity, name in enumerate(("even", "odd"))}
+        sizes = {
+            name: [len(self.biases[k]) for k in self._levels(parity)]
+            for parity, name in enumerate(("even", "odd"))
+        }
         binary = isinstance(self.units, Binary)
         if side is None:
             side = "even" if binary and sum(sizes["even"]) < sum(sizes["odd"]) else "odd"
         if side not in sizes or (side == "even" and not binary):
-            raise ValueError(f"side={side!r}: enumerate 'odd', or 'even' where the visible units are binary.")
+            raise ValueError(
+                f"side={side!r}: enumerate 'odd', or 'even' where the visible units are binary."
+            )
         levels = self._levels(int(side == "odd"))
         states = binary_states(sum(sizes[side]), self.biases[0])
-        return summed(lambda block: self._log_marginal(dict(zip(levels, block.split(sizes[side], -1)))), states)
+        return summed(
+            lambda block: self._log_marginal(dict(zip(levels, block.split(sizes[side], -1)))),
+            states,
+        )
 
     def log_z0(self) -> Tensor:
         """log Z of the base, β = 0: independent visible units, hidden units that are fair coins."""
-        return self.units.log_partition(self.base()) + math.log(2) * sum(len(c) for c in self.biases[1:])
+        return self.units.log_partition(self.base()) + math.log(2) * sum(
+            len(c) for c in self.biases[1:]
+        )
 
     def start(self, chains: int) -> Tensor:
         """Exact draws of the base's states."""
-        coins = [bernoulli(self.centre.new_full((chains, len(self.biases[k])), 0.5)) for k in self._levels(0)[1:]]
+        coins = [
+            bernoulli(self.centre.new_full((chains, len(self.biases[k])), 0.5))
+            for k in self._levels(0)[1:]
+        ]
         return torch.cat([self.units.sample(self.base().expand(chains, -1)), *coins], -1)
 
-    # ---- its parameters ------------------------------------------------------------------------------------------
+    # ---- its parameters -------------------------------------------------------------------------
 
     def base(self) -> Tensor:
         """b₀, the natural parameter of independent visible units whose mean is the centre."""
@@ -156,7 +218,9 @@ class DeepBoltzmannMachine(nn.Module):
 
     @torch.no_grad()
     def centre_at(self, mean: Tensor, rate: float = 1.0) -> None:
-        """Move the base, and μ of a centred machine, towards a mean (*event) of the data; p stays what it was."""
+        """Move the base, and μ of a centred machine, towards a mean (*event) of the data; p stays
+        what it was.
+        """
         step = rate * (mean.flatten().to(self.centre) - self.centre)
         if self.centred:
             self.biases[1] += self.units.statistic(step) @ self.weights[0]
@@ -166,7 +230,7 @@ class DeepBoltzmannMachine(nn.Module):
         return list(range(parity, len(self.biases), 2))
 
     def _is_data(self, state: Tensor) -> bool:
-        return state.shape[-len(self.event_shape):] == self.event_shape
+        return state.shape[-len(self.event_shape) :] == self.event_shape
 
     def _even(self, state: Tensor) -> Layers:
         levels = self._levels(0)
@@ -198,7 +262,9 @@ class DeepBoltzmannMachine(nn.Module):
                 total = total + (s * tempered(self._input(k, silent), beta, base)).sum(-1)
             else:
                 natural = tempered(self._input(k, given), beta, base)
-                total = total + (self.units.log_partition(natural) if k == 0 else softplus(natural).sum(-1))
+                total = total + (
+                    self.units.log_partition(natural) if k == 0 else softplus(natural).sum(-1)
+                )
         return total
 
 

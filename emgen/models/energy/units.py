@@ -1,4 +1,6 @@
-"""Kinds of visible unit of a Boltzmann machine: exponential families p(v|h) ∝ base(v) exp(ηᵀ s(v)) with η = b + W h."""
+"""Kinds of visible unit of a Boltzmann machine: exponential families p(v|h) ∝ base(v) exp(ηᵀ s(v))
+with η = b + W h.
+"""
 
 __all__ = ["Binary", "Gaussian", "Multinomial", "Units"]
 
@@ -14,7 +16,8 @@ from emgen.distributions import bernoulli, softplus
 
 
 class Units(Protocol):
-    """What a machine asks of its visible layer: flat arguments (*batch, D), answers of shape (*batch, D) or (*batch).
+    """What a machine asks of its visible layer: flat arguments (*batch, D), answers of shape
+    (*batch, D) or (*batch).
 
     `natural` is the inverse of `mean`; `given` is the layer as a distribution over events.
     """
@@ -61,7 +64,8 @@ class Binary:
 
 
 class Gaussian:
-    """Real units with a fixed standard deviation, p(v|h) = N(v; σ η, σ²): statistic v/σ, log-partition η²/2.
+    """Real units with a fixed standard deviation, p(v|h) = N(v; σ η, σ²): statistic v/σ,
+    log-partition η²/2.
 
     Args:
         scale: σ, in units of the data.
@@ -72,8 +76,10 @@ class Gaussian:
 
     def __init__(self, scale: float = 1.0):
         if not scale > 0:
-            raise ValueError(f"scale={scale}: the standard deviation of Gaussian units must be positive; standardise the "
-                             "data and use 1.")
+            raise ValueError(
+                f"scale={scale}: the standard deviation of Gaussian units must be positive;"
+                " standardise the data and use 1."
+            )
         self.scale = scale
 
     def statistic(self, v: Tensor) -> Tensor:
@@ -97,11 +103,14 @@ class Gaussian:
 
     def given(self, eta: Tensor, event_shape: Sequence[int]) -> Distribution:
         mean = self.scale * eta.unflatten(-1, event_shape)
-        return Independent(distributions.Normal(mean, self.scale, validate_args=False), len(event_shape))
+        return Independent(
+            distributions.Normal(mean, self.scale, validate_args=False), len(event_shape)
+        )
 
 
 class Multinomial:
-    """Counts over `states` outcomes, `count` of them in each group: one-hot vectors at 1, short documents above.
+    """Counts over `states` outcomes, `count` of them in each group: one-hot vectors at 1, short
+    documents above.
 
     The last dimension of an event is the outcomes; log-partition n log Σ exp η per group.
 
@@ -110,14 +119,18 @@ class Multinomial:
         count: total of each group.
 
     Raises:
-        ValueError: fewer than two outcomes or no counts; from `given`, events whose last dimension is not the outcomes.
+        ValueError: fewer than two outcomes or no counts; from `given`, events whose last dimension
+            is not the outcomes.
 
     References: Salakhutdinov and Hinton (2009), "Replicated softmax: an undirected topic model".
     """
 
     def __init__(self, states: int, count: int = 1):
         if states < 2 or count < 1:
-            raise ValueError(f"states={states}, count={count}: multinomial units need two outcomes and one count at least.")
+            raise ValueError(
+                f"states={states}, count={count}: multinomial units need two outcomes and one count"
+                " at least."
+            )
         self.states, self.count = states, count
 
     def statistic(self, v: Tensor) -> Tensor:
@@ -137,13 +150,18 @@ class Multinomial:
         return mean.clamp(min=1e-4).log()
 
     def sample(self, eta: Tensor) -> Tensor:
-        groups = torch.distributions.Multinomial(self.count, logits=self._groups(eta), validate_args=False)
+        groups = torch.distributions.Multinomial(
+            self.count, logits=self._groups(eta), validate_args=False
+        )
         return groups.sample().flatten(-2)
 
     def given(self, eta: Tensor, event_shape: Sequence[int]) -> Distribution:
         if tuple(event_shape)[-1:] != (self.states,):
-            raise ValueError(f"multinomial units of states={self.states} in events of shape {tuple(event_shape)}: the last dimension "
-                             "must be the outcomes; give states its size, or reshape the data.")
+            raise ValueError(
+                f"multinomial units of states={self.states} in events of shape"
+                f" {tuple(event_shape)}: the last dimension must be the outcomes; give states its"
+                " size, or reshape the data."
+            )
         logits = eta.unflatten(-1, event_shape)
         groups = distributions.Multinomial(self.count, logits=logits, validate_args=False)
         return Independent(groups, len(event_shape) - 1)

@@ -1,7 +1,9 @@
-"""Distributions in double precision: the same parameters, so that log densities and closed forms keep their digits.
+"""Distributions in double precision: the same parameters, so that log densities and closed forms
+keep their digits.
 
-torch's Gamma, Chi2, InverseGamma, HalfCauchy, ... convert x to the precision of their parameters. In single precision the
-nodes of a quadrature, which reach from e^−300 to e^100, become 0 or ∞ there, and 0 · ∞ follows.
+torch's Gamma, Chi2, InverseGamma, HalfCauchy, ... convert x to the precision of their parameters.
+In single precision the nodes of a quadrature, which reach from e^−300 to e^100, become 0 or ∞
+there, and 0 · ∞ follows.
 """
 
 from __future__ import annotations
@@ -20,14 +22,16 @@ from torch.distributions.utils import lazy_property
 def in_double(distribution: Distribution) -> Distribution:
     """The distribution with float64 parameters, through which gradients reach the given ones.
 
-    Classes of a user's own are left as they are: what they do with another precision is theirs to know. Nothing is
-    changed on a device without float64.
+    Classes of a user's own are left as they are: what they do with another precision is theirs to
+    know. Nothing is changed on a device without float64.
     """
     return _doubled(distribution, {})
 
 
 def dtype_of(*distributions: Distribution) -> torch.dtype:
-    """The precision that the parameters of all of them promote to; torch's default where there are none."""
+    """The precision that the parameters of all of them promote to; torch's default where there are
+    none.
+    """
     found = [dtype for one in distributions for dtype in _dtypes(one)]
     if not found:
         return torch.get_default_dtype()
@@ -38,13 +42,17 @@ def dtype_of(*distributions: Distribution) -> torch.dtype:
 
 
 def _doubled(value: Any, seen: dict[int, Any]) -> Any:
-    """A tensor, distribution, transform, or a sequence of them, in float64; one that stands in two places stays one."""
+    """A tensor, distribution, transform, or a sequence of them, in float64; one that stands in two
+    places stays one.
+    """
     if id(value) in seen:
         return seen[id(value)][1]
     if isinstance(value, Tensor):
         narrow = value.is_floating_point() and value.device.type != "mps"
         made = value.double() if narrow else value
-    elif isinstance(value, (Distribution, Transform)) and type(value).__module__.startswith(("torch.", "emgen.")):
+    elif isinstance(value, (Distribution, Transform)) and type(value).__module__.startswith(
+        ("torch.", "emgen.")
+    ):
         made = copy.copy(value)
         seen[id(value)] = (value, made)  # a transform and its inverse hold each other
         for name, part in vars(value).items():
@@ -61,7 +69,9 @@ def _doubled(value: Any, seen: dict[int, Any]) -> Any:
 
 
 def _is_derived(distribution: Any, name: str) -> bool:
-    """Whether an attribute was computed, in the given precision, from the one that the distribution was made of."""
+    """Whether an attribute was computed, in the given precision, from the one that the distribution
+    was made of.
+    """
     given = vars(distribution).get("_param")
     lazy = isinstance(getattr(type(distribution), name, None), lazy_property)
     return given is not None and lazy and vars(distribution)[name] is not given

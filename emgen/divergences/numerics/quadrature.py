@@ -1,4 +1,6 @@
-"""Adaptive quadrature of a batch of functions of one real variable, differentiable in their parameters."""
+"""Adaptive quadrature of a batch of functions of one real variable, differentiable in their
+parameters.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ import torch
 from torch import Tensor
 
 _ORDER, _DEPTH, _PANELS = 16, 40, 2**14
-# where w ends: e^-36 scales from a bound x rounds to it, unless the bound is 0; e^100 from the centre even x^6 is a number
+# where w ends: e^-36 scales from a bound x rounds to it, unless the bound is 0; e^100 from the
+# centre even x^6 is a number
 _BOUND, _ZERO, _FAR = -36.0, -300.0, 100.0
 
 
@@ -23,19 +26,21 @@ def integrate(
 ) -> tuple[Tensor, Tensor]:
     """∫ function(x) dx over the support, and an estimate of its error.
 
-    x is sinh, exp or logistic in the variable of integration, so heavy tails and singular ends are both met. Panels
-    are halved until the Gauss-Legendre rule on a panel agrees with the sum over its halves; they are found without
-    gradients and the final sum is differentiable. An integral of a non-negative function that has not converged at
-    the cut-off is +∞.
+    x is sinh, exp or logistic in the variable of integration, so heavy tails and singular ends are
+    both met. Panels are halved until the Gauss-Legendre rule on a panel agrees with the sum over
+    its halves; they are found without gradients and the final sum is differentiable. An integral of
+    a non-negative function that has not converged at the cut-off is +∞.
 
     Args:
         function: maps nodes (N,) to values (N, *batch), float64.
         marks: (M,) points near which the mass lies: modes, and modes ± a few standard deviations.
         support: the interval; either end may be infinite.
-        tolerance: accepted error of a panel, relative to the largest total seen, or absolute below one.
+        tolerance: accepted error of a panel, relative to the largest total seen, or absolute below
+            one.
 
     Raises:
-        ValueError: the function keeps changing on too many panels, as a density that comes again and again does.
+        ValueError: the function keeps changing on too many panels, as a density that comes again
+            and again does.
 
     >>> value, error = integrate(lambda x: (-x.square() / 2).exp(), torch.tensor([-1.0, 0.0, 1.0]))
     >>> round(float(value**2 / 2), 10) == round(math.pi, 10)
@@ -63,7 +68,10 @@ def integrate(
         coarse = panels_sum(pending)
         for depth in range(_DEPTH):
             middle = pending.mean(1)
-            left, right = torch.stack([pending[:, 0], middle], 1), torch.stack([middle, pending[:, 1]], 1)
+            left, right = (
+                torch.stack([pending[:, 0], middle], 1),
+                torch.stack([middle, pending[:, 1]], 1),
+            )
             fine = torch.stack([panels_sum(left), panels_sum(right)], 1)
             difference = (fine.sum(1) - coarse).abs()
             total = fine.sum((0, 1)) if total is None else torch.maximum(total, fine.sum((0, 1)))
@@ -77,17 +85,30 @@ def integrate(
             if not len(pending):
                 break
             if len(pending) > _PANELS:
-                raise ValueError(f"after {depth + 1} halvings {len(pending)} panels of the quadrature are still not settled: one of "
-                                 "the densities has no integral on its declared support, or far too many peaks.")
+                raise ValueError(
+                    f"after {depth + 1} halvings {len(pending)} panels of the quadrature are still"
+                    " not settled: one of the densities has no integral on its declared support,"
+                    " or far too many peaks."
+                )
         panels = torch.cat(accepted)
     sums = panels_sum(panels)
     value = sums.sum(0)
     with torch.no_grad():
         diverges, missing = torch.zeros_like(value, dtype=torch.bool), torch.zeros_like(value)
-        for away in (panels - first, last - panels):  # what the two outermost stretches of either end hold
-            outer, inner = (_over(sums, (away.amin(1) >= near) & (away.amax(1) <= near + 4)).abs() for near in (0, 4))
-            diverges |= (outer > 1e-3 * value.abs()) & (outer > 0.95 * inner)  # no integrable tail leaves so much so far out
-            missing += torch.where(outer < inner, outer.square() / (inner - outer), 0.0)  # the rest of a geometric series
+        for away in (
+            panels - first,
+            last - panels,
+        ):  # what the two outermost stretches of either end hold
+            outer, inner = (
+                _over(sums, (away.amin(1) >= near) & (away.amax(1) <= near + 4)).abs()
+                for near in (0, 4)
+            )
+            diverges |= (outer > 1e-3 * value.abs()) & (
+                outer > 0.95 * inner
+            )  # no integrable tail leaves so much so far out
+            missing += torch.where(
+                outer < inner, outer.square() / (inner - outer), 0.0
+            )  # the rest of a geometric series
     infinite = diverges | sums.isinf().any(0)
     return torch.where(infinite, torch.inf, value), torch.where(infinite, 0.0, error + missing)
 
@@ -114,7 +135,9 @@ def _change_of_variable(marks: Tensor, low: float, high: float):
 
 
 def _legendre(like: Tensor) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of the Gauss-Legendre rule on [−1, 1], from the eigenvectors of its Jacobi matrix."""
+    """Nodes and weights of the Gauss-Legendre rule on [−1, 1], from the eigenvectors of its Jacobi
+    matrix.
+    """
     k = torch.arange(1, _ORDER, dtype=like.dtype, device=like.device)
     off = k / (4 * k.square() - 1).sqrt()
     nodes, vectors = torch.linalg.eigh(torch.diag(off, 1) + torch.diag(off, -1))

@@ -1,8 +1,18 @@
-"""What sums and quadrature ask of a distribution: its support, where its mass lies, and log densities outside the support too."""
+"""What sums and quadrature ask of a distribution: its support, where its mass lies, and log
+densities outside the support too.
+"""
 
 from __future__ import annotations
 
-__all__ = ["continuous_bernoulli_kl", "interval", "is_discrete", "log_density", "log_mass", "marks_of", "support_of"]
+__all__ = [
+    "continuous_bernoulli_kl",
+    "interval",
+    "is_discrete",
+    "log_density",
+    "log_mass",
+    "marks_of",
+    "support_of",
+]
 
 import math
 from typing import Any, TypeGuard
@@ -24,7 +34,16 @@ from torch.distributions import (
 from torch.distributions.transforms import ComposeTransform
 from torch.nn.functional import logsigmoid
 
-_SPREAD = (0.0, 1.0, 3.0, 8.0, 40.0, 200.0, 1e3, 1e4)  # standard deviations about a mean where panels of quadrature begin
+_SPREAD = (
+    0.0,
+    1.0,
+    3.0,
+    8.0,
+    40.0,
+    200.0,
+    1e3,
+    1e4,
+)  # standard deviations about a mean where panels of quadrature begin
 
 
 def log_density(distribution: Distribution, x: Tensor) -> Tensor:
@@ -32,8 +51,14 @@ def log_density(distribution: Distribution, x: Tensor) -> Tensor:
     if isinstance(distribution, MixtureSameFamily):  # each component has a support of its own
         parts = distribution.component_distribution
         each = log_density(parts, x.unsqueeze(x.dim() - len(distribution.event_shape)))
-        return (each + distribution.mixture_distribution.logits.double().log_softmax(-1)).logsumexp(-1).clamp_min(-1e300)
-    if isinstance(distribution, Independent) and isinstance(distribution.base_dist, ContinuousBernoulli):
+        return (
+            (each + distribution.mixture_distribution.logits.double().log_softmax(-1))
+            .logsumexp(-1)
+            .clamp_min(-1e300)
+        )
+    if isinstance(distribution, Independent) and isinstance(
+        distribution.base_dist, ContinuousBernoulli
+    ):
         dims = distribution.reinterpreted_batch_ndims
         each = log_density(distribution.base_dist, x)
         return each.sum(list(range(-dims, 0))).clamp_min(-1e300) if dims else each
@@ -55,8 +80,8 @@ def log_density(distribution: Distribution, x: Tensor) -> Tensor:
 def log_mass(distribution: Distribution, letters: Tensor) -> Tensor:
     """log probabilities of 0, 1, 2, … from what was given, logits or probabilities.
 
-    From one torch makes the other in the given precision: the rarer side of a logit of 40 is 0 to it, and a probability of 0 is
-    1e-7, which would hide an ∞.
+    From one torch makes the other in the given precision: the rarer side of a logit of 40 is 0 to
+    it, and a probability of 0 is 1e-7, which would hide an ∞.
     """
     if isinstance(distribution, Categorical):
         given, logits = _given(distribution)
@@ -75,9 +100,11 @@ def log_mass(distribution: Distribution, letters: Tensor) -> Tensor:
 
 
 def continuous_bernoulli_kl(p: ContinuousBernoulli, q: ContinuousBernoulli) -> Tensor:
-    """KL(p‖q) = (a − b) E_p[x] + L(a) − L(b) of p(x) = exp(a x + L(a)) on [0, 1], from the logits a and b.
+    """KL(p‖q) = (a − b) E_p[x] + L(a) − L(b) of p(x) = exp(a x + L(a)) on [0, 1], from the logits a
+    and b.
 
-    torch clamps the probabilities that it makes from logits, which is wrong from |a| = 15 on in float32 and 36 in float64.
+    torch clamps the probabilities that it makes from logits, which is wrong from |a| = 15 on in
+    float32 and 36 in float64.
     """
     a, b = _logits(p), _logits(q)
     return (a - b) * _mean(a) + _log_normaliser(a) - _log_normaliser(b)
@@ -93,7 +120,9 @@ def _log_normaliser(a: Tensor) -> Tensor:
     near = a.abs() < 1e-3
     far = torch.where(near, 1.0, a)
     size = far.abs()
-    return torch.where(near, -a / 2 - a.square() / 24, size.log() - (-torch.expm1(-size)).log() - far.clamp_min(0))
+    return torch.where(
+        near, -a / 2 - a.square() / 24, size.log() - (-torch.expm1(-size)).log() - far.clamp_min(0)
+    )
 
 
 def _mean(a: Tensor) -> Tensor:
@@ -119,13 +148,23 @@ def _log(probability: Tensor) -> Tensor:
 def _binomial(n: Tensor, k: Tensor, log_no: Tensor, log_yes: Tensor) -> Tensor:
     """log C(n, k) + k log p + (n − k) log(1 − p), −1e300 beyond n."""
     held = k.clamp_max(n)  # 0 times the logarithm of zero is 0
-    mass = (n + 1).lgamma() - (held + 1).lgamma() - (n - held + 1).lgamma() + held * log_yes + (n - held) * log_no
+    mass = (
+        (n + 1).lgamma()
+        - (held + 1).lgamma()
+        - (n - held + 1).lgamma()
+        + held * log_yes
+        + (n - held) * log_no
+    )
     return torch.where(k > n, -1e300, mass).clamp_min(-1e300)
 
 
 def support_of(distribution: Distribution) -> Any:
-    """The declared support; None of a distribution that declares none, such as a joint over a tuple of layers."""
-    if isinstance(distribution, VonMises):  # declared to be the line, on which its density comes again and again
+    """The declared support; None of a distribution that declares none, such as a joint over a tuple
+    of layers.
+    """
+    if isinstance(
+        distribution, VonMises
+    ):  # declared to be the line, on which its density comes again and again
         return constraints.interval(-math.pi, math.pi)
     try:
         return distribution.support
@@ -152,7 +191,9 @@ def interval(distribution: Distribution) -> tuple[float, float]:
 
 
 def _centre(distribution: Distribution) -> Tensor:
-    """A point of the support: the mean, or where the base's is taken by the transforms of what has none in closed form, or a draw."""
+    """A point of the support: the mean, or where the base's is taken by the transforms of what has
+    none in closed form, or a draw.
+    """
     if _lacks_mean(distribution):
         return _transformed(distribution, _centre(distribution.base_dist))
     try:
@@ -163,7 +204,10 @@ def _centre(distribution: Distribution) -> Tensor:
 
 
 def _lacks_mean(distribution: Distribution) -> TypeGuard[TransformedDistribution]:
-    return isinstance(distribution, TransformedDistribution) and type(distribution).mean is Distribution.mean
+    return (
+        isinstance(distribution, TransformedDistribution)
+        and type(distribution).mean is Distribution.mean
+    )
 
 
 def _transformed(distribution: TransformedDistribution, x: Tensor) -> Any:
@@ -175,7 +219,9 @@ def marks_of(distribution: Distribution, spread: tuple[float, ...] = _SPREAD) ->
     while isinstance(distribution, Independent):
         distribution = distribution.base_dist
     if _lacks_mean(distribution):
-        marks = _transformed(distribution, marks_of(distribution.base_dist, _SPREAD[:4]))  # exp would carry others too far
+        marks = _transformed(
+            distribution, marks_of(distribution.base_dist, _SPREAD[:4])
+        )  # exp would carry others too far
         return marks[marks.isfinite()]
     part = getattr(distribution, "component_distribution", distribution)
     if isinstance(part, ContinuousBernoulli):  # an exponential that is cut off at the other end
@@ -184,6 +230,9 @@ def marks_of(distribution: Distribution, spread: tuple[float, ...] = _SPREAD) ->
     else:
         mean, sd = part.mean, part.variance.sqrt()
     if not (mean.isfinite().all() and sd.isfinite().all()):  # Cauchy and the like
-        mean, sd = (getattr(part, name, torch.full_like(mean, default)) for name, default in (("loc", 0.0), ("scale", 1.0)))
+        mean, sd = (
+            getattr(part, name, torch.full_like(mean, default))
+            for name, default in (("loc", 0.0), ("scale", 1.0))
+        )
     away = torch.tensor(spread, dtype=mean.dtype, device=mean.device)
     return (mean[..., None] + sd[..., None] * torch.cat([-away, away])).flatten()

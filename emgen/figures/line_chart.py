@@ -1,6 +1,6 @@
-"""Line charts and error whiskers as inline SVG: no script, no font, no colour of their own but the page's variables."""
+"""A line chart as inline SVG: no script, no font, no colour of their own but the page's variables."""
 
-__all__ = ["PALETTE", "Series", "compact", "line_chart", "whisker"]
+__all__ = ["PALETTE", "Series", "compact", "line_chart"]
 
 import math
 from collections.abc import Sequence
@@ -23,7 +23,8 @@ class Series:
 
 
 def line_chart(series: Sequence[Series], x_label: str, title: str) -> str:
-    """Curves over a shared axis; a run far outside the others is cut at the edge and its last value written there.
+    """Curves over a shared axis; a run far outside the others is cut at the edge and its last value
+    written there.
 
     >>> "polyline" in line_chart([Series("vae", 0, [(0, 1.0), (1, 2.0)])], "examples", "val/elbo")
     True
@@ -44,7 +45,8 @@ def line_chart(series: Sequence[Series], x_label: str, title: str) -> str:
         return LEFT + right * inner_width, TOP + (1 - min(1.03, max(-0.03, up))) * inner_height
 
     parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)} over {escape(x_label)}">'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)} over'
+        f' {escape(x_label)}">'
     ]
     for tick in y_ticks:
         y = place(x_ticks[0], tick)[1]
@@ -52,16 +54,19 @@ def line_chart(series: Sequence[Series], x_label: str, title: str) -> str:
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         )
         parts.append(
-            f'<text class="tick" x="{LEFT - 7}" y="{y + 3.5:.1f}" text-anchor="end">{compact(tick)}</text>'
+            f'<text class="tick" x="{LEFT - 7}" y="{y + 3.5:.1f}"'
+            f' text-anchor="end">{compact(tick)}</text>'
         )
     for tick in x_ticks:
         x = place(tick, y_ticks[0])[0]
         parts.append(
-            f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{compact(tick)}</text>'
+            f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 15}"'
+            f' text-anchor="middle">{compact(tick)}</text>'
         )
     middle = LEFT + inner_width / 2
     parts.append(
-        f'<text class="axis" x="{middle}" y="{HEIGHT - 3}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<text class="axis" x="{middle}" y="{HEIGHT - 3}"'
+        f' text-anchor="middle">{escape(x_label)}</text>'
     )
     for s, points in curves:
         xy = [place(x, y) for x, y in points]
@@ -71,7 +76,10 @@ def line_chart(series: Sequence[Series], x_label: str, title: str) -> str:
         )
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in xy)
         last = points[-1][1]
-        tip = f"<title>{escape(s.label)}: {last:.5g} at {compact(points[-1][0])} {escape(x_label)}</title>"
+        tip = (
+            f"<title>{escape(s.label)}: {last:.5g} at {compact(points[-1][0])}"
+            f" {escape(x_label)}</title>"
+        )
         parts.append(f'<g class="series run{s.number}" style="{style}">{tip}')
         parts.append(
             f'<polyline class="touch" points="{path}"/><polyline points="{path}"{dashes}/>'
@@ -89,20 +97,6 @@ def line_chart(series: Sequence[Series], x_label: str, title: str) -> str:
     return "".join(parts) + "</svg>"
 
 
-def whisker(value: float, error: float, low: float, high: float, number: int) -> str:
-    """A dot at `value` with a line over ± two standard errors, on an axis from `low` to `high`."""
-    width, height, margin = 120, 14, 6
-    scale = (width - 2 * margin) / ((high - low) or 1.0)
-    at = margin + (value - low) * scale
-    reach = 0.0 if math.isnan(error) else 2 * error * scale
-    return (
-        f'<svg class="whisker" viewBox="0 0 {width} {height}" width="{width}" height="{height}" aria-hidden="true" '
-        f'style="--c:var(--c{number % PALETTE})"><line class="grid" x1="0" x2="{width}" y1="7" y2="7"/>'
-        f'<line x1="{max(0, at - reach):.1f}" x2="{min(width, at + reach):.1f}" y1="7" y2="7"/>'
-        f'<circle cx="{at:.1f}" cy="7" r="4"/></svg>'
-    )
-
-
 def compact(value: float) -> str:
     """A short number: 12000 → 12k, 2500000 → 2.5M.
 
@@ -116,7 +110,9 @@ def compact(value: float) -> str:
 
 
 def _limits(values: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """The range of the curves after their first tenth, without a run that lies far from most of the others."""
+    """The range of the curves after their first tenth, without a run that lies far from most of the
+    others.
+    """
     settled = [list(v[len(v) // 10 :]) for v in values]
     ends = sorted((min(v), max(v)) for v in settled)
     middles = sorted((low + high) / 2 for low, high in ends)
