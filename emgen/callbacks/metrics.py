@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
-from pytorch_lightning.loggers import TensorBoardLogger
 
 from emgen.data.base import Data
 from emgen.evaluation.scores import scored, scores
@@ -70,7 +69,9 @@ class Metrics(lightning.Callback):
         row |= {f"train/{name}": value for name, value in pl_module.ledger.means().items()}
         due = epoch % self.every_n_epochs == 0
         if due or epoch in (trainer.max_epochs, *pl_module.milestones):
-            row |= self._validated(pl_module)
+            validated = self._validated(pl_module)
+            row |= validated
+            pl_module.log_dict(validated)  # to every logger, and to callbacks that monitor one
 
         pl_module.row = row
         self.history.append(row)
@@ -95,11 +96,6 @@ class Metrics(lightning.Callback):
                 csv.DictWriter(file, self._columns).writerow(row)
         else:
             self._columns = write_csv(path, self.history)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                for tag, value in row.items():
-                    if "/" in tag:
-                        logger.experiment.add_scalar(tag, value, int(row["examples"]))
 
 
 def write_csv(path: Path, history: list[dict[str, float]]) -> list[str]:

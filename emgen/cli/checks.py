@@ -35,6 +35,8 @@ def check_ranges(cfg: Any) -> None:
         ):
             raise UserError(f"{key}={typed(value)} is not a number: give a finite value.")
         *_, owner, last = ["", *key.split(".")]
+        if last == "lr" and _is_part(cfg, key):  # such as a callback of that name
+            continue
         if last == "lr" and not (_is_number(value) and 0 < value < math.inf):
             raise UserError(
                 f"{key}={typed(value)}: a learning rate is a positive, finite number; give one such"
@@ -44,6 +46,7 @@ def check_ranges(cfg: Any) -> None:
             raise UserError(f"{key}={typed(value)}: a seed is an integer >= 0.")
         if owner.endswith("optimizer"):  # torch's own words for these name no key
             _check_optimizer(key, last, value)
+    _check_lightning(cfg.lightning)
     epochs = cfg.lightning.get("max_epochs")
     if type(epochs) is not int or epochs < 1:
         raise UserError(
@@ -109,6 +112,28 @@ def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flat(value, f"{name}.")
         else:
             yield name, _plain(value)
+
+
+def _check_lightning(settings: Any) -> None:
+    """Refuse what Lightning does for one loss alone, and name what does it here."""
+    if settings.get("gradient_clip_val") is not None:
+        raise UserError(
+            f"lightning.gradient_clip_val={typed(settings.gradient_clip_val)}: several players step"
+            f" here, each with a loss of its own; use trainer.clip={typed(settings.gradient_clip_val)}."
+        )
+    if settings.get("accumulate_grad_batches") not in (None, 1):
+        raise UserError(
+            f"lightning.accumulate_grad_batches={typed(settings.accumulate_grad_batches)}: several"
+            " players step here, each with a loss of its own; give data.batch_size that many times"
+            " its value."
+        )
+
+
+def _is_part(cfg: Any, key: str) -> bool:
+    node = cfg
+    for word in key.split("."):
+        node = node[word] if hasattr(node, "keys") and word in node else None
+    return hasattr(node, "keys")
 
 
 def _check_optimizer(key: str, last: str, value: Any) -> None:

@@ -136,7 +136,8 @@ def _lightning(config: dict[str, Any], folder: RunFolder) -> lightning.Trainer:
     ]
     logger = None
     if config.get("logger"):
-        logger = build(config["logger"], "logger", save_dir=str(folder.path))
+        place = {} if config["logger"].get("save_dir") else {"save_dir": str(folder.path)}
+        logger = build(config["logger"], "logger", **place)
     return build(
         device,
         "lightning",

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import Callback, LightningDataModule
+from pytorch_lightning.profilers import PassThroughProfiler
 from torch import Tensor
 
 from emgen.data.documents import Documents, are_entries
@@ -261,7 +262,8 @@ class Data(LightningDataModule):
         if trainer is None:
             return _Loader(self, rank=0, world=1)
         self._match(trainer.lightning_module)
-        return _Loader(self, trainer.global_rank, trainer.world_size)
+        block = 1 if _counts_batches(trainer) else self.block
+        return _Loader(self, trainer.global_rank, trainer.world_size, block)
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
@@ -315,7 +317,7 @@ class _Loader:
     `sampler.set_epoch` before each epoch, which is why the loader names itself its sampler.
     """
 
-    def __init__(self, data: Data, rank: int, world: int):
+    def __init__(self, data: Data, rank: int, world: int, block: int | None = None):
         self.data, self.rank, self.world = data, rank, world
         self.sampler, self.epoch, self.position = self, 0, 0
         n, size = data.count("train"), data.batch_size
@@ -327,7 +329,8 @@ class _Loader:
                 f"than the {world} processes: choose another batch_size, or drop_last=true."
             )
         several = max(1, min(64, 2048 // size))
-        self.block = min(data.block or several, self.batches)
+        asked = data.block if block is None else block
+        self.block = min(asked or several, self.batches)
 
     def __len__(self) -> int:
         return -(-self.batches // self.block)
@@ -405,6 +408,30 @@ class _Loader:
             return torch.arange(n, device=device)
         generator = torch.Generator().manual_seed(seed_of(data.seed, self.epoch, 0, "order"))
         return torch.randperm(n, generator=generator).to(device)
+
+
+def _counts_batches(trainer: Any) -> bool:
+    """Whether somebody counts, limits, times or hooks batches, so that a batch has to be one."""
+    limited = trainer.limit_train_batches not in (None, 1.0) or trainer.overfit_batches
+    stopped = trainer.max_steps not in (None, -1)
+    between = trainer.val_check_interval not in (None, 1.0)
+    profiled = not isinstance(trainer.profiler, PassThroughProfiler)
+    return bool(limited or stopped or between or profiled) or any(
+        _hooks_batches(callback) for callback in trainer.callbacks
+    )
+
+
+def _hooks_batches(callback: Callback) -> bool:
+    """Whether a callback that is not ours acts on batches; progress bars count them."""
+    if type(callback).__module__.startswith("emgen."):
+        return False
+    hooks = (
+        "on_train_batch_start",
+        "on_train_batch_end",
+        "on_before_zero_grad",
+        "on_before_optimizer_step",
+    )
+    return any(getattr(type(callback), hook) is not getattr(Callback, hook) for hook in hooks)
 
 
 def seed_of(seed: int, epoch: int, position: int, purpose: str = "") -> int:

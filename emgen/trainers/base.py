@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from emgen.data.base import Batch, Block, seed_of
 from emgen.families.base import round_off
@@ -277,10 +278,15 @@ class Trainer(LightningModule):
                 )
 
     def on_train_epoch_end(self) -> None:
+        means = self.ledger.means()
+        self.history.append(means)
+        self._publish(means)
         schedulers: Any = self.lr_schedulers() or []
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
-            scheduler.step()
-        self.history.append(self.ledger.means())
+            if isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.step(means["loss"])
+            else:
+                scheduler.step()
         bound = self.history[-1].get("bound")
         if bound is not None and self.tol is not None:
             self.converged = (
@@ -289,6 +295,13 @@ class Trainer(LightningModule):
             self._bound_before = bound
             self.trainer.should_stop = self.trainer.should_stop or self.converged
         self.ledger.clear()
+
+    def _publish(self, means: Mapping[str, float]) -> None:
+        """Hand an epoch's means to Lightning: its callbacks find them in `callback_metrics`, every
+        logger at the number of examples seen, which Lightning takes from a value called `step`.
+        """
+        self.log_dict({f"train/{name}": value for name, value in means.items()})
+        self.log("step", float(self.examples))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["emgen"] = {
@@ -333,6 +346,12 @@ class Trainer(LightningModule):
         """Of all draws of one step, so that the step does not depend on what came before it."""
         return seed_of(self.seed, self.current_epoch, index, f"rank {self.global_rank}")
 
+    def _loader_ends(self) -> bool:
+        """Whether a batch of somebody's own loader is the last of its sweep, which Lightning's loop
+        knows; a step outside a loop is a sweep of its own.
+        """
+        return self._trainer is None or self._trainer.is_last_batch
+
     def _close_block(self) -> None:
         """Record what the block descended and refuse to go on from a loss that is not finite (one
         look a block).
@@ -367,7 +386,7 @@ def _over_block(step: Callable[[Any, Any, int], None]) -> Callable[[Any, Any, in
     def training_step(self: Trainer, batch: Any, index: int) -> None:
         for one in batch if isinstance(batch, Block) else [batch]:
             number = one.number if isinstance(one, Batch) else index
-            self.sweep_ends = one.last if isinstance(one, Batch) else True
+            self.sweep_ends = one.last if isinstance(one, Batch) else self._loader_ends()
             rows = len(one) if isinstance(one, Batch) else len(self.observe(one))
             total = getattr(one, "total", 0) or rows * _processes()
             self.share = rows / total
