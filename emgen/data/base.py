@@ -262,8 +262,10 @@ class Data(LightningDataModule):
         if trainer is None:
             return _Loader(self, rank=0, world=1)
         self._match(trainer.lightning_module)
-        block = 1 if _counts_batches(trainer) else self.block
-        return _Loader(self, trainer.global_rank, trainer.world_size, block)
+        loader = _Loader(self, trainer.global_rank, trainer.world_size)
+        if _counts_batches(trainer):
+            loader.block = 1
+        return loader
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
@@ -317,7 +319,7 @@ class _Loader:
     `sampler.set_epoch` before each epoch, which is why the loader names itself its sampler.
     """
 
-    def __init__(self, data: Data, rank: int, world: int, block: int | None = None):
+    def __init__(self, data: Data, rank: int, world: int):
         self.data, self.rank, self.world = data, rank, world
         self.sampler, self.epoch, self.position = self, 0, 0
         n, size = data.count("train"), data.batch_size
@@ -329,8 +331,7 @@ class _Loader:
                 f"than the {world} processes: choose another batch_size, or drop_last=true."
             )
         several = max(1, min(64, 2048 // size))
-        asked = data.block if block is None else block
-        self.block = min(asked or several, self.batches)
+        self.block = min(data.block or several, self.batches)
 
     def __len__(self) -> int:
         return -(-self.batches // self.block)
