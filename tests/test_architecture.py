@@ -41,6 +41,8 @@ BELOW = {
         "estimators",
         "objectives",
         "data.base",
+        "evaluation.codes",
+        "evaluation.scores",
     ),
 }
 # the top floor: evaluation, callbacks, sklearn and the command line may import everything below and one another

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,16 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader, TensorDataset
 
+import emgen
 from emgen import models
 from emgen.callbacks import Metrics
 from emgen.data import Data
 from emgen.estimators.beliefs import Distribution, Point
-from emgen.trainers import EM, GAN, VAE, WakeSleep
+from emgen.families import Gaussian
+from emgen.evaluation.codes import codes
+from emgen.evaluation.scores import scores
+from emgen.objectives.base import Terms
+from emgen.trainers import EM, GAN, VAE, Trainer, WakeSleep
 
 ROWS = (torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.5).float()
 QUIET = {
@@ -161,3 +167,156 @@ def test_a_plateau_lowers_the_rate():
     trainer = lightning.Trainer(max_epochs=4, logger=False, enable_checkpointing=False, **QUIET)
     trainer.fit(module, datamodule=Data(ROWS, batch_size=10))
     assert trainer.optimizers[0].param_groups[0]["lr"] < 1e-3
+
+
+def loader(rows, size=10, labels=False):
+    columns = (rows, torch.arange(len(rows))) if labels else (rows,)
+    return DataLoader(TensorDataset(*columns), batch_size=size)
+
+
+def quiet_trainer(**arguments):
+    arguments = {"max_epochs": 2, "logger": False, "enable_checkpointing": False} | arguments
+    return lightning.Trainer(**QUIET, **arguments)
+
+
+@pytest.mark.parametrize("labels", [False, True])
+@pytest.mark.parametrize("name", TRAINERS)
+def test_fit_validate_test_and_predict_take_any_loader(name, labels):
+    rows, module = rows_of(name), made(name)
+    trainer = quiet_trainer()
+    trainer.fit(module, loader(rows, labels=labels), loader(rows[:25], labels=labels))
+    assert "val/log_likelihood" in trainer.callback_metrics
+    after = trainer.callback_metrics["val/log_likelihood"]
+
+    [found] = trainer.validate(module, loader(rows[:25], 7), verbose=False)
+    assert found["val/log_likelihood"] == pytest.approx(float(after), rel=1e-6)  # whatever the cut
+    right = scores(module.model, rows[:25], 10, module.seed)
+    assert found["val/log_likelihood"] == pytest.approx(right["log_likelihood"].value, rel=1e-6)
+
+    [found] = trainer.test(module, loader(rows[:25]), verbose=False)
+    right = scores(module.model, rows[:25], 200, module.seed)
+    for key, estimate in right.items():
+        assert found[f"test/{key}"] == pytest.approx(estimate.value, rel=1e-5)
+        if math.isfinite(estimate.error):
+            assert found[f"test/{key}_error"] == pytest.approx(estimate.error, rel=1e-5)
+
+    found = torch.cat(trainer.predict(module, loader(rows, labels=labels)))
+    q = module(rows)
+    expected = q.probs if name == "em" else q.mean
+    assert torch.allclose(found, expected.detach(), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["vae", "em"])
+def test_our_data_bring_their_own_loaders_of_every_split(name):
+    rows, module = rows_of(name), made(name)
+    data = Data(rows, rows[:25], rows[25:], batch_size=10)
+    trainer = quiet_trainer(num_sanity_val_steps=2)
+    trainer.fit(module, datamodule=data)
+    right = scores(module.model, rows[:25], 10, module.seed)["log_likelihood"].value
+    assert float(trainer.callback_metrics["val/log_likelihood"]) == pytest.approx(right, rel=1e-6)
+    [found] = trainer.test(module, datamodule=data, verbose=False)
+    right = scores(module.model, rows[25:], 200, module.seed)["log_likelihood"].value
+    assert found["test/log_likelihood"] == pytest.approx(right, rel=1e-6)
+    assert sum(len(z) for z in trainer.predict(module, datamodule=data)) == 35
+    with pytest.raises(ValueError, match="no test rows"):
+        trainer.test(module, datamodule=Data(rows, batch_size=10), verbose=False)
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_validation_leaves_training_as_it_is(name):
+    """Neither the rate of validation nor the check before the first epoch moves a weight."""
+    runs = []
+    for extra in ({}, {"check_val_every_n_epoch": 2}, {"val_check_interval": 0.5}):
+        module = made(name)
+        validation = None if not extra else loader(rows_of(name)[:20])
+        quiet_trainer(**extra).fit(module, loader(rows_of(name)), validation)
+        runs.append(module.state_dict())
+    for other in runs[1:]:
+        assert all(torch.equal(other[key], value) for key, value in runs[0].items())
+
+
+def test_a_model_that_infers_nothing_says_so():
+    module = GAN(models.LocationScale((4,)), models.dense_critic((4,), hidden=(5,)))
+    with pytest.raises(TypeError, match="recognition"):
+        module(torch.zeros(2, 4))
+
+
+def test_codes_of_chains_topics_and_layers():
+    x = torch.randn(3, 5, 2, generator=torch.Generator().manual_seed(0))
+    x[1, 3:] = torch.nan
+    chain = models.HiddenMarkovModel(Gaussian.flat(2, 2))
+    emgen.fit(chain, x, "em", max_epochs=2)
+    found = codes(chain, x)
+    assert found.shape == (3, 5, 2) and bool(found[1, 3:].isnan().all())
+    assert torch.allclose(found[0].sum(-1), torch.ones(5))
+
+    net = models.helmholtz_machine((1, 4, 4), layers=(3, 2))
+    below, above = codes(net, ROWS[:4])
+    assert below.shape == (4, 3) and above.shape == (4, 2)
+    assert torch.allclose(below, net.recognition(ROWS[:4]).first.mean)
+
+
+class Squares(torch.nn.Module):
+    """A decoder whose loss has no draws, so that a step is a function of the rows."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.network = torch.nn.Linear(4, 4, dtype=torch.float64)
+
+
+class Regression(Trainer):
+    """Least squares, by descent: a trainer of one deterministic loss."""
+
+    def __init__(self, accumulate=1, clip=None):
+        sgd = partial(torch.optim.Adam, lr=0.1)
+        super().__init__(Squares(), optimizers={"model": sgd}, accumulate=accumulate, clip=clip)
+
+    def training_step(self, batch, index):
+        x = self.observe(batch)
+        loss = (self.model.network(x) - x).square().sum(-1).mean()
+        self.descend("model", Terms(loss, {"square": loss.detach()}))
+
+
+@pytest.mark.parametrize("clip", [None, 0.05])
+def test_accumulated_batches_are_one_batch_of_all_their_rows(clip):
+    x = torch.randn(26, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    whole, parts = Regression(clip=clip), Regression(accumulate=4, clip=clip)
+    quiet_trainer(max_epochs=3).fit(whole, loader(x, 8))
+    trainer = quiet_trainer(max_epochs=3)
+    trainer.fit(parts, loader(x, 2))
+    assert trainer.global_step == 3 * 4  # 26 rows are three batches of eight and one of two
+    for a, b in zip(whole.parameters(), parts.parameters()):
+        assert torch.allclose(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["vae", "gan", "wake_sleep"])
+def test_a_run_cut_between_accumulated_batches_is_the_same_run(tmp_path, name):
+    def build():
+        torch.manual_seed(0)
+        if name == "gan":
+            critic = models.dense_critic((1, 4, 4), hidden=(5,))
+            return GAN(pair(), critic, accumulate=4)
+        return {"vae": VAE, "wake_sleep": WakeSleep}[name](pair(), accumulate=4)
+
+    class Cut(lightning.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, index):
+            if index == 1:
+                trainer.save_checkpoint(tmp_path / "cut.ckpt")
+
+    whole, resumed = build(), build()
+    quiet_trainer(max_epochs=1, callbacks=[Cut()]).fit(whole, datamodule=Data(ROWS, batch_size=10))
+    quiet_trainer(max_epochs=1, callbacks=[Cut()]).fit(
+        resumed,
+        datamodule=Data(ROWS, batch_size=10),
+        ckpt_path=tmp_path / "cut.ckpt",
+        weights_only=True,
+    )
+    for a, b in zip(whole.parameters(), resumed.parameters()):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.5, True])
+def test_a_number_of_batches_is_a_number_of_batches(k):
+    with pytest.raises(ValueError, match="accumulate"):
+        VAE(pair(), accumulate=k)

@@ -67,11 +67,16 @@ class Metrics(lightning.Callback):
             "seconds": self.seconds,
         }
         row |= {f"train/{name}": value for name, value in pl_module.ledger.means().items()}
-        due = epoch % self.every_n_epochs == 0
-        if due or epoch in (trainer.max_epochs, *pl_module.milestones):
+        due = epoch % self.every_n_epochs == 0 or epoch in (
+            trainer.max_epochs,
+            *pl_module.milestones,
+        )
+        if due and not _has_validation_loop(trainer):
             validated = self._validated(pl_module)
-            row |= validated
             pl_module.log_dict(validated)  # to every logger, and to callbacks that monitor one
+            row |= validated
+        if pl_module.validated[0] == trainer.current_epoch:  # Lightning's own loop has scored them
+            row |= pl_module.validated[1]
 
         pl_module.row = row
         self.history.append(row)
@@ -96,6 +101,11 @@ class Metrics(lightning.Callback):
                 csv.DictWriter(file, self._columns).writerow(row)
         else:
             self._columns = write_csv(path, self.history)
+
+
+def _has_validation_loop(trainer: lightning.Trainer) -> bool:
+    """Whether Lightning scores validation rows itself, by `validation_step`."""
+    return bool(trainer.enable_validation and sum(trainer.num_val_batches))
 
 
 def write_csv(path: Path, history: list[dict[str, float]]) -> list[str]:

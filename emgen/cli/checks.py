@@ -124,8 +124,8 @@ def _check_lightning(settings: Any) -> None:
     if settings.get("accumulate_grad_batches") not in (None, 1):
         raise UserError(
             f"lightning.accumulate_grad_batches={typed(settings.accumulate_grad_batches)}: several"
-            " players step here, each with a loss of its own; give data.batch_size that many times"
-            " its value."
+            " players step here, each with a loss of its own; use"
+            f" trainer.accumulate={typed(settings.accumulate_grad_batches)}."
         )
 
 

@@ -25,6 +25,10 @@ from emgen.runtime import check_device
 # every trainer's hyper-parameter table in TensorBoard has these columns
 SCORES = ("test/log_likelihood", "test/elbo", "test/gap", "test/ess")
 
+# keys of Lightning's Trainer which ask for its own validation loop
+_NO_VALIDATION = ("limit_val_batches", "num_sanity_val_steps")
+_VALIDATION = (*_NO_VALIDATION, "check_val_every_n_epoch", "val_check_interval")
+
 
 def train(
     cfg: DictConfig,
@@ -138,6 +142,8 @@ def _lightning(config: dict[str, Any], folder: RunFolder) -> lightning.Trainer:
     if config.get("logger"):
         place = {} if config["logger"].get("save_dir") else {"save_dir": str(folder.path)}
         logger = build(config["logger"], "logger", **place)
+    # the rows are scored by the callback `metrics`, unless somebody asks for Lightning's own loop
+    loop = {} if any(key in device for key in _VALIDATION) else dict.fromkeys(_NO_VALIDATION, 0)
     return build(
         device,
         "lightning",
@@ -147,8 +153,7 @@ def _lightning(config: dict[str, Any], folder: RunFolder) -> lightning.Trainer:
         plugins=[folder.checkpoint_io],
         enable_progress_bar=False,
         enable_model_summary=False,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
+        **loop,
         use_distributed_sampler=False,
     )
 

@@ -267,6 +267,34 @@ class Data(LightningDataModule):
             loader.block = 1
         return loader
 
+    def val_dataloader(self) -> "_Rows":
+        """The validation rows in batches, as a likelihood sees them; none where there are none."""
+        return self._judged("validation")
+
+    def test_dataloader(self) -> "_Rows":
+        """The test rows in batches.
+
+        Raises:
+            ValueError: the data have no test rows.
+        """
+        if "test" not in self.rows:
+            raise ValueError(
+                "these data have no test rows: give Data(..., test=rows), or call"
+                " trainer.test(module, DataLoader(rows))."
+            )
+        return self._judged("test")
+
+    def predict_dataloader(self) -> "_Rows":
+        """The test rows, or the training rows in their order where there are none."""
+        return self._judged("test" if "test" in self.rows else "train")
+
+    def _judged(self, split: str) -> "_Rows":
+        trainer = self.trainer
+        if trainer is None:
+            return _Rows(self, split, rank=0, world=1)
+        self._match(trainer.lightning_module)
+        return _Rows(self, split, trainer.global_rank, trainer.world_size)
+
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
@@ -409,6 +437,37 @@ class _Loader:
             return torch.arange(n, device=device)
         generator = torch.Generator().manual_seed(seed_of(data.seed, self.epoch, 0, "order"))
         return torch.randperm(n, generator=generator).to(device)
+
+
+class _Rows:
+    """The rows of a split in batches of data, in order; a corpus is one batch of its documents'
+    entries.
+    """
+
+    def __init__(self, data: Data, split: str, rank: int, world: int):
+        self.data, self.split, self.rank, self.world = data, split, rank, world
+        if split not in data.rows:
+            self.size = self.batches = 0
+            return
+        whole = data._documents_of(split) is not None
+        n = data.count(split)
+        self.size = n if whole else min(data.batch_size, n)
+        self.batches = -(-n // self.size)
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if not self.batches:
+            return
+        rows = self.data.first(self.split)
+        if self.batches == 1 and self.size != len(rows):  # the entries of documents
+            yield rows
+            return
+        for batch in rows.split(self.size):
+            mine = batch[self.rank :: self.world]
+            if len(mine):
+                yield mine
 
 
 def _counts_batches(trainer: Any) -> bool:

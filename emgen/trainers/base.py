@@ -10,7 +10,6 @@ from functools import wraps
 from typing import Any, ClassVar
 
 import torch
-from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -19,12 +18,14 @@ from emgen.families.base import round_off
 from emgen.objectives.base import Terms
 from emgen.randomness import seeded
 from emgen.roles import Statistics, missing_roles, serves
+from emgen.trainers.accumulation import Waiting
 from emgen.trainers.ledger import Ledger
+from emgen.trainers.loops import Evaluated
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
-class Trainer(LightningModule):
+class Trainer(Evaluated):
     """A schedule of half-steps over players; a subclass writes `training_step` as the pseudo-code
     of its algorithm.
 
@@ -43,6 +44,10 @@ class Trainer(LightningModule):
         clip: largest gradient norm of a player's step; None leaves gradients alone.
         scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant
             rate.
+        accumulate: batches whose gradients are averaged, each by its rows, before a player steps;
+            the last of a sweep step with as many as there are. Where one loss is descended this is
+            the step of one batch of all their rows; players that move in turn each see the
+            others as they were before the first of these batches.
 
     Raises:
         TypeError: the model lacks a role; the message names the trainers that would fit it.
@@ -67,6 +72,7 @@ class Trainer(LightningModule):
         critic: nn.Module | None = None,
         clip: float | None = None,
         scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
+        accumulate: int = 1,
     ):
         super().__init__()
         _check_roles(type(self), model)
@@ -74,9 +80,15 @@ class Trainer(LightningModule):
             raise ValueError(
                 f"clip={clip}: the largest gradient norm must be positive, or null for no clipping."
             )
+        if isinstance(accumulate, bool) or accumulate != int(accumulate) or accumulate < 1:
+            raise ValueError(
+                f"accumulate={accumulate}: the number of batches a step is made of is an integer"
+                " >= 1."
+            )
         self.automatic_optimization = False
         self.model, self.critic = model, critic
-        self.clip, self.scheduler = clip, scheduler
+        self.clip, self.scheduler, self.accumulate = clip, scheduler, int(accumulate)
+        self._waiting = Waiting()
         self.seed = self.iteration = self.examples = 0
         self.ledger = Ledger()
         self._factories = {
@@ -130,8 +142,8 @@ class Trainer(LightningModule):
         """One gradient step of `terms.loss` for these players alone; the others are held still.
 
         `descend({"critic": a, "model": b})` is simultaneous play: both gradients are taken before
-        either player moves. The gradient is averaged over processes, clipped, laid out as its
-        parameter, and recorded.
+        either player moves. The gradient is averaged over processes, and over the batches of
+        `accumulate`, clipped, laid out as its parameter, and recorded.
         """
         plays: dict[Any, Any] = dict(players) if isinstance(players, Mapping) else {players: terms}
         moves = []
@@ -144,10 +156,11 @@ class Trainer(LightningModule):
                 allow_unused=True,
                 materialize_grads=True,
             )
-            moves.append((names, parameters, self._averaged(gradients)))
+            moves.append((names, parameters, self._waiting.add(names, self._averaged(gradients))))
             who = names if isinstance(names, str) else " and ".join(names)
             self._descents.append((self.iteration, who, Terms(play.loss.detach(), play.parts)))
-        for names, parameters, gradients in moves:
+        for names, parameters, gradients in moves if self._waiting.complete else ():
+            gradients = self._clipped(gradients)
             for p, g in zip(parameters, gradients):
                 p.grad = (
                     g if g.stride() == p.stride() else torch.empty_like(p).copy_(g)
@@ -312,6 +325,7 @@ class Trainer(LightningModule):
             "statistics": self._statistics,
             "bounds": self.bounds,
             "bound_before": self._bound_before,
+            "waiting": self._waiting.state_dict(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -323,17 +337,20 @@ class Trainer(LightningModule):
         )
         self.bounds, self._bound_before = state["bounds"], state["bound_before"]
         self.ledger.load_state_dict(state["ledger"])
+        self._waiting.load_state_dict(state.get("waiting"))
 
     def _averaged(self, gradients: Iterable[Tensor]) -> list[Tensor]:
-        """Gradients averaged over processes through one flat buffer, then clipped to the largest
-        norm allowed.
-        """
+        """Gradients averaged over processes through one flat buffer."""
         gradients = list(gradients)
         if _processes() > 1:
             parts = self.shared(torch.cat([g.flatten() for g in gradients])).split(
                 [g.numel() for g in gradients]
             )
             gradients = [part.view_as(g) for part, g in zip(parts, gradients)]
+        return gradients
+
+    def _clipped(self, gradients: list[Tensor]) -> list[Tensor]:
+        """Shrunk to the largest norm allowed, all by one factor."""
         if self.clip is not None:
             norm = torch.linalg.vector_norm(
                 torch.stack([torch.linalg.vector_norm(g) for g in gradients])
@@ -390,6 +407,7 @@ def _over_block(step: Callable[[Any, Any, int], None]) -> Callable[[Any, Any, in
             rows = len(one) if isinstance(one, Batch) else len(self.observe(one))
             total = getattr(one, "total", 0) or rows * _processes()
             self.share = rows / total
+            self._waiting.next_batch(total, self.accumulate, self.sweep_ends)
             with seeded(self._seed(number), self.device):
                 step(self, one, number)
             self.iteration += 1

@@ -39,6 +39,7 @@ class CD(Trainer):
         clip: largest gradient norm; None for no clipping.
         scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant
             rate.
+        accumulate: batches whose gradients are averaged before a player steps.
 
     Raises:
         ValueError: steps or rungs below 1, or a ladder for chains that are not persistent.
@@ -62,6 +63,7 @@ class CD(Trainer):
         optimizer: OptimizerFactory = partial(SGD, lr=0.1, momentum=0.0),
         clip: float | None = None,
         scheduler: Callable[[Any], Any] | None = None,
+        accumulate: int = 1,
     ):
         if steps < 1 or rungs < 1:
             raise ValueError(
@@ -73,7 +75,13 @@ class CD(Trainer):
                 f"rungs={rungs}: parallel tempering runs a chain that outlives the batch; set"
                 " persistent=true."
             )
-        super().__init__(model, optimizers={"model": optimizer}, clip=clip, scheduler=scheduler)
+        super().__init__(
+            model,
+            optimizers={"model": optimizer},
+            clip=clip,
+            scheduler=scheduler,
+            accumulate=accumulate,
+        )
         self.contrastive, self.steps, self.persistent, self.rungs = (
             contrastive,
             steps,

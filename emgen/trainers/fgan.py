@@ -43,6 +43,7 @@ class FGAN(Trainer):
         clip: largest gradient norm; None for no clipping.
         scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant
             rate.
+        accumulate: batches whose gradients are averaged before a player steps.
 
     References: Nowozin, Cseke and Tomioka (2016), "f-GAN: training generative neural samplers using
     variational divergence minimization".
@@ -63,6 +64,7 @@ class FGAN(Trainer):
         recognition_optimizer: OptimizerFactory = partial(Adam, lr=1e-3, fused=True),
         clip: float | None = None,
         scheduler: Callable[[Any], Any] | None = None,
+        accumulate: int = 1,
     ):
         super().__init__(
             model,
@@ -74,6 +76,7 @@ class FGAN(Trainer):
             },
             clip=clip,
             scheduler=scheduler,
+            accumulate=accumulate,
         )
         self.adversarial, self.sleep = (
             Adversarial(divergence, non_saturating, penalty, surrogate),

@@ -40,6 +40,7 @@ class GAN(Trainer):
         clip: largest gradient norm; None for no clipping.
         scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant
             rate.
+        accumulate: batches whose gradients are averaged before a player steps.
 
     References: Goodfellow et al. (2014), "Generative adversarial nets".
     """
@@ -57,6 +58,7 @@ class GAN(Trainer):
         recognition_optimizer: OptimizerFactory = partial(Adam, lr=1e-3, fused=True),
         clip: float | None = None,
         scheduler: Callable[[Any], Any] | None = None,
+        accumulate: int = 1,
     ):
         if critic_steps < 1:
             raise ValueError(
@@ -73,6 +75,7 @@ class GAN(Trainer):
             },
             clip=clip,
             scheduler=scheduler,
+            accumulate=accumulate,
         )
         self.adversarial, self.sleep, self.critic_steps = adversarial, sleep, critic_steps
 

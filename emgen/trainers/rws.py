@@ -36,6 +36,7 @@ class RWS(Trainer):
         clip: largest gradient norm; None for no clipping.
         scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant
             rate.
+        accumulate: batches whose gradients are averaged before a player steps.
 
     Raises:
         ValueError: a negative weight, or weights that leave the recognition network untrained.
@@ -54,9 +55,12 @@ class RWS(Trainer):
         optimizer: OptimizerFactory = partial(Adam, lr=1e-3, fused=True),
         clip: float | None = None,
         scheduler: Callable[[Any], Any] | None = None,
+        accumulate: int = 1,
     ):
         players = {"model": optimizer, "recognition": optimizer}
-        super().__init__(model, optimizers=players, clip=clip, scheduler=scheduler)
+        super().__init__(
+            model, optimizers=players, clip=clip, scheduler=scheduler, accumulate=accumulate
+        )
         if not sleep_phi >= 0 or not sleep_phi + wake.phi > 0:
             raise ValueError(
                 f"sleep_phi={sleep_phi} and wake.phi={wake.phi}: neither weight may be negative nor"

@@ -40,6 +40,7 @@ class UpDown(Trainer):
         temperatures: of the annealed importance sampling.
         clip, scheduler: largest gradient norm, and optimiser → learning-rate schedule; None for
             neither.
+        accumulate: batches whose gradients are averaged before a player steps.
 
     References: Hinton, Osindero and Teh (2006), "A fast learning algorithm for deep belief nets".
     """
@@ -59,6 +60,7 @@ class UpDown(Trainer):
         temperatures: int = 1000,
         clip: float | None = None,
         scheduler: Callable[[Any], Any] | None = None,
+        accumulate: int = 1,
     ):
         if min(steps, temperatures, greedy + 1) < 1:
             raise ValueError(
@@ -68,7 +70,9 @@ class UpDown(Trainer):
             f"layer_{level}": optimizer for level, _ in enumerate(getattr(model, "machines", ()))
         }
         players = {**layers, "model": fine_tuning, "recognition": fine_tuning}
-        super().__init__(model, optimizers=players, clip=clip, scheduler=scheduler)
+        super().__init__(
+            model, optimizers=players, clip=clip, scheduler=scheduler, accumulate=accumulate
+        )
         self.levels, self.greedy, self.milestones = len(layers), greedy, (greedy * len(layers),)
         self.steps, self.temperatures, self.contrastive, self.wake, self.sleep = (
             steps,

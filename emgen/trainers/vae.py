@@ -31,6 +31,7 @@ class VAE(Trainer):
         clip: largest gradient norm; None for no clipping.
         scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant
             rate.
+        accumulate: batches whose gradients are averaged before a player steps.
 
     References:
         Kingma and Welling (2014), "Auto-encoding variational Bayes"; Rezende, Mohamed and Wierstra
@@ -46,9 +47,14 @@ class VAE(Trainer):
         optimizer: OptimizerFactory = partial(Adam, lr=1e-3, fused=True),
         clip: float | None = None,
         scheduler: Callable[[Any], Any] | None = None,
+        accumulate: int = 1,
     ):
         super().__init__(
-            model, optimizers={("model", "recognition"): optimizer}, clip=clip, scheduler=scheduler
+            model,
+            optimizers={("model", "recognition"): optimizer},
+            clip=clip,
+            scheduler=scheduler,
+            accumulate=accumulate,
         )
         self.free_energy = free_energy
 

@@ -30,6 +30,7 @@ class WakeSleep(Trainer):
         clip: largest gradient norm; None for no clipping.
         scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant
             rate.
+        accumulate: batches whose gradients are averaged before a player steps.
 
     References: Hinton, Dayan, Frey and Neal (1995), "The wake-sleep algorithm for unsupervised
     neural networks".
@@ -45,12 +46,14 @@ class WakeSleep(Trainer):
         optimizer: OptimizerFactory = partial(Adam, lr=1e-3, fused=True),
         clip: float | None = None,
         scheduler: Callable[[Any], Any] | None = None,
+        accumulate: int = 1,
     ):
         super().__init__(
             model,
             optimizers={"model": optimizer, "recognition": optimizer},
             clip=clip,
             scheduler=scheduler,
+            accumulate=accumulate,
         )
         self.wake, self.sleep = wake, sleep
 
