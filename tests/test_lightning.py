@@ -18,9 +18,9 @@ from emgen import models
 from emgen.callbacks import Metrics
 from emgen.data import Data
 from emgen.estimators.beliefs import Distribution, Point
-from emgen.families import Gaussian
 from emgen.evaluation.codes import codes
 from emgen.evaluation.scores import scores
+from emgen.families import Gaussian
 from emgen.objectives.base import Terms
 from emgen.trainers import EM, GAN, VAE, Trainer, WakeSleep
 
