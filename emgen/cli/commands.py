@@ -1,9 +1,11 @@
 """What is asked of a run after training: score it, draw from it, export it, compare it with others."""
 
-__all__ = ["compare", "evaluate", "export", "load_run", "sample"]
+__all__ = ["compare", "evaluate", "export", "load_model", "load_run", "sample"]
 
 import math
 import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from rich.table import Table
 
 from emgen.callbacks.checkpoint import AtomicCheckpointIO
 from emgen.cli.folder import RunFolder, write_atomically
+from emgen.cli.provenance import Made, data_of, find_data, read_made
 from emgen.cli.trust import check_trust
 from emgen.errors import UserError
 from emgen.evaluation.likelihood import evaluating
@@ -31,14 +34,41 @@ def load_run(
     """The trained model, the data and the configuration of a run.
 
     Args:
-        run: the run folder.
+        run: the run folder, wherever it lies by now.
         checkpoint: best or last; where there is no best, last.
         trust: import prefixes of your own modules that the run's configuration may build.
 
     Raises:
-        UserError: no run there, no checkpoint, or a configuration that asks for an untrusted
-            import.
+        UserError: no run there, no checkpoint, a configuration that asks for an untrusted import,
+            or data that are not there or others than the run was trained on.
     """
+    path, config = _read_run(run, checkpoint, trust)
+    data, _ = data_of(config["data"], Path(run), read_made(Path(run)))
+    model = _trained(path, config, data.event_shape)
+    return model, data.to(_device()), config
+
+
+def load_model(
+    run: str | Path, checkpoint: str = "best", trust: Any = ()
+) -> tuple[Any, dict[str, Any]]:
+    """The trained model and the configuration of a run, whose data are not asked for.
+
+    Args:
+        run, checkpoint, trust: as for `load_run`.
+
+    Raises:
+        UserError: as `load_run`; a run from before the shape of its data was recorded needs them.
+    """
+    made = read_made(Path(run))
+    if made is None:
+        model, _, config = load_run(run, checkpoint, trust)
+        return model, config
+    path, config = _read_run(run, checkpoint, trust)
+    return _trained(path, config, made.event_shape), config
+
+
+def _read_run(run: str | Path, checkpoint: str, trust: Any) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint that is asked for, and the configuration, which asks for nothing untrusted."""
     folder = RunFolder(Path(run))
     if checkpoint not in ("best", "last"):
         raise UserError(f"checkpoint={checkpoint} is neither best nor last.")
@@ -65,25 +95,27 @@ def load_run(
     for part in ("data", "model"):
         check_trust(OmegaConf.to_container(cfg[part], resolve=True), f"{run}: {part}", trust)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    data = build(config["data"], "data")
-    model = build(config["model"], "model", event_shape=tuple(data.event_shape))
+    return path, config
+
+
+def _trained(path: Path, config: dict[str, Any], event_shape: Sequence[int]) -> Any:
+    """The model of a configuration with the parameters of a checkpoint, on the device there is."""
+    model = build(config["model"], "model", event_shape=tuple(event_shape))
     state = AtomicCheckpointIO().load_checkpoint(path)["state_dict"]
+    own = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
     try:
-        model.load_state_dict(
-            {
-                name.removeprefix("model."): v
-                for name, v in state.items()
-                if name.startswith("model.")
-            }
-        )
+        model.load_state_dict(own)
     except RuntimeError as error:
         raise UserError(
             f"{path} holds another model than config.yaml beside it describes"
             f" ({str(error).splitlines()[1].strip()}): was that file, or the data it names, changed"
             " since training?"
         ) from error
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return model.eval().to(device), data.to(device), config
+    return model.eval().to(_device())
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def evaluate(cfg: Any) -> None:
@@ -156,7 +188,11 @@ def sample(cfg: Any) -> None:
     """
     from emgen.figures.samples import draw, samples_of
 
-    model, data, _ = load_run(cfg.run, cfg.checkpoint, cfg.trust)
+    path, config = _read_run(cfg.run, cfg.checkpoint, cfg.trust)
+    made = read_made(Path(cfg.run))
+    data = _for_a_picture(config["data"], Path(cfg.run), made)
+    shape = made.event_shape if made and data is None else data.event_shape
+    model = _trained(path, config, shape)
     torch.manual_seed(cfg.seed)
     with torch.no_grad():
         drawn = samples_of(model, cfg.n)
@@ -170,16 +206,32 @@ def sample(cfg: Any) -> None:
     target.mkdir(parents=True, exist_ok=True)
     np.save(target / "samples.npy", draws.numpy())
     print(target / "samples.npy")
-    picture = draw(draws, data.split("train").cpu(), target / "samples.png")
+    rows = None if data is None else data.split("train")
+    picture = draw(draws, rows, target / "samples.png")
     if picture:
         print(picture)
+
+
+def _for_a_picture(node: dict[str, Any], run: Path, made: Made | None) -> Any:
+    """The data of a run if they are there, for they are drawn beside the samples; None if not.
+
+    Raises:
+        UserError: they are not there, and nothing else tells the shape of a row.
+    """
+    try:
+        return find_data(node, run, made)[0]
+    except UserError as error:
+        if made is None:
+            raise
+        print(f"emgen: the picture shows the draws alone, for {error}", file=sys.stderr)
+        return None
 
 
 def export(cfg: Any) -> None:
     """Write the model's weights as safetensors, with the configuration that builds it beside them."""
     from safetensors.torch import save_model
 
-    model, _, _ = load_run(cfg.run, cfg.checkpoint, cfg.trust)
+    model, _ = load_model(cfg.run, cfg.checkpoint, cfg.trust)
     target = Path(cfg.output or Path(cfg.run) / "export")
     target.mkdir(parents=True, exist_ok=True)
     save_model(model, str(target / "model.safetensors"))

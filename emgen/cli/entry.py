@@ -36,7 +36,7 @@ from emgen.errors import UserError, told
 from emgen.runtime import keep_freed_memory, quiet
 
 _failures: list[int] = []
-_claimed: dict[Path, RunFolder] = {}  # by this command, before Hydra is asked to run it
+_claimed: dict[str, RunFolder] = {}  # by this command, before Hydra is asked to run it
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -95,7 +95,7 @@ def _train_command(arguments: list[str]) -> None:
         return _hydra(arguments)  # each of its jobs claims a folder of its own
 
     folder = _folder(run, cfg.paths.run_dir, arguments)
-    _claimed[folder.path.absolute()] = folder
+    _claimed[os.path.abspath(folder.path)] = folder  # as Hydra writes it, without `..`
     try:
         _hydra([*arguments, overrides.quoted(f"hydra.run.dir={folder.path}")])
     finally:
@@ -128,7 +128,7 @@ def _job(cfg: DictConfig) -> float | None:
     settings = HydraConfig.get()
     several = settings.mode == RunMode.MULTIRUN
     path = Path(settings.runtime.output_dir)
-    folder = _claimed.get(path.absolute()) or RunFolder(path)
+    folder = _claimed.get(os.path.abspath(path)) or RunFolder(path)
     signal.signal(signal.SIGTERM, _terminated)
     try:
         if several:

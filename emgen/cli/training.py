@@ -2,7 +2,7 @@
 came out.
 """
 
-__all__ = ["build_parts", "train"]
+__all__ = ["build_parts", "build_trainer", "train"]
 
 import inspect
 import math
@@ -16,6 +16,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from emgen.cli.checks import check_ranges
 from emgen.cli.folder import RunFolder
+from emgen.cli.provenance import data_of, read_made, record
 from emgen.errors import UserError
 from emgen.evaluation.scores import scored, scores
 from emgen.evaluation.support import check_support
@@ -69,13 +70,16 @@ def _run(
     folder.claim(resume=bool(cfg.resume))
     checkpoint = folder.checkpoint("last") if cfg.resume else None
 
-    data, module = build_parts(config)
+    made = None if checkpoint is None else read_made(folder.path)
+    data, home = data_of(config["data"], folder.path, made)
+    module = build_trainer(config, data)
     with naming("data"):
         for split in data.rows:
             check_support(module.model, data.observed(split), f"the {split} data", scored=True)
     trainer = _lightning(config, folder)
 
-    folder.begin({**config, "choices": names}, hydra)
+    made = record(data, home, folder.path)
+    folder.begin({**config, "choices": names, "made": made}, hydra)
     path = None if checkpoint is None else str(checkpoint)
     trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
 
@@ -89,9 +93,6 @@ def _run(
 def build_parts(config: Any) -> tuple[Any, Any]:
     """The data and the trainer (which holds the model and the critic) of a composed configuration.
 
-    Who meets whom is here: a model builder that takes `event_shape` is given the data's, a trainer
-    that takes `critic` is given one.
-
     Args:
         config: resolved; plain mappings or OmegaConf's.
 
@@ -101,6 +102,18 @@ def build_parts(config: Any) -> tuple[Any, Any]:
     if isinstance(config, DictConfig):
         config = OmegaConf.to_container(config, resolve=True)
     data = build(config["data"], "data")
+    return data, build_trainer(config, data)
+
+
+def build_trainer(config: dict[str, Any], data: Any) -> Any:
+    """The trainer of a configuration, with the model and the critic that it trains.
+
+    Who meets whom is here: a model builder that takes `event_shape` is given the data's, a trainer
+    that takes `critic` is given one.
+
+    Raises:
+        UserError: a part refuses its arguments; the sentence names the part.
+    """
     event_shape = tuple(data.event_shape)
 
     torch.manual_seed(config["seed"])  # this process is the run's own
@@ -121,7 +134,7 @@ def build_parts(config: Any) -> tuple[Any, Any]:
             getattr(module, "every", None) == "memo"
         ):  # as it will ask itself, when a run folder is there already
             data.refuse_shuffled("every=memo")
-    return data, module
+    return module
 
 
 def _takes_critic(node: dict[str, Any]) -> bool:

@@ -216,7 +216,8 @@ def _labels(runs: Sequence[Run]) -> list[str]:
         keys = [
             key
             for key in keys
-            if key.split(".")[0] not in ("paths", "callbacks", "logger", "choices", "resume")
+            if key.split(".")[0]
+            not in ("paths", "callbacks", "logger", "choices", "resume", "made")
         ]
         differ = ", ".join(f"{key.removeprefix('trainer.')}={options.get(key)}" for key in keys[:3])
         labels.append(f"{run.trainer} {differ}".strip())

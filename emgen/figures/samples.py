@@ -15,7 +15,7 @@ from emgen.figures.point_cloud import point_cloud
 from emgen.roles import Latent, serves
 
 
-def draw(x: Tensor, data: Tensor, path: Path) -> Path | None:
+def draw(x: Tensor, data: Tensor | None, path: Path) -> Path | None:
     """Write the picture of samples `x` beside their data to `path`; None if their shape cannot be
     drawn.
     """
@@ -26,13 +26,14 @@ def draw(x: Tensor, data: Tensor, path: Path) -> Path | None:
     return path
 
 
-def picture(x: Tensor, data: Tensor, seen: Tensor | None = None) -> np.ndarray | None:
+def picture(x: Tensor, data: Tensor | None, seen: Tensor | None = None) -> np.ndarray | None:
     """RGB pixels (height, width, 3) of samples, or of reconstructions with what was seen; None for
     shapes beyond both.
 
     Args:
         x: samples or reconstructions, (N, 1 or 3, H, W) or (N, 2).
-        data: the training rows, whose range sets black and white or the axes.
+        data: the training rows, whose range sets black and white or the axes; None takes that of
+            `x`.
         seen: the rows that were reconstructed, in the order of `x`.
 
     >>> picture(torch.rand(16, 1, 8, 8), torch.rand(9, 1, 8, 8)).shape, picture(torch.rand(16, 5), torch.rand(9, 5))
@@ -41,7 +42,7 @@ def picture(x: Tensor, data: Tensor, seen: Tensor | None = None) -> np.ndarray |
     x = x.detach().float().cpu()
     seen = None if seen is None else seen.detach().float().cpu()
     if x.dim() == 4 and x.shape[1] in (1, 3):
-        return image_grid(x, data, seen)
+        return image_grid(x, x if data is None else data, seen)
     if x.dim() == 2 and x.shape[1] == 2:
         return point_cloud(x, data, seen)
     return None
