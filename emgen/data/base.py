@@ -20,6 +20,22 @@ from emgen.data.rows import rows_of
 
 BINARISATIONS = ("none", "fixed", "dynamic")
 DATA = ("row", "document")  # what a datum is
+MANY = 2**22  # numbers beyond which rows are converted batch by batch, never as a whole
+
+
+class _Places:
+    """Row numbers of a batch; those of rows in their order are a `range` until somebody asks."""
+
+    def __get__(self, batch: Any, owner: type) -> Tensor:
+        if batch is None:
+            raise AttributeError  # a field without a default
+        places = vars(batch)["index"]
+        if isinstance(places, range):
+            return torch.arange(places.start, places.stop, places.step, device=batch.x.device)
+        return places
+
+    def __set__(self, batch: Any, places: Tensor | range) -> None:
+        vars(batch)["index"] = places
 
 
 @dataclass
@@ -41,7 +57,7 @@ class Batch:
 
     x: Tensor
     grey: Tensor
-    index: Tensor
+    index: _Places = _Places()
     weight: Tensor | None = None
     length: Tensor | None = None
     number: int = 0
@@ -62,7 +78,7 @@ class Batch:
             yield Batch(
                 self.x[piece],
                 self.grey[piece],
-                self.index[piece],
+                vars(self)["index"][piece],
                 None if self.weight is None else self.weight[piece],
                 None if self.length is None else self.length[piece],
                 self.number,
@@ -77,7 +93,7 @@ class Block:
     gathered when its turn comes, while it is small enough to stay in cache."""
 
     loader: "_Loader"
-    order: Tensor
+    order: Tensor | range
     first: int
     size: int
 
@@ -169,6 +185,7 @@ class Data(LightningDataModule):
         self.binarise, self.shuffle = binarise, shuffle
         self.seed, self.drop_last, self.block = seed, drop_last, block
         self.density, self.name = density, name
+        self._dtype: torch.dtype | None = None  # of the networks that rows go into
         self._observed: dict[str, Tensor] = {}
         self._documents: dict[str, Documents] = {}
 
@@ -228,10 +245,10 @@ class Data(LightningDataModule):
         """
         rows = self._without_padding(name)
         if n is None or n >= self.count(name, datum):
-            return rows
+            return self._typed(rows)
         documents = self._documents_of(name, datum)
         if documents is None:
-            return rows[:n]
+            return self._typed(rows[:n])
         return rows[documents.rows_of(torch.arange(n, device=rows.device))]
 
     def to(self, device: torch.device | str) -> "Data":
@@ -300,15 +317,21 @@ class Data(LightningDataModule):
         return numbers.masked_fill(padding, torch.nan)
 
     def _match(self, module: torch.nn.Module) -> None:
-        """Give real-valued rows the precision of the networks they go into."""
+        """Give real-valued rows the precision of the networks they go into: at once, or where they
+        are many, batch by batch.
+        """
         floating = (p.dtype for p in module.parameters() if p.dtype.is_floating_point)
         dtype = next(floating, None)
         if dtype is None:
             return
+        self._dtype = dtype
         for columns in (self.rows, self._observed):
             for name, values in columns.items():
-                if values.dtype.is_floating_point:
-                    columns[name] = values.to(dtype)
+                if values.numel() <= MANY:
+                    columns[name] = self._typed(values)
+
+    def _typed(self, x: Tensor) -> Tensor:
+        return x if self._dtype is None or not x.is_floating_point() else x.to(self._dtype)
 
 
 class _Loader:
@@ -354,15 +377,15 @@ class _Loader:
             start = position * self.block
             yield Block(self, order, start, min(self.block, self.batches - start))
 
-    def load(self, order: Tensor, number: int) -> Batch:
+    def load(self, order: Tensor | range, number: int) -> Batch:
         """Batch `number` of the epoch; of several processes each takes its share of the data, so
         the batch is what it was.
         """
         data, size = self.data, self.data.batch_size
         start, stop = number * size, min((number + 1) * size, len(order))
-        places = order[start:stop][self.rank :: self.world]  # of the data
-        index, rows = self._rows_at(places, start, stop, len(order))
-        grey = data.rows["train"][rows]
+        places = self._share(order[start:stop])  # of the data
+        index, rows = self._rows_at(places, stop - start == len(order))
+        grey = data._typed(data.rows["train"][rows])
         return Batch(
             self._binarised(grey, rows, number),
             grey,
@@ -375,18 +398,28 @@ class _Loader:
             documents=None if data.datum == "row" else len(places),
         )
 
-    def _rows_at(self, places: Tensor, start: int, stop: int, n: int) -> tuple[Tensor, Any]:
+    def _share(self, places: Any) -> Any:
+        """What this process takes of a batch: every n-th of shuffled data; of data in their order a
+        stretch, so that it reads no more of a file than that.
+        """
+        if isinstance(places, range):
+            n = len(places)
+            return places[n * self.rank // self.world : n * (self.rank + 1) // self.world]
+        return places[self.rank :: self.world].long()
+
+    def _rows_at(self, places: Any, whole: bool) -> tuple[Any, Any]:
         """The row numbers of the data at these places, and what takes them out: if it can, a slice,
         which copies nothing.
         """
         data = self.data
         documents = None if data.datum == "row" else data._documents_of("train")
+        in_order = isinstance(places, range)
         if documents is None:
-            in_order = not data.shuffle and self.world == 1
-            return places, slice(start, stop) if in_order else places
-        if self.world == 1 and stop - start == n:
-            every = torch.arange(len(data.rows["train"]), device=places.device)
-            return every, slice(None)
+            return places, slice(places.start, places.stop) if in_order else places
+        if self.world == 1 and whole:
+            return range(len(data.rows["train"])), slice(None)
+        device = data.rows["train"].device
+        places = torch.arange(places.start, places.stop, device=device) if in_order else places
         rows = documents.rows_of(places)
         return rows, rows
 
@@ -402,13 +435,14 @@ class _Loader:
         noise = torch.rand(grey.shape, generator=generator, dtype=grey.dtype, device=grey.device)
         return noise.lt_(grey)
 
-    def _order(self) -> Tensor:
+    def _order(self) -> Tensor | range:
         data, device = self.data, self.data.rows["train"].device
         n = data.count("train")
         if not data.shuffle:
-            return torch.arange(n, device=device)
+            return range(n)
         generator = torch.Generator().manual_seed(seed_of(data.seed, self.epoch, 0, "order"))
-        return torch.randperm(n, generator=generator).to(device)
+        small = torch.int32 if n < 2**31 else torch.int64  # the order is the same
+        return torch.randperm(n, generator=generator, dtype=small).to(device)
 
 
 def _counts_batches(trainer: Any) -> bool:

@@ -2,6 +2,7 @@
 
 __all__ = ["rows_of"]
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,8 @@ def _from_array(values: Any, name: str) -> Tensor:
             " *event)."
         )
     readable = array.dtype.isnative and min(array.strides, default=0) >= 0
-    return torch.as_tensor(
-        array if readable else np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-    )
+    if not readable:
+        array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    with warnings.catch_warnings():  # of arrays that may not be written to: nobody writes into data
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.as_tensor(array)
