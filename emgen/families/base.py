@@ -221,10 +221,12 @@ def pieces(rows: int, width: int) -> Iterator[slice]:
 def total(parts: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The statistics of pieces added up."""
     parts = iter(parts)
-    added = dict(next(parts))
+    # added in place: a small tensor anew for each piece would lie in the heap between the pieces,
+    # whose memory glibc could then not use again
+    added = {name: value.clone() for name, value in next(parts).items()}
     for one in parts:
         for name, value in one.items():
-            added[name] = added[name] + value
+            added[name] += value
     return added
 
 
@@ -272,13 +274,13 @@ def spread(x: Tensor, weight: Tensor | None, dtype: torch.dtype) -> tuple[Tensor
 
     def summed(value: Callable[[Tensor], Tensor]) -> Tensor:
         """Σ_i w_i f(x_i), piece by piece, over what was seen."""
-        sums = []
+        sums = torch.zeros(width, dtype=dtype, device=x.device)
         for rows in pieces(len(x), width):
             piece = x[rows].reshape(-1, width).to(dtype)
             seen = ~piece.isnan()
             share = seen if weight is None else seen * weight[rows, None]
-            sums.append((value(piece).masked_fill(~seen, 0.0) * share.to(dtype)).sum(0))
-        return torch.stack(sums).sum(0)
+            sums += (value(piece).masked_fill(~seen, 0.0) * share.to(dtype)).sum(0)
+        return sums
 
     count = summed(torch.ones_like)
     if not bool((count > 0).all()):

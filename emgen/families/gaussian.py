@@ -330,12 +330,14 @@ class Gaussian(Family):
             complete(x[rows], features)  # refuses what is missing
         mean = spread(x, weight, dtype)[0]
 
-        scatter, furthest, mass = mean.new_zeros(features, features), torch.zeros_like(mean), 0.0
+        scatter, furthest = mean.new_zeros(features, features), torch.zeros_like(mean)
+        mass = mean.new_zeros(())
         for rows in slices:
             y = x[rows].reshape(-1, features).to(dtype) - mean
             w = y.new_ones(len(y)) if weight is None else weight[rows].to(dtype)
-            scatter, mass = scatter + (y * w[:, None]).T @ y, mass + w.sum()
-            furthest = torch.maximum(furthest, (y.square() * (w > 0)[:, None]).amax(0))
+            scatter += (y * w[:, None]).T @ y
+            mass += w.sum()
+            furthest.copy_(torch.maximum(furthest, (y.square() * (w > 0)[:, None]).amax(0)))
         covariance = scatter / mass
         covariance.diagonal().add_(self.reg_covar)
         # a component of one row x adds (x − mean)(x − mean)ᵀ to it, up to N times as large as all

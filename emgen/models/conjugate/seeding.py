@@ -99,7 +99,9 @@ def partitioned(
 
 def _means(x: Tensor, dtype: torch.dtype) -> Tensor:
     """The mean of what was seen of each feature, (D,)."""
-    width, sums, counts = x[:1].numel(), [], []
+    width = x[:1].numel()
+    total = torch.zeros(width, dtype=dtype, device=x.device)
+    count = torch.zeros(width, dtype=torch.long, device=x.device)
     for rows in pieces(len(x), width):
         piece = x[rows].reshape(-1, width).to(dtype)
         infinite = piece.isinf().any(1)
@@ -108,15 +110,14 @@ def _means(x: Tensor, dtype: torch.dtype) -> Tensor:
                 f"row {rows.start + int(infinite.nonzero()[0])} holds an infinite value, which no"
                 " start can use: leave it out, or make it NaN (missing)"
             )
-        sums.append(piece.nansum(0))
-        counts.append((~piece.isnan()).sum(0))
-    count = torch.stack(counts).sum(0)
+        total += piece.nansum(0)
+        count += (~piece.isnan()).sum(0)
     if not bool((count > 0).all()):
         raise ValueError(
             f"feature {int(count.argmin())} has no value in any row, so nothing can start from it:"
             " leave it out"
         )
-    return torch.stack(sums).sum(0) / count
+    return total / count
 
 
 def _candidates(
