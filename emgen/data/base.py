@@ -16,11 +16,12 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from torch import Tensor
 
 from emgen.data.documents import Documents, are_entries
+from emgen.data.mapped import Mapped
 from emgen.data.rows import rows_of
 
 BINARISATIONS = ("none", "fixed", "dynamic")
 DATA = ("row", "document")  # what a datum is
-MANY = 2**22  # numbers beyond which rows are converted batch by batch, never as a whole
+MANY = 2**22  # numbers beyond which rows are converted, or read, piece by piece, never as a whole
 
 
 class _Places:
@@ -71,7 +72,7 @@ class Batch:
     def split(self, rows: int | None) -> Iterator["Batch"]:
         """Pieces of at most `rows` rows, as views, or the whole; the last piece says so."""
         if rows is None:
-            yield replace(self, last=True)
+            yield replace(self, x=self.x[:], last=True)
             return
         for start in range(0, len(self.x), rows):
             piece = slice(start, start + rows)
@@ -111,7 +112,7 @@ class Data(LightningDataModule):
 
     Args:
         train: (N, *event) values; NumPy arrays and memory maps are taken as they are, without a
-            copy.
+            copy; a `Mapped` stays in its file.
         validation, test: further rows of the same event shape; where absent, `train` stands in when
             they are asked for.
         batch_size: data a step, over all processes together; None takes the whole data set as one
@@ -201,9 +202,10 @@ class Data(LightningDataModule):
     def event_shape(self) -> torch.Size:
         return self.rows["train"].shape[1:]
 
-    def split(self, name: str) -> Tensor:
-        """The rows of a split as stored (grey); `train` where the split does not exist."""
-        return self.rows.get(name, self.rows["train"])
+    def split(self, name: str, n: int | None = None) -> Tensor:
+        """The rows of a split as stored (grey), or the first n; `train` where it does not exist."""
+        rows = self.rows.get(name, self.rows["train"])
+        return rows if n is None else rows[:n]
 
     def observed(self, name: str) -> Tensor:
         """The rows of a split as a likelihood sees them: binarised once and for all, by the seed,
@@ -215,8 +217,18 @@ class Data(LightningDataModule):
         if name not in self._observed:
             generator = torch.Generator().manual_seed(seed_of(self.seed, 0, 0, name))
             grey = self.rows[name]
-            draw = torch.rand(grey.shape, generator=generator, dtype=grey.dtype) < grey.cpu()
-            self._observed[name] = draw.to(grey)
+
+            def drawn(rows: slice) -> Tensor:
+                piece = grey[rows].cpu()
+                return torch.rand(piece.shape, generator=generator, dtype=piece.dtype) < piece
+
+            if isinstance(grey, Mapped):  # a byte a value
+                draws = torch.empty(grey.shape, dtype=torch.uint8)
+                for rows in _pieces(grey):
+                    draws[rows] = drawn(rows)
+                self._observed[name] = Mapped(draws, dtype=grey.dtype, device=grey.device)
+            else:
+                self._observed[name] = drawn(slice(None)).to(grey)
         return self._observed[name]
 
     def count(self, name: str, datum: str | None = None) -> int:
@@ -236,7 +248,7 @@ class Data(LightningDataModule):
 
         Args:
             name: of the split; `train` where it does not exist.
-            n: how many data; None gives all.
+            n: how many data; None gives all, which stay in their file if they are in one.
             datum: as in `count`.
 
         >>> data = Data(torch.tensor([[0, 5, 1], [0, 6, 1], [1, 5, 2]]), datum="document")
@@ -385,7 +397,10 @@ class _Loader:
         start, stop = number * size, min((number + 1) * size, len(order))
         places = self._share(order[start:stop])  # of the data
         index, rows = self._rows_at(places, stop - start == len(order))
-        grey = data._typed(data.rows["train"][rows])
+        grey = data.rows["train"]
+        # a batch that is a whole file stays there: who sweeps takes pieces of it
+        many = isinstance(grey, Mapped) and len(index) * data.event_shape.numel() > MANY
+        grey = data._typed(grey.some(rows) if many and data.binarise == "none" else grey[rows])
         return Batch(
             self._binarised(grey, rows, number),
             grey,
@@ -492,6 +507,13 @@ def _same_events(train: Any, validation: Any, test: Any) -> dict[str, Tensor]:
     return rows
 
 
+def _pieces(rows: Any) -> Iterator[slice]:
+    """Slices of rows that hold no more than `MANY` numbers."""
+    step = max(1, MANY // max(1, rows.shape[1:].numel()))
+    for start in range(0, len(rows), step):
+        yield slice(start, start + step)
+
+
 def _check_entries(rows: dict[str, Tensor], weight: Any) -> None:
     for split, values in rows.items():
         if not are_entries(values):
@@ -506,7 +528,9 @@ def _check_entries(rows: dict[str, Tensor], weight: Any) -> None:
 
 def _check_unit_interval(rows: dict[str, Tensor], binarise: str) -> None:
     for split, values in rows.items():
-        low, high = values.min().item(), values.max().item()
+        ranges = [values[rows].aminmax() for rows in _pieces(values)]
+        low = min(float(one.min) for one in ranges)
+        high = max(float(one.max) for one in ranges)
         if not (low >= 0 and high <= 1):
             raise ValueError(
                 f"binarise={binarise} needs values in [0, 1], but {split} rows reach from {low:g} "

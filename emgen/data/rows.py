@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from emgen.data.mapped import Mapped
+
 
 def rows_of(values: Any, name: str = "the data") -> Tensor:
     """Rows (N, *event) of a tensor, an array, a data frame or nested lists of numbers; arrays are
@@ -32,6 +34,8 @@ def rows_of(values: Any, name: str = "the data") -> Tensor:
             f"{name} are a sparse matrix {tuple(values.shape)}: make it dense, or for a topic model"
             " make entries of it by emgen.data.text.entries."
         )
+    if isinstance(values, Mapped):
+        return values  # type: ignore[return-value]  # indexed as one
     x = values.detach() if isinstance(values, Tensor) else _from_array(values, name)
     if x.is_complex():
         raise ValueError(
