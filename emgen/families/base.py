@@ -35,7 +35,7 @@ from torch.distributions import Distribution
 from emgen.families.choice import Choice
 
 FAR = 1e-13  # share of a mean's squared move that is left as variance: below it, moments about the old mean are round-off
-PIECE = 2**20  # numbers that are looked at together where all rows are gone through
+PIECE = 2**18  # numbers that are looked at together where all rows are gone through
 ROUND = 8.0  # eps that a sum over rows is off by, of its largest partial sum: it is added in blocks, then rescaled and mixed
 
 
