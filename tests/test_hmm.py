@@ -174,6 +174,72 @@ def test_pieces_that_remember_their_start_are_taken_one_step_after_another(monke
             torch.testing.assert_close(other, getattr(single, name), rtol=1e-12, atol=0)
 
 
+RAGGED = [
+    [1000, 5, 3, 5, 1],
+    [900, 900, 7, 7],
+    [700, 650, 300, 20, 20, 1],
+    [60, 800, 50, 800],
+    [*range(40, 90)],
+]
+
+
+@pytest.mark.parametrize("lengths", RAGGED, ids=str)
+def test_a_packing_is_the_order_of_time_then_length(lengths):
+    packing = Packing(lengths)
+    rows = [
+        (t, s)
+        for t in range(max(lengths))
+        for s in sorted(range(len(lengths)), key=lambda s: -lengths[s])
+        if t < lengths[s]
+    ]
+    assert list(zip(packing.time.tolist(), packing.sequence.tolist(), strict=True)) == rows
+    assert packing.sizes == [sum(n > t for n in lengths) for t in range(max(lengths))]
+    chained = torch.arange(sum(lengths))
+    padded_up = torch.nn.utils.rnn.pad_sequence(chained.split(lengths), batch_first=True)
+    assert packing.interleave(chained).equal(packing.pack(padded_up))
+    assert packing.concatenate(packing.interleave(chained)).equal(chained)
+    part, among = packing.among(1, 3)
+    assert set(part.lengths) == set(sorted(lengths, reverse=True)[1:3])
+    assert packing.rank[among].equal(part.rank + 1)
+    assert packing.time[among].equal(part.time)
+
+
+@pytest.mark.parametrize("lengths", RAGGED, ids=str)
+@pytest.mark.parametrize("remembers", [False, True])
+def test_long_sequences_go_in_pieces_whatever_the_others_are(lengths, remembers, monkeypatch):
+    """The same to rounding, also where pieces fail; no pass takes a step for each of their frames."""
+    torch.manual_seed(1)
+    log_initial, log_transition = chain(3)
+    packing, log_b = Packing(lengths), 3 * torch.randn(sum(lengths), 3, dtype=F64)
+    passes = []
+    in_turn = scaled._in_turn
+    monkeypatch.setattr(scaled, "_in_turn", lambda *a: (passes.append(len(a[-1])), in_turn(*a)))
+    if remembers:  # pieces that start too late for their past not to matter
+        short = (16, 1)
+        monkeypatch.setattr(
+            scaled, "pieces", lambda _, p: short if p.full and len(p.sizes) > 48 else None
+        )
+    grouped = forward_backward(log_initial, log_transition, log_b, packing)
+    assert remembers or max(passes, default=0) <= 90
+    monkeypatch.setattr(scaled, "apart", lambda _, p: [(0, len(p.lengths))])
+    monkeypatch.setattr(scaled, "pieces", lambda *_: None)
+    single = forward_backward(log_initial, log_transition, log_b, packing)
+    for name in ("alpha", "omega", "marginals", "log_normaliser"):
+        torch.testing.assert_close(
+            getattr(grouped, name), getattr(single, name), rtol=1e-11, atol=0
+        )
+    torch.testing.assert_close(grouped.transitions(), single.transitions(), rtol=1e-12, atol=0)
+
+
+def test_a_million_frames_beside_short_sequences_cost_their_frames():
+    """Time by sequence would be a table of 5 GB, and time by time a million steps."""
+    lengths = [1_000_000, *[5] * 5000]
+    packing = Packing(lengths)
+    assert len(packing.time) == sum(lengths) == len(packing.sequence)
+    transition = torch.tensor([[0.9, 0.1], [0.2, 0.8]], dtype=F64)
+    assert scaled.apart(transition, packing) == [(0, 1), (1, 5001)]
+
+
 def test_chains_that_forget_slowly_are_not_cut():
     for moves in (
         torch.eye(3),

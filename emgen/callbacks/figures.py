@@ -17,6 +17,8 @@ from emgen.figures.point_cloud import POINTS
 from emgen.figures.samples import picture, reconstructions_of, samples_of
 from emgen.roles import Latent, Recognition, serves
 
+RANGE = 2**16  # training rows whose range sets a picture's axes
+
 log = logging.getLogger(__name__)
 
 
@@ -74,7 +76,7 @@ class Figures(lightning.Callback):
     def _pictures(self, model: Any, data: Data) -> dict[str, np.ndarray | None]:
         """Pixels by name; None of what has no picture."""
         images = len(data.event_shape) == 3
-        train = data.split("train")
+        train = data.split("train", RANGE)
         found: dict[str, np.ndarray | None] = {}
 
         drawn = samples_of(model, self.n if images else POINTS)
@@ -86,6 +88,6 @@ class Figures(lightning.Callback):
 
         if serves(model, Latent) and serves(model, Recognition):
             pairs = max(1, self.n // 2)  # each takes two places of the grid
-            seen = data.first("validation", pairs if images else POINTS)
+            seen = data.first("validation", pairs if images else POINTS)[:]
             found["reconstructions"] = picture(reconstructions_of(model, seen), train, seen)
         return found

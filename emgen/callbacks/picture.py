@@ -91,4 +91,4 @@ def _rows(trainer: lightning.Trainer, module: Any) -> Tensor:
             "pictures of a level need data in memory, an emgen.data.Data: "
             "set callbacks of that name to null."
         )
-    return data.first("train").to(module.device)
+    return data.first("train")[:].to(module.device)

@@ -27,6 +27,8 @@ from emgen.evaluation.samples import sample_scores
 from emgen.evaluation.scores import scored, scores
 from emgen.options import build, naming
 
+MOST = 2**16  # rows that samples are compared with
+
 
 def load_run(
     run: str | Path, checkpoint: str = "best", trust: Any = ()
@@ -143,7 +145,7 @@ def evaluate(cfg: Any) -> None:
     )
     if drawn is not None and drawn.shape[1:] == chosen.x.shape[1:] and not few:
         found |= sample_scores(
-            drawn, data.split(cfg.split), data.split("train"), data.density, cfg.seed
+            drawn, data.split(cfg.split, MOST), data.split("train", MOST), data.density, cfg.seed
         )
     if not found:
         raise UserError(
@@ -206,7 +208,7 @@ def sample(cfg: Any) -> None:
     target.mkdir(parents=True, exist_ok=True)
     np.save(target / "samples.npy", draws.numpy())
     print(target / "samples.npy")
-    rows = None if data is None else data.split("train")
+    rows = None if data is None else data.split("train", MOST).cpu()
     picture = draw(draws, rows, target / "samples.png")
     if picture:
         print(picture)

@@ -16,10 +16,27 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from torch import Tensor
 
 from emgen.data.documents import Documents, are_entries
+from emgen.data.mapped import Mapped
 from emgen.data.rows import rows_of
 
 BINARISATIONS = ("none", "fixed", "dynamic")
 DATA = ("row", "document")  # what a datum is
+MANY = 2**22  # numbers beyond which rows are converted, or read, piece by piece, never as a whole
+
+
+class _Places:
+    """Row numbers of a batch; those of rows in their order are a `range` until somebody asks."""
+
+    def __get__(self, batch: Any, owner: type) -> Tensor:
+        if batch is None:
+            raise AttributeError  # a field without a default
+        places = vars(batch)["index"]
+        if isinstance(places, range):
+            return torch.arange(places.start, places.stop, places.step, device=batch.x.device)
+        return places
+
+    def __set__(self, batch: Any, places: Tensor | range) -> None:
+        vars(batch)["index"] = places
 
 
 @dataclass
@@ -41,7 +58,7 @@ class Batch:
 
     x: Tensor
     grey: Tensor
-    index: Tensor
+    index: _Places = _Places()
     weight: Tensor | None = None
     length: Tensor | None = None
     number: int = 0
@@ -55,14 +72,14 @@ class Batch:
     def split(self, rows: int | None) -> Iterator["Batch"]:
         """Pieces of at most `rows` rows, as views, or the whole; the last piece says so."""
         if rows is None:
-            yield replace(self, last=True)
+            yield replace(self, x=self.x[:], last=True)
             return
         for start in range(0, len(self.x), rows):
             piece = slice(start, start + rows)
             yield Batch(
                 self.x[piece],
                 self.grey[piece],
-                self.index[piece],
+                vars(self)["index"][piece],
                 None if self.weight is None else self.weight[piece],
                 None if self.length is None else self.length[piece],
                 self.number,
@@ -77,7 +94,7 @@ class Block:
     gathered when its turn comes, while it is small enough to stay in cache."""
 
     loader: "_Loader"
-    order: Tensor
+    order: Tensor | range
     first: int
     size: int
 
@@ -95,7 +112,7 @@ class Data(LightningDataModule):
 
     Args:
         train: (N, *event) values; NumPy arrays and memory maps are taken as they are, without a
-            copy.
+            copy; a `Mapped` stays in its file.
         validation, test: further rows of the same event shape; where absent, `train` stands in when
             they are asked for.
         batch_size: data a step, over all processes together; None takes the whole data set as one
@@ -169,6 +186,7 @@ class Data(LightningDataModule):
         self.binarise, self.shuffle = binarise, shuffle
         self.seed, self.drop_last, self.block = seed, drop_last, block
         self.density, self.name = density, name
+        self._dtype: torch.dtype | None = None  # of the networks that rows go into
         self._observed: dict[str, Tensor] = {}
         self._documents: dict[str, Documents] = {}
 
@@ -184,9 +202,10 @@ class Data(LightningDataModule):
     def event_shape(self) -> torch.Size:
         return self.rows["train"].shape[1:]
 
-    def split(self, name: str) -> Tensor:
-        """The rows of a split as stored (grey); `train` where the split does not exist."""
-        return self.rows.get(name, self.rows["train"])
+    def split(self, name: str, n: int | None = None) -> Tensor:
+        """The rows of a split as stored (grey), or the first n; `train` where it does not exist."""
+        rows = self.rows.get(name, self.rows["train"])
+        return rows if n is None else rows[:n]
 
     def observed(self, name: str) -> Tensor:
         """The rows of a split as a likelihood sees them: binarised once and for all, by the seed,
@@ -198,8 +217,18 @@ class Data(LightningDataModule):
         if name not in self._observed:
             generator = torch.Generator().manual_seed(seed_of(self.seed, 0, 0, name))
             grey = self.rows[name]
-            draw = torch.rand(grey.shape, generator=generator, dtype=grey.dtype) < grey.cpu()
-            self._observed[name] = draw.to(grey)
+
+            def drawn(rows: slice) -> Tensor:
+                piece = grey[rows].cpu()
+                return torch.rand(piece.shape, generator=generator, dtype=piece.dtype) < piece
+
+            if isinstance(grey, Mapped):  # a byte a value
+                draws = torch.empty(grey.shape, dtype=torch.uint8)
+                for rows in _pieces(grey):
+                    draws[rows] = drawn(rows)
+                self._observed[name] = Mapped(draws, dtype=grey.dtype, device=grey.device)
+            else:
+                self._observed[name] = drawn(slice(None)).to(grey)
         return self._observed[name]
 
     def count(self, name: str, datum: str | None = None) -> int:
@@ -219,7 +248,7 @@ class Data(LightningDataModule):
 
         Args:
             name: of the split; `train` where it does not exist.
-            n: how many data; None gives all.
+            n: how many data; None gives all, which stay in their file if they are in one.
             datum: as in `count`.
 
         >>> data = Data(torch.tensor([[0, 5, 1], [0, 6, 1], [1, 5, 2]]), datum="document")
@@ -228,10 +257,10 @@ class Data(LightningDataModule):
         """
         rows = self._without_padding(name)
         if n is None or n >= self.count(name, datum):
-            return rows
+            return self._typed(rows)
         documents = self._documents_of(name, datum)
         if documents is None:
-            return rows[:n]
+            return self._typed(rows[:n])
         return rows[documents.rows_of(torch.arange(n, device=rows.device))]
 
     def to(self, device: torch.device | str) -> "Data":
@@ -328,15 +357,21 @@ class Data(LightningDataModule):
         return numbers.masked_fill(padding, torch.nan)
 
     def _match(self, module: torch.nn.Module) -> None:
-        """Give real-valued rows the precision of the networks they go into."""
+        """Give real-valued rows the precision of the networks they go into: at once, or where they
+        are many, batch by batch.
+        """
         floating = (p.dtype for p in module.parameters() if p.dtype.is_floating_point)
         dtype = next(floating, None)
         if dtype is None:
             return
+        self._dtype = dtype
         for columns in (self.rows, self._observed):
             for name, values in columns.items():
-                if values.dtype.is_floating_point:
-                    columns[name] = values.to(dtype)
+                if values.numel() <= MANY:
+                    columns[name] = self._typed(values)
+
+    def _typed(self, x: Tensor) -> Tensor:
+        return x if self._dtype is None or not x.is_floating_point() else x.to(self._dtype)
 
 
 class _Loader:
@@ -382,15 +417,18 @@ class _Loader:
             start = position * self.block
             yield Block(self, order, start, min(self.block, self.batches - start))
 
-    def load(self, order: Tensor, number: int) -> Batch:
+    def load(self, order: Tensor | range, number: int) -> Batch:
         """Batch `number` of the epoch; of several processes each takes its share of the data, so
         the batch is what it was.
         """
         data, size = self.data, self.data.batch_size
         start, stop = number * size, min((number + 1) * size, len(order))
-        places = order[start:stop][self.rank :: self.world]  # of the data
-        index, rows = self._rows_at(places, start, stop, len(order))
-        grey = data.rows["train"][rows]
+        places = self._share(order[start:stop])  # of the data
+        index, rows = self._rows_at(places, stop - start == len(order))
+        grey = data.rows["train"]
+        # a batch that is a whole file stays there: who sweeps takes pieces of it
+        many = isinstance(grey, Mapped) and len(index) * data.event_shape.numel() > MANY
+        grey = data._typed(grey.some(rows) if many and data.binarise == "none" else grey[rows])
         return Batch(
             self._binarised(grey, rows, number),
             grey,
@@ -403,18 +441,28 @@ class _Loader:
             documents=None if data.datum == "row" else len(places),
         )
 
-    def _rows_at(self, places: Tensor, start: int, stop: int, n: int) -> tuple[Tensor, Any]:
+    def _share(self, places: Any) -> Any:
+        """What this process takes of a batch: every n-th of shuffled data; of data in their order a
+        stretch, so that it reads no more of a file than that.
+        """
+        if isinstance(places, range):
+            n = len(places)
+            return places[n * self.rank // self.world : n * (self.rank + 1) // self.world]
+        return places[self.rank :: self.world].long()
+
+    def _rows_at(self, places: Any, whole: bool) -> tuple[Any, Any]:
         """The row numbers of the data at these places, and what takes them out: if it can, a slice,
         which copies nothing.
         """
         data = self.data
         documents = None if data.datum == "row" else data._documents_of("train")
+        in_order = isinstance(places, range)
         if documents is None:
-            in_order = not data.shuffle and self.world == 1
-            return places, slice(start, stop) if in_order else places
-        if self.world == 1 and stop - start == n:
-            every = torch.arange(len(data.rows["train"]), device=places.device)
-            return every, slice(None)
+            return places, slice(places.start, places.stop) if in_order else places
+        if self.world == 1 and whole:
+            return range(len(data.rows["train"])), slice(None)
+        device = data.rows["train"].device
+        places = torch.arange(places.start, places.stop, device=device) if in_order else places
         rows = documents.rows_of(places)
         return rows, rows
 
@@ -430,13 +478,14 @@ class _Loader:
         noise = torch.rand(grey.shape, generator=generator, dtype=grey.dtype, device=grey.device)
         return noise.lt_(grey)
 
-    def _order(self) -> Tensor:
+    def _order(self) -> Tensor | range:
         data, device = self.data, self.data.rows["train"].device
         n = data.count("train")
         if not data.shuffle:
-            return torch.arange(n, device=device)
+            return range(n)
         generator = torch.Generator().manual_seed(seed_of(data.seed, self.epoch, 0, "order"))
-        return torch.randperm(n, generator=generator).to(device)
+        small = torch.int32 if n < 2**31 else torch.int64  # the order is the same
+        return torch.randperm(n, generator=generator, dtype=small).to(device)
 
 
 class _Rows:
@@ -517,6 +566,13 @@ def _same_events(train: Any, validation: Any, test: Any) -> dict[str, Tensor]:
     return rows
 
 
+def _pieces(rows: Any) -> Iterator[slice]:
+    """Slices of rows that hold no more than `MANY` numbers."""
+    step = max(1, MANY // max(1, rows.shape[1:].numel()))
+    for start in range(0, len(rows), step):
+        yield slice(start, start + step)
+
+
 def _check_entries(rows: dict[str, Tensor], weight: Any) -> None:
     for split, values in rows.items():
         if not are_entries(values):
@@ -531,7 +587,9 @@ def _check_entries(rows: dict[str, Tensor], weight: Any) -> None:
 
 def _check_unit_interval(rows: dict[str, Tensor], binarise: str) -> None:
     for split, values in rows.items():
-        low, high = values.min().item(), values.max().item()
+        ranges = [values[rows].aminmax() for rows in _pieces(values)]
+        low = min(float(one.min) for one in ranges)
+        high = max(float(one.max) for one in ranges)
         if not (low >= 0 and high <= 1):
             raise ValueError(
                 f"binarise={binarise} needs values in [0, 1], but {split} rows reach from {low:g} "

@@ -2,13 +2,18 @@
 
 __all__ = ["file"]
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from emgen.data.base import Data
+from emgen.data.mapped import Mapped
+from emgen.data.rows import rows_of
+
+READ = 2**24  # bytes up to which a .npy file is read; a larger one is mapped, and read by batches
 
 SPLITS = ("train", "validation", "test")
 
@@ -30,7 +35,8 @@ def file(
 
     Images are best stored as (N, channels, height, width). A single array (in an `.npz` by any
     name) is split by the seed; splits that the file brings itself stay as they are. An array (N,)
-    becomes (N, 1).
+    becomes (N, 1). A large `.npy` file is mapped into memory: its rows stay there, and no more than
+    batches of them are read and converted.
 
     Args:
         path: the `.npy` or `.npz` file.
@@ -64,9 +70,10 @@ def file(
             " below 1."
         )
     arrays = _read(Path(path).expanduser())
-    rows = {name: _checked(array, f"{path}, array {name}", dtype) for name, array in arrays.items()}
-    if scale != 1:
-        rows = {name: values / scale for name, values in rows.items()}
+    rows: dict[str, Any] = {
+        name: _checked(array, f"{path}, array {name}", dtype, scale)
+        for name, array in arrays.items()
+    }
     if "x" in rows:
         rows = _shares(rows["x"], validation, test, seed)
     return Data(
@@ -96,7 +103,10 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         if opened.read(2) not in (np.lib.format.MAGIC_PREFIX[:2], b"PK", b""):
             raise ValueError(other)
     try:
-        content = np.load(path, allow_pickle=False)
+        large = path.stat().st_size > READ
+        content = np.load(path, mmap_mode="r" if large else None, allow_pickle=False)
+        if isinstance(content, np.memmap) and not content.dtype.isnative:  # nothing torch can read
+            content = np.asarray(content, dtype=content.dtype.newbyteorder("="))
         arrays = (
             {"x": content}
             if isinstance(content, np.ndarray)
@@ -121,7 +131,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _checked(array: np.ndarray, where: str, dtype: str) -> Tensor:
+def _checked(array: np.ndarray, where: str, dtype: str, scale: float) -> Any:
     if array.ndim == 0 or array.size == 0:
         raise ValueError(
             f"{where} has shape {array.shape}, so it holds no rows: expected (N, *event) with N"
@@ -131,29 +141,45 @@ def _checked(array: np.ndarray, where: str, dtype: str) -> Tensor:
         raise ValueError(
             f"{where} has dtype {array.dtype}: expected real numbers (bool, integers or floats)."
         )
-    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is found below
-        values = array.astype(dtype)
-    whole = values.reshape(len(array), -1)
-    bad = (
-        ~np.isfinite(whole).all(axis=1)
-        if dtype != "int64"
-        else (whole != array.reshape(len(array), -1)).any(axis=1)
-    )
-    if bad.any():
+    bad = np.fromiter(_bad_rows(array, dtype), dtype=np.int64)
+    if len(bad):
         raise ValueError(
-            f"{where} has values that are no finite {dtype} numbers in {bad.sum()} of its"
-            f" {len(array)} rows, first in row {int(bad.argmax())}: clean them, drop the rows or"
+            f"{where} has values that are no finite {dtype} numbers in {len(bad)} of its"
+            f" {len(array)} rows, first in row {bad[0]}: clean them, drop the rows or"
             " choose another data.dtype."
         )
-    return torch.from_numpy(values[:, None] if array.ndim == 1 else values)
+    column = array[:, None] if array.ndim == 1 else array
+    if isinstance(array, np.memmap):
+        return Mapped(rows_of(column, where), dtype=getattr(torch, dtype), scale=scale)
+    values = torch.from_numpy(column.astype(dtype))
+    return values if scale == 1 else values / scale
 
 
-def _shares(x: Tensor, validation: float, test: float, seed: int) -> dict[str, Tensor]:
+def _bad_rows(array: np.ndarray, dtype: str) -> Iterator[int]:
+    """The numbers of the rows that hold anything else than finite numbers of this type."""
+    step = max(1, 2**20 // array[0].size)
+    for start in range(0, len(array), step):
+        stored = array[start : start + step]
+        stored = stored.reshape(len(stored), -1)
+        with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is found here
+            values = stored.astype(dtype)
+        bad = ~np.isfinite(values) if dtype != "int64" else values != stored
+        yield from (start + bad.any(axis=1).nonzero()[0]).tolist()
+
+
+def _shares(x: Any, validation: float, test: float, seed: int) -> dict[str, Any]:
+    """The splits of rows; of rows that stay in their file, by their numbers."""
     sizes = {"validation": round(len(x) * validation), "test": round(len(x) * test)}
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    if not any(sizes.values()):
+        return {"train": x}
+    small = torch.int32 if len(x) < 2**31 else torch.int64
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed), dtype=small)
+    taken = x.some if isinstance(x, Mapped) else x.__getitem__
     rows = {}
     for name, size in sizes.items():
         if size:
-            rows[name] = x[order[:size]]
+            rows[name] = taken(order[:size].clone())
         order = order[size:]
-    return {"train": x[order.sort().values], **rows}
+    order = order.clone()
+    order.numpy().sort()  # in place
+    return {"train": taken(order), **rows}

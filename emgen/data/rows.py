@@ -2,11 +2,14 @@
 
 __all__ = ["rows_of"]
 
+import warnings
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from emgen.data.mapped import Mapped
 
 
 def rows_of(values: Any, name: str = "the data") -> Tensor:
@@ -31,6 +34,8 @@ def rows_of(values: Any, name: str = "the data") -> Tensor:
             f"{name} are a sparse matrix {tuple(values.shape)}: make it dense, or for a topic model"
             " make entries of it by emgen.data.text.entries."
         )
+    if isinstance(values, Mapped):
+        return values  # type: ignore[return-value]  # indexed as one
     x = values.detach() if isinstance(values, Tensor) else _from_array(values, name)
     if x.is_complex():
         raise ValueError(
@@ -61,6 +66,8 @@ def _from_array(values: Any, name: str) -> Tensor:
             " *event)."
         )
     readable = array.dtype.isnative and min(array.strides, default=0) >= 0
-    return torch.as_tensor(
-        array if readable else np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-    )
+    if not readable:
+        array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    with warnings.catch_warnings():  # of arrays that may not be written to: nobody writes into data
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.as_tensor(array)

@@ -5,7 +5,7 @@ and standard error.
 __all__ = ["Estimate", "elbo", "evaluating", "log_likelihood", "log_weights", "parzen"]
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -58,6 +58,22 @@ class Estimate:
             values.mean().item(), error, method, None if ess is None else ess.double().mean().item()
         )
 
+    @classmethod
+    def over_blocks(cls, blocks: Iterable[Tensor], method: str) -> "Estimate":
+        """The same of values that come block by block, none of which is kept.
+
+        References: Chan, Golub, LeVeque (1983), "Algorithms for computing the sample variance".
+        """
+        n, total, squares = 0, 0.0, 0.0
+        for values in blocks:
+            values = values.double()
+            k, own = len(values), values.mean()
+            between = (own.item() - total / n) ** 2 * k * n / (n + k) if n else 0.0
+            squares += (values - own).square().sum().item() + between
+            n, total = n + k, total + values.sum().item()
+        error = math.sqrt(squares / (n - 1)) / math.sqrt(n) if n > 1 else math.nan
+        return cls(total / n, error, method)
+
     def widened(self, error: float) -> "Estimate":
         """The same with an error that all data share beside that over the data."""
         return replace(self, error=math.hypot(self.error, error))
@@ -96,8 +112,7 @@ def log_likelihood(
     """
     if hasattr(model, "log_prob"):
         with evaluating(model, seed):
-            log_p = torch.cat([model.log_prob(block) for block in _blocks(model, x, chunk)])
-        return Estimate.over(log_p, "exact")
+            return Estimate.over_blocks(map(model.log_prob, _blocks(model, x, chunk)), "exact")
     mean = log_mean_exp(log_weights(model, x, samples, chunk=chunk, seed=seed))
     return Estimate.over(mean.value, f"importance-weighted, K={samples}", mean.ess)
 
@@ -121,7 +136,7 @@ def log_weights(model: Any, x: Tensor, samples: int, *, chunk: int = 1024, seed:
     blocks = []
     with evaluating(model, seed):
         prior = model.prior()
-        for block in _data(x).split(max(1, chunk // samples)):
+        for block in _split(_data(x), max(1, chunk // samples)):
             q = model.recognition(block)
             if isinstance(q, Dirac):
                 raise ValueError(
@@ -237,10 +252,16 @@ def _parzen(s: Tensor, x: Tensor, bandwidths: Sequence[float], chunk: int) -> Te
     return torch.cat(rows, dim=1)
 
 
-def _blocks(model: Any, x: Tensor, size: int) -> Sequence[Tensor]:
+def _blocks(model: Any, x: Tensor, size: int) -> Iterable[Tensor]:
     """x in blocks that cut no datum: whole where one may have several rows."""
-    rows_are_data = getattr(model, "datum", "row") == "row"
-    return _data(x).split(size) if rows_are_data else [_data(x)]
+    if getattr(model, "datum", "row") != "row":
+        return [_data(x)[:]]
+    return _split(_data(x), size)
+
+
+def _split(x: Tensor, size: int) -> Iterator[Tensor]:
+    """x piece by piece, each read when its turn comes where x stays in a file."""
+    return (x[start : start + size] for start in range(0, len(x), size))
 
 
 def _data(x: Tensor) -> Tensor:

@@ -76,6 +76,7 @@ def scores(
     encoded = serves(model, Latent) and serves(model, Recognition)
     if hasattr(model, "log_prob") and not encoded:
         return {"log_likelihood": log_likelihood(model, x, samples, seed=seed)}
+    x = x[:]  # draws are taken of what is in memory
     if hasattr(
         model, "log_partition"
     ):  # a Boltzmann machine; where its energy is a bound, so is the score

@@ -9,11 +9,10 @@ from torch import Tensor
 from torch.distributions import Independent, Multinomial, OneHotCategorical, constraints
 
 from emgen.evaluation.likelihood import evaluating
+from emgen.families.base import pieces
 from emgen.families.exponential import ExponentialFamily
 from emgen.models.energy import units
 from emgen.roles import Conjugate, Latent, serves
-
-BLOCK = 65536  # rows looked at together
 
 
 def check_support(
@@ -58,8 +57,8 @@ def check_support(
             f" built for floats of shape {tuple(shape)}: give it another event_shape, or reshape"
             " the rows and convert them by x.float()."
         )
-    for start in range(0, len(x), BLOCK):
-        block = x[start : start + BLOCK]
+    for rows in pieces(len(x), x[:1].numel()):
+        block, start = x[rows], rows.start
         if block.is_floating_point():
             missing = ", or mark what is missing by NaN" if conjugate else ""
             bad = block.isinf() if conjugate else ~block.isfinite()

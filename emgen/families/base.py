@@ -11,17 +11,19 @@ __all__ = [
     "overflow",
     "part",
     "per_component",
+    "pieces",
     "prefixed",
     "remembered",
     "resolution",
     "round_off",
     "share",
     "spread",
+    "total",
 ]
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from functools import wraps
 from typing import Any, Self
@@ -33,6 +35,7 @@ from torch.distributions import Distribution
 from emgen.families.choice import Choice
 
 FAR = 1e-13  # share of a mean's squared move that is left as variance: below it, moments about the old mean are round-off
+PIECE = 2**18  # numbers that are looked at together where all rows are gone through
 ROUND = 8.0  # eps that a sum over rows is off by, of its largest partial sum: it is added in blocks, then rescaled and mixed
 
 
@@ -203,6 +206,30 @@ class Family(nn.Module, ABC):
         return new
 
 
+def pieces(rows: int, width: int) -> Iterator[slice]:
+    """Slices of so many rows that a table of them, `width` numbers wide, stays small: rows may be
+    a file that is larger than memory.
+
+    >>> list(pieces(3, PIECE // 2))
+    [slice(0, 2, None), slice(2, 4, None)]
+    """
+    step = max(1, PIECE // max(1, width))
+    for start in range(0, rows, step):
+        yield slice(start, start + step)
+
+
+def total(parts: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The statistics of pieces added up."""
+    parts = iter(parts)
+    # added in place: a small tensor anew for each piece would lie in the heap between the pieces,
+    # whose memory glibc could then not use again
+    added = {name: value.clone() for name, value in next(parts).items()}
+    for one in parts:
+        for name, value in one.items():
+            added[name] += value
+    return added
+
+
 def observed(x: Tensor, features: int) -> tuple[Tensor, Tensor | None]:
     """Rows with features flattened, missing ones (NaN) at zero, and the mask of what was seen, None
     if all was.
@@ -240,11 +267,22 @@ def overflow() -> ValueError:
     )
 
 
-def spread(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Means and variances (D,) of the features of weighted rows, over what was seen."""
-    seen = ~x.isnan()
-    share = (seen if weight is None else seen * weight[:, None]).to(x.dtype)
-    count = share.sum(0)
+def spread(x: Tensor, weight: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Means and variances (D,) of the features of weighted rows, over what was seen, in `dtype`."""
+
+    width = x[:1].numel()
+
+    def summed(value: Callable[[Tensor], Tensor]) -> Tensor:
+        """Σ_i w_i f(x_i), piece by piece, over what was seen."""
+        sums = torch.zeros(width, dtype=dtype, device=x.device)
+        for rows in pieces(len(x), width):
+            piece = x[rows].reshape(-1, width).to(dtype)
+            seen = ~piece.isnan()
+            share = seen if weight is None else seen * weight[rows, None]
+            sums += (value(piece).masked_fill(~seen, 0.0) * share.to(dtype)).sum(0)
+        return sums
+
+    count = summed(torch.ones_like)
     if not bool((count > 0).all()):
         raise ValueError(
             f"feature {int(count.argmin())} has no value in any row that counts: leave it out, or"
@@ -254,8 +292,8 @@ def spread(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     for _ in range(
         2
     ):  # the second time takes away round-off, of which a constant column would get a variance
-        mean = mean + ((x - mean).masked_fill(~seen, 0.0) * share).sum(0) / count
-    variance = ((x - mean).masked_fill(~seen, 0.0).square() * share).sum(0) / count
+        mean = mean + summed(lambda piece: piece - mean) / count  # noqa: B023
+    variance = summed(lambda piece: (piece - mean).square()) / count
     return mean, torch.where(variance > resolution(mean), variance, 0.0)
 
 

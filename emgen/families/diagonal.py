@@ -276,7 +276,7 @@ class DiagonalGaussian(Family):
 
     def weak(self, x: Tensor, weight: Tensor | None = None) -> Self:
         """Where flat, κ = 1 at the data's mean and ν = 1 at their variance."""
-        mean, variance = spread(x.reshape(len(x), -1).to(self.mean.dtype), weight)
+        mean, variance = spread(x, weight, self.mean.dtype)
         variance = variance + self.reg_covar
         variance = variance if self.variance.shape[1] > 1 else variance.mean(0, keepdim=True)
         return self.replace(

@@ -10,7 +10,16 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from emgen.families.base import Family, masked, observed, per_component, remembered, share
+from emgen.families.base import (
+    Family,
+    masked,
+    observed,
+    per_component,
+    pieces,
+    remembered,
+    share,
+    total,
+)
 
 CANCELLED = 1e-3  # nats that the precision of the rows may cost a score; beyond it the parameters' precision is used
 
@@ -224,10 +233,16 @@ class ExponentialFamily(Family):
         Where that is no prior, as the data are all 0 or all of the largest value, it is the mean of
         the data and of one datum at the flat prior's own mean.
         """
-        ones = torch.ones(len(x), len(self.mean), dtype=self.mean.dtype, device=x.device)
-        ones = ones if weight is None else ones * weight[:, None]
+
+        def counted(rows: slice) -> dict[str, Tensor]:
+            piece = x[rows]
+            ones = torch.ones(len(piece), len(self.mean), dtype=self.mean.dtype, device=x.device)
+            return self.statistics(piece, ones if weight is None else ones * weight[rows, None])
+
         flat = self.concentration == 0
-        own = self.update(s := self.statistics(x, ones), self)
+        width = max(len(self.mean), self.mean[0].numel())
+        s = total(counted(rows) for rows in pieces(len(x), width))
+        own = self.update(s, self)
         one = torch.ones_like(self.concentration)
         proper = self.log_normaliser(own.mean, one).isfinite()
         inside = torch.lerp(

@@ -16,6 +16,7 @@ from emgen.families.base import (
     Family,
     centre_of,
     complete,
+    pieces,
     remembered,
     resolution,
     share,
@@ -323,18 +324,25 @@ class Gaussian(Family):
         """Where flat, κ = 1 at the data's mean and ν = D at their covariance; at their variances
         where round-off spoils that.
         """
-        x = complete(x, self.mean.shape[1]).to(self.mean.dtype)
-        mean, features = spread(x, weight)[0], x.shape[1]
-        covariance = (
-            (x - mean)
-            .T.cov(correction=0, aweights=None if weight is None else weight.to(x.dtype))
-            .reshape(features, features)
-        )
+        features, dtype = self.mean.shape[1], self.mean.dtype
+        slices = list(pieces(len(x), features))
+        for rows in slices:
+            complete(x[rows], features)  # refuses what is missing
+        mean = spread(x, weight, dtype)[0]
+
+        scatter, furthest = mean.new_zeros(features, features), torch.zeros_like(mean)
+        mass = mean.new_zeros(())
+        for rows in slices:
+            y = x[rows].reshape(-1, features).to(dtype) - mean
+            w = y.new_ones(len(y)) if weight is None else weight[rows].to(dtype)
+            scatter += (y * w[:, None]).T @ y
+            mass += w.sum()
+            furthest.copy_(torch.maximum(furthest, (y.square() * (w > 0)[:, None]).amax(0)))
+        covariance = scatter / mass
         covariance.diagonal().add_(self.reg_covar)
         # a component of one row x adds (x − mean)(x − mean)ᵀ to it, up to N times as large as all
         # rows together
-        counted = x if weight is None else x[weight > 0]
-        reach = covariance.diagonal() + (counted - mean).square().amax(0)
+        reach = covariance.diagonal() + furthest
         if not definite(covariance[None], reach[None]).all():
             covariance = covariance.diagonal().diag()
         return self.replace(

@@ -286,7 +286,7 @@ class LinearGaussian(Family):
         """Where flat, weights worth one datum, ν = 1 at the data's variance; m · about is the
         data's mean (default m = 0).
         """
-        centre, variance = spread(x.to(self.mean.dtype), weight)
+        centre, variance = spread(x, weight, self.mean.dtype)
         variance = variance if len(self.variance) > 1 else variance.mean(0, keepdim=True)
         eye = torch.eye(self.mean.shape[1], dtype=self.mean.dtype, device=self.mean.device)
         flat = (self.precision.diagonal(dim1=1, dim2=2) == 0).any(-1)

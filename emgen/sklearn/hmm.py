@@ -20,7 +20,7 @@ from torch import Tensor
 from emgen.estimators.beliefs import Point
 from emgen.families import Categorical, DiagonalGaussian, Family, Gaussian
 from emgen.models.conjugate.hidden_markov import HiddenMarkovModel
-from emgen.models.conjugate.packed_sequences import Frames, frames
+from emgen.models.conjugate.packed_sequences import Frames, Packing
 from emgen.randomness import seeded
 
 NEARLY_FLAT = (
@@ -421,16 +421,9 @@ def _packed(X: np.ndarray, lengths: Sequence[int] | None) -> Frames:
         raise ValueError(
             f"lengths of at least 1 must add up to the {len(X)} samples, not to {sum(lengths)}"
         )
-    pieces = torch.as_tensor(np.ascontiguousarray(X)).split(lengths)
-    return frames(
-        (torch.nn.utils.rnn.pad_sequence(list(pieces), batch_first=True), torch.tensor(lengths))
-    )
+    packing = Packing(lengths)
+    return Frames(packing, packing.interleave(torch.as_tensor(np.ascontiguousarray(X))), None)
 
 
 def _concatenated(posterior: Any, rows: Tensor) -> np.ndarray:
-    return torch.cat(
-        [
-            sequence[:n]
-            for sequence, n in zip(posterior.packing.unpack(rows), posterior.packing.lengths)
-        ]
-    ).numpy()
+    return posterior.packing.concatenate(rows).numpy()

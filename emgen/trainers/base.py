@@ -236,19 +236,15 @@ class Trainer(Evaluated):
         """x as a likelihood sees it (binarised if the data says so); a foreign loader's tensor or
         (tensor, ...) as it is.
         """
-        return (
-            batch.x
-            if isinstance(batch, Batch)
-            else batch[0]
-            if isinstance(batch, (tuple, list))
-            else batch
-        )
+        if isinstance(batch, Batch):
+            return batch.x[:]
+        return batch[0] if isinstance(batch, (tuple, list)) else batch
 
     def grey(self, batch: Any) -> Tensor:
         """x as stored, before any binarisation: a critic would tell binary data from decoder means
         at once.
         """
-        return batch.grey if isinstance(batch, Batch) else self.observe(batch)
+        return batch.grey[:] if isinstance(batch, Batch) else self.observe(batch)
 
     @property
     def progress(self) -> float:

@@ -137,6 +137,7 @@ class EM(Trainer):
         if self.every == "memo" and isinstance(data, Data):
             data.refuse_shuffled("every=memo")
         whole, x = (data, data.observed("train")) if isinstance(data, Data) else (batch, batch.x)
+        x = x if self.model.rows else x[:]  # who takes no pieces takes all
         self.mass = self.model.mass(x, whole.weight)
         x, weight = (
             x if whole.length is None else (x, whole.length),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from emgen.divergences.bregman import Bregman, SquaredEuclidean
 from emgen.families import Family
-from emgen.families.base import complete, share, spread
+from emgen.families.base import complete, pieces, share, spread
 from emgen.models.conjugate.mixture import Mixture
 from emgen.models.conjugate.mixtures_by_family import feature_count, weights_prior
 
@@ -96,7 +96,9 @@ class BregmanFamily(Family):
 
     def weak(self, x: Tensor, weight: Tensor | None = None) -> Self:
         flat = self.concentration == 0
-        mean, _ = spread(complete(x, self.mean.shape[1]).to(self.mean.dtype), weight)
+        for rows in pieces(len(x), self.mean.shape[1]):
+            complete(x[rows], self.mean.shape[1])  # refuses what is missing
+        mean, _ = spread(x, weight, self.mean.dtype)
         return self.replace(
             mean=torch.where(flat[:, None], mean, self.mean),
             concentration=torch.where(flat, 1.0, self.concentration),

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emgen.families import Family, LinearGaussian, prefixed
-from emgen.families.base import observed, spread
+from emgen.families.base import observed, pieces, spread, total
 from emgen.models.conjugate.base import ConjugateModel, need_families
 from emgen.models.conjugate.building import at_least, loadings
 
@@ -110,12 +110,19 @@ class FactorAnalysis(ConjugateModel):
         weight: Tensor | None = None,
     ) -> None:
         """Random loadings at the scale of the data, then one half-step into the belief."""
-        observed(x, len(self.loadings.mean))  # refuses rows of another length
-        mean, data = spread(x.to(self.loadings.mean.dtype), weight)
+        observed(x[:1], len(self.loadings.mean))  # refuses rows of another length
+        mean, data = spread(x, weight, self.loadings.mean.dtype)
         w = torch.randn_like(self.loadings.mean) * (data / max(1, self.latent)).sqrt()[:, None]
         w[:, -1] = mean
         self.put(mean=w, variance=data if len(self.loadings.variance) > 1 else data.mean())
-        self.m_step(self.statistics(x, self.posterior(x), weight), parameters)
+
+        def taken(rows: slice) -> dict[str, Tensor]:
+            piece = x[rows]
+            w = None if weight is None else weight[rows]
+            return self.statistics(piece, self.posterior(piece), w)
+
+        width = max(w.shape)
+        self.m_step(total(taken(rows) for rows in pieces(len(x), width)), parameters)
 
     def put(self, **values: Any) -> None:
         """Start from explicit parameters: `mean` (D, L + 1) and `variance`."""

@@ -14,10 +14,10 @@ from torch.distributions import Categorical as CategoricalDistribution
 from torch.distributions import Distribution, MixtureSameFamily
 
 from emgen.families import Choice, Family, prefixed
-from emgen.families.base import round_off
+from emgen.families.base import pieces, round_off, total
 from emgen.models.conjugate.base import ConjugateModel
 from emgen.models.conjugate.empty_components import Relocation
-from emgen.models.conjugate.seeding import START_NAMES, partition
+from emgen.models.conjugate.seeding import START_NAMES, partitioned
 
 
 class Mixture(ConjugateModel):
@@ -117,23 +117,23 @@ class Mixture(ConjugateModel):
             self.priors.items()
         ):  # moments are taken about the data's mean while there is no better
             setattr(self, name, (prior.weak(x, weight) if prior.is_flat else prior).mode())
-        r = (
-            partition(
-                x,
-                self.weights.mean.shape[-1],
-                self.n_init,
-                self.how,
-                self.components.distance,
-                weight,
-            )
-            if r is None
-            else r
-        )
-        r = r.view(len(x), *self.weights.mean.shape)
-        held = r.flatten(1).amax(1) > 0  # a start may be a few rows alone
-        if not bool(held.all()):
-            x, r, weight = x[held], r[held], None if weight is None else weight[held]
-        self.m_step(self._sums(x, r, weight), parameters)
+        shape = self.weights.mean.shape
+        if r is None:
+            distance = self.components.distance
+            parts = partitioned(x, shape[-1], self.n_init, self.how, distance, weight)
+        else:
+            width = max(x[:1].numel(), shape.numel())
+            parts = ((rows, r[rows]) for rows in pieces(len(x), width))
+
+        def taken(rows: slice, r: Tensor) -> dict[str, Tensor]:
+            piece, r = x[rows], r.view(-1, *shape)
+            w = None if weight is None else weight[rows]
+            held = r.flatten(1).amax(1) > 0  # a start may be a few rows alone
+            if not bool(held.all()):
+                piece, r, w = piece[held], r[held], None if w is None else w[held]
+            return self._sums(piece, r, w)
+
+        self.m_step(total(taken(*part) for part in parts), parameters)
         self.started.fill_(True)
 
     def m_step(self, s: dict[str, Tensor], parameters: Callable[..., Family]) -> dict[str, Tensor]:

@@ -42,30 +42,44 @@ class Packing:
         order = sorted(range(len(self.lengths)), key=lambda s: -self.lengths[s])  # stable
         longest = torch.tensor([self.lengths[s] for s in order], device=device)
         self.order = torch.tensor(order, device=device)
-        self._running = (
-            torch.arange(self.lengths[order[0]], device=device)[:, None] < longest
-        )  # (T, B)
-        self.sizes: list[int] = self._running.sum(1).tolist()
+        ended = torch.bincount(longest)[:-1].cumsum(0)  # before each time
+        self._sizes = len(self.lengths) - ended  # how many still run
+        self.sizes: list[int] = self._sizes.tolist()
         self.full = self.sizes[-1] == len(self.lengths)  # no padding: indices are strides
 
     @cached_property
     def time(self) -> Tensor:
         """The time of each row."""
-        return self._running.nonzero()[:, 0]
+        times = torch.arange(len(self.sizes), device=self.order.device)
+        return times.repeat_interleave(self._sizes)
+
+    @cached_property
+    def rank(self) -> Tensor:
+        """The place of each row's sequence among the longest."""
+        rows = torch.arange(len(self.time), device=self.time.device)
+        return rows - self._first[self.time]
 
     @cached_property
     def sequence(self) -> Tensor:
         """The sequence of each row."""
-        return self.order[self._running.nonzero()[:, 1]]
+        return self.order[self.rank]
+
+    @cached_property
+    def _first(self) -> Tensor:
+        """The first row of each time."""
+        return self._sizes.cumsum(0) - self._sizes
 
     @cached_property
     def _previous(self) -> Tensor:
         """Of each row that is not the first of its sequence, the row one step earlier."""
         first, time = self.sizes[0], self.time
-        return (
-            torch.arange(first, len(time), device=time.device)
-            - torch.tensor(self.sizes, device=time.device)[time[first:] - 1]
-        )
+        return torch.arange(first, len(time), device=time.device) - self._sizes[time[first:] - 1]
+
+    @cached_property
+    def _place(self) -> Tensor:
+        """The place of each row in sequences that follow one another."""
+        lengths = torch.tensor(self.lengths, device=self.order.device)
+        return (lengths.cumsum(0) - lengths)[self.sequence] + self.time
 
     def pack(self, x: Tensor) -> Tensor:
         """Rows (N, …) of padded sequences (B, T, …)."""
@@ -78,6 +92,30 @@ class Packing:
         x = rows.new_full((len(self.lengths), len(self.sizes), *rows.shape[1:]), fill)
         x[self.sequence, self.time] = rows
         return x
+
+    def interleave(self, x: Tensor) -> Tensor:
+        """Rows (N, …) of sequences that follow one another, (N, …)."""
+        return x[self._place]
+
+    def concatenate(self, rows: Tensor) -> Tensor:
+        """Rows (N, …) as sequences that follow one another, (N, …).
+
+        >>> packing = Packing([1, 3])
+        >>> packing.concatenate(packing.interleave(torch.tensor([1, 2, 3, 4])))
+        tensor([1, 2, 3, 4])
+        """
+        return torch.empty_like(rows).index_copy(0, self._place, rows)
+
+    def among(self, first: int, last: int) -> tuple["Packing", Tensor]:
+        """The packing of the sequences from the first-th to before the last-th longest, and their
+        rows.
+        """
+        ranked = [self.lengths[s] for s in self.order[first:last].tolist()]
+        times = torch.arange(ranked[0], device=self.order.device)
+        sizes = self._sizes[: ranked[0]].clamp(max=last) - first
+        time = times.repeat_interleave(sizes)
+        within = torch.arange(len(time), device=time.device) - (sizes.cumsum(0) - sizes)[time]
+        return Packing(ranked, self.order.device), self._first[time] + first + within
 
     def before(self, rows: Tensor) -> Tensor:
         """For each row that is not the first of its sequence, the row one step earlier."""

@@ -7,12 +7,15 @@ Buffers are (states, rows), for which products of matrices are twice as fast as 
 __all__ = ["buffer", "messages", "peak"]
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from emgen.models.conjugate.packed_sequences import Packing
+
+APART = 64  # lengths at the most that are passed through one by one
 
 
 @np.errstate(all="ignore")  # what is lost shows in the scales
@@ -23,15 +26,78 @@ def messages(
     log_b = log_b.T
     shift = peak(log_b, 0)
     alpha, beta, omega = buffer(3 * len(log_b), log_b.shape[1], like=log_b).split(len(log_b))
-    torch.sub(log_b, shift, out=omega).exp_()  # b, until the backward pass makes it ω
     scale = torch.empty_like(shift)
-    cut = pieces(transition, packing)
     each = alpha, beta, omega, scale
-    if cut is None or not _side_by_side(initial, transition, *each, packing.sizes[0], *cut):
-        if cut is not None:  # what was tried has overwritten it
-            torch.sub(log_b, shift, out=omega).exp_()
-        _in_turn(initial, transition, *each, packing.sizes)
+
+    def scores(out: Tensor) -> None:
+        torch.sub(log_b, shift, out=out).exp_()
+
+    groups = apart(transition, packing)
+    if len(groups) == 1:
+        _pass(initial, transition, *each, packing, scores)
+        groups = []
+    for first, last in groups:
+        part, rows = packing.among(first, last)
+        own = buffer(3 * len(alpha) + 1, len(rows), like=log_b).split([*[len(alpha)] * 3, 1])
+
+        def own_scores(out: Tensor, rows: Tensor = rows) -> None:
+            torch.index_select(log_b, 1, rows, out=out).sub_(shift[:, rows]).exp_()
+
+        _pass(initial, transition, *own, part, own_scores)
+        for whole, values in zip(each, own, strict=True):
+            whole.index_copy_(1, rows, values)
     return alpha.T, beta.T, omega.T, scale.squeeze(0), shift.squeeze(0)
+
+
+def apart(transition: Tensor, packing: Packing) -> list[tuple[int, int]]:
+    """The sequences that are passed through together, as ranges of ranks by length: all, or the
+    longest of one length each for themselves, in pieces, and the others.
+
+    All together take as many steps as the longest has frames, however few sequences that long there
+    are; what is cut into pieces takes the steps of a piece. The fewest steps win.
+    """
+    steps = len(packing.sizes)
+    if packing.full or steps < 48:
+        return [(0, len(packing.lengths))]
+    fewest, best, taken, ranges, first = 0.75 * steps, 0, 0, [], 0
+    while first < len(packing.lengths) and len(ranges) < APART:
+        time = packing.lengths[int(packing.order[first])]
+        last = packing.sizes[time - 1]  # all of this length and of longer ones
+        cut = _cut(transition, time, last - first)
+        if cut is None or taken > fewest:
+            break
+        taken += sum(cut) + time % cut[0]
+        ranges.append((first, last))
+        first = last
+        left = packing.lengths[int(packing.order[first])] if first < len(packing.lengths) else 0
+        if taken + left < fewest:
+            fewest, best = taken + left, len(ranges)
+    ranges = ranges[:best]
+    done = ranges[-1][1] if ranges else 0
+    return [*ranges, (done, len(packing.lengths))] if done < len(packing.lengths) else ranges
+
+
+def _pass(
+    initial: Tensor,
+    transition: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    omega: Tensor,
+    scale: Tensor,
+    packing: Packing,
+    scores: Callable[[Tensor], None],
+) -> None:
+    """Forward and backward through all sequences of a packing; `scores` writes b, which lies in ω
+    until the backward pass.
+    """
+    each = alpha, beta, omega, scale
+    scores(omega)
+    cut = pieces(transition, packing)
+    if cut is not None and _side_by_side(initial, transition, *each, packing.sizes[0], *cut):
+        return
+    if cut is not None:  # what was tried has overwritten it
+        scores(omega)
+    _in_turn(initial, transition, *each, packing.sizes)
 
 
 def pieces(transition: Tensor, packing: Packing) -> tuple[int, int] | None:
@@ -42,8 +108,12 @@ def pieces(transition: Tensor, packing: Packing) -> tuple[int, int] | None:
     where that takes too long, or where there are so many sequences that single steps are work
     enough.
     """
-    steps, sequences, states = len(packing.sizes), packing.sizes[0], len(transition)
-    if not packing.full or states > 64 or steps < 48 or not bool(transition.isfinite().all()):
+    return _cut(transition, len(packing.sizes), packing.sizes[0]) if packing.full else None
+
+
+def _cut(transition: Tensor, steps: int, sequences: int) -> tuple[int, int] | None:
+    states = len(transition)
+    if states > 64 or steps < 48 or not bool(transition.isfinite().all()):
         return None
     size = torch.linalg.eigvals(transition).abs().sort(descending=True).values.tolist()
     rate = size[1] / max(size[0], 1e-300) if states > 1 else 0.0
