@@ -364,7 +364,7 @@ class _Loader:
         index, rows = self._rows_at(places, start, stop, len(order))
         grey = data.rows["train"][rows]
         return Batch(
-            self._binarised(grey, rows, number),
+            self._binarised(grey, rows, number, stop - start),
             grey,
             index,
             weight=None if data.weight is None else data.weight[rows],
@@ -390,17 +390,18 @@ class _Loader:
         rows = documents.rows_of(places)
         return rows, rows
 
-    def _binarised(self, grey: Tensor, rows: Any, number: int) -> Tensor:
+    def _binarised(self, grey: Tensor, rows: Any, number: int, total: int) -> Tensor:
+        """The rows of this process, binarised as one process would do it with those of all."""
         data = self.data
         if data.binarise == "none":
             return grey
         if data.binarise == "fixed":
             return data.observed("train")[rows]
-        place = number * self.world + self.rank
-        seed = seed_of(data.seed, self.epoch, place, "binarise")
+        seed = seed_of(data.seed, self.epoch, number, "binarise")
         generator = torch.Generator(grey.device).manual_seed(seed)
-        noise = torch.rand(grey.shape, generator=generator, dtype=grey.dtype, device=grey.device)
-        return noise.lt_(grey)
+        shape = (total, *grey.shape[1:])
+        noise = torch.rand(shape, generator=generator, dtype=grey.dtype, device=grey.device)
+        return noise[self.rank :: self.world].lt_(grey)
 
     def _order(self) -> Tensor:
         data, device = self.data, self.data.rows["train"].device
