@@ -4,6 +4,8 @@ reduction to our verbs.
 
 __all__ = ["Processes", "count", "gathered", "share_out", "summed", "take_over"]
 
+import logging
+import warnings
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from pytorch_lightning.overrides.distributed import _sync_module_states
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from torch import Tensor, distributed, nn
-from torch.multiprocessing import ProcessRaisedException
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 FAILED, REASON = "emgen/failed", "emgen/reason"  # keys of the store that all processes share
 
@@ -33,6 +35,11 @@ class Processes(DDPStrategy):
     def configure_ddp(self) -> None:
         _sync_module_states(self.model)
 
+    def setup_environment(self) -> None:
+        super().setup_environment()
+        # what is recorded here is a mean over processes already
+        warnings.filterwarnings("ignore", "It is recommended to use `self.log")
+
     def _setup_model(self, model: nn.Module) -> nn.Module:  # type: ignore[override]
         _sync_module_states(model)
         return model
@@ -46,27 +53,40 @@ class Processes(DDPStrategy):
         """Say why the run ended to the processes that do not know, or learn it from the one that
         does.
 
-        An exception that another process has told already carries `told_elsewhere`.
+        One that tells what happened to another process carries `told_elsewhere`: whether it need
+        not be told once more.
         """
-        if count() == 1 or not isinstance(exception, Exception):
+        if self.world_size == 1 or not isinstance(exception, Exception):
             return
         if _is_lost_connection(exception):
             exception.args = (_reason() or _SILENT,)
             exception.told_elsewhere = self.global_rank > 0  # type: ignore[attr-defined]
         else:
             first = _leave(f"process {self.global_rank}: {exception}")
-            exception.told_elsewhere = not first and self.global_rank > 0  # type: ignore[attr-defined]
+            if not first and self.global_rank > 0:
+                exception.told_elsewhere = True  # type: ignore[attr-defined]
 
 
 class _Spawned(_MultiProcessingLauncher):
-    """Starts processes that bring home what a run leaves beside its weights."""
+    """Starts processes that say as little as this one, and bring home what a run leaves beside its
+    weights.
+    """
 
     def launch(self, function: Any, *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
+        self.levels = {name: logging.getLogger(name).level for name in _LOUD}
+        self.filters = list(warnings.filters)
         try:
             return super().launch(function, *args, trainer=trainer, **kwargs)
-        except ProcessRaisedException as error:  # a traceback of the child, whose end says what
+        except (ProcessRaisedException, ProcessExitedException) as error:
+            # a traceback of the child, whose end says what
             last = str(error).strip().rpartition("\n")[2]
-            raise RuntimeError(last) from error
+            raise ChildProcessError(last) from error
+
+    def _wrapping_function(self, *args: Any, **kwargs: Any) -> None:
+        for name, level in self.levels.items():
+            logging.getLogger(name).setLevel(level)
+        warnings.filters[:] = self.filters  # type: ignore[index]
+        super()._wrapping_function(*args, **kwargs)
 
     def get_extra_results(self, trainer: Any) -> dict[str, Any]:
         module = trainer.lightning_module
@@ -82,6 +102,8 @@ class _Spawned(_MultiProcessingLauncher):
 
 
 _BROUGHT_HOME = ("row", "history", "examples", "iteration", "converged", "bounds")
+
+_LOUD = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch")
 
 _SILENT = (
     "another process of this run ended without a word: was it killed, or out of memory? Its exit"
@@ -155,6 +177,8 @@ def _is_lost_connection(error: BaseException) -> bool:
 
 def _leave(reason: str) -> bool:
     """Leave why this process failed with the others; whether it is the first to say so."""
+    if count() == 1:  # they have not met
+        return True
     try:
         store = distributed.distributed_c10d._get_default_store()
         first = store.add(FAILED, 1) == 1
@@ -167,6 +191,8 @@ def _leave(reason: str) -> bool:
 
 def _reason() -> str:
     """Why another process failed, if it has said so."""
+    if count() == 1:
+        return ""
     try:
         store = distributed.distributed_c10d._get_default_store()
         return store.get(REASON).decode() if store.check([REASON]) else ""
