@@ -33,12 +33,9 @@ class Processes(DDPStrategy):
     """
 
     def configure_ddp(self) -> None:
-        _sync_module_states(self.model)
-
-    def setup_environment(self) -> None:
-        super().setup_environment()
         # what is recorded here is a mean over processes already
         warnings.filterwarnings("ignore", "It is recommended to use `self.log")
+        _sync_module_states(self.model)
 
     def _setup_model(self, model: nn.Module) -> nn.Module:  # type: ignore[override]
         _sync_module_states(model)
