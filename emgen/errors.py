@@ -18,6 +18,10 @@ def told(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, (ValueError, OSError, ArithmeticError)) or not error.__traceback__:
         return text
+    if hasattr(
+        error, "told_elsewhere"
+    ):  # it speaks of another process, where the place is not here
+        return text
     last = traceback.extract_tb(error.__traceback__)[-1]
     if isinstance(error, TypeError) and (last.line or "").startswith(
         "raise "

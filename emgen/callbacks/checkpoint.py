@@ -15,6 +15,9 @@ import pytorch_lightning as lightning
 import torch
 from lightning_fabric.plugins import CheckpointIO
 from pytorch_lightning.callbacks import Checkpoint as LightningCheckpoint
+from torch import distributed
+
+from emgen.trainers.processes import count
 
 
 class Interrupted(BaseException):
@@ -128,18 +131,17 @@ class Checkpoint(LightningCheckpoint):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any) -> None:
         # at the end of an epoch the hooks that close it come first, then the signal is heard
-        if (
-            self._signum is not None
-            and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        ):
+        last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if self._heard(trainer) and not last:
             self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         value = pl_module.row.get(self.monitor)
-        if value is not None and value > self.best:
+        # the first process decides for all, who save together
+        if trainer.strategy.broadcast(value is not None and value > self.best):
             self.best = value
             trainer.save_checkpoint(_path(trainer, "best"))
-        if self._signum is not None:
+        if self._heard(trainer):
             self._stop(trainer)
         done = trainer.current_epoch + 1
         if done % self.every_n_epochs == 0 or done == trainer.max_epochs or trainer.should_stop:
@@ -154,6 +156,14 @@ class Checkpoint(LightningCheckpoint):
         self._signum = signum
         for caught, handler in self._handlers.items():
             signal.signal(caught, handler)
+
+    def _heard(self, trainer: lightning.Trainer) -> bool:
+        """Whether a signal has come, to any of the processes, who stop together."""
+        if count() > 1:
+            signum = torch.tensor(self._signum or 0, device=trainer.strategy.root_device)
+            distributed.all_reduce(signum, distributed.ReduceOp.MAX)
+            self._signum = int(signum) or None
+        return self._signum is not None
 
     def _stop(self, trainer: lightning.Trainer) -> None:
         path = _path(trainer, "last")

@@ -31,6 +31,13 @@ class Progress(lightning.Callback):
         self.console = Console(stderr=True)
         self._bar: Bar | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a process that is spawned: a terminal is its own."""
+        return {"lines": self.lines}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero and self.console.is_terminal:
             columns = (

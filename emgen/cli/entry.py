@@ -28,10 +28,10 @@ from emgen.callbacks.checkpoint import Interrupted
 from emgen.cli import commands, overrides
 from emgen.cli.checks import check_counts
 from emgen.cli.compose import CONFIGS, checked, composer
-from emgen.cli.folder import RunFolder
+from emgen.cli.folder import RunFolder, is_first_process
 from emgen.cli.help import help_text
 from emgen.cli.resuming import continued, resumable
-from emgen.cli.training import train
+from emgen.cli.training import RUN_DIR, train
 from emgen.errors import UserError, told
 from emgen.runtime import keep_freed_memory, quiet
 
@@ -95,9 +95,12 @@ def _train_command(arguments: list[str]) -> None:
         return _hydra(arguments)  # each of its jobs claims a folder of its own
 
     folder = _folder(run, cfg.paths.run_dir, arguments)
-    _claimed[os.path.abspath(folder.path)] = folder  # as Hydra writes it, without `..`
+    # Hydra makes what it is given; a folder of this process's own is nobody's
+    first = is_first_process() or folder.path.is_dir()
+    place = folder.path if first else Path.cwd()
+    _claimed[os.path.abspath(place)] = folder  # as Hydra writes it, without `..`
     try:
-        _hydra([*arguments, overrides.quoted(f"hydra.run.dir={folder.path}")])
+        _hydra([*arguments, overrides.quoted(f"hydra.run.dir={place}")])
     finally:
         folder.release()
 
@@ -110,6 +113,8 @@ def _asks_hydra(arguments: Sequence[str]) -> bool:
 
 def _folder(run: Path | None, run_dir: str, arguments: Sequence[str]) -> RunFolder:
     """The folder of the run, claimed: the one that is continued or named, else a new one."""
+    if not is_first_process():
+        return RunFolder(os.environ.get(RUN_DIR) or run or run_dir)
     named = any(argument.startswith(("paths.run_dir=", "hydra.run.dir=")) for argument in arguments)
     if run is None and not named:
         return RunFolder.new(run_dir)
@@ -139,7 +144,8 @@ def _job(cfg: DictConfig) -> float | None:
             "overrides.yaml": settings.overrides.task,
         }
         metrics = train(cfg, folder, dict(settings.runtime.choices), record)
-        print(f"{_score(metrics)}everything is in {folder.path}")
+        if is_first_process():
+            print(f"{_score(metrics)}everything is in {folder.path}")
         return metrics.get(cfg.optimized_metric)
     except (Interrupted, KeyboardInterrupt) as stop:
         signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
@@ -151,11 +157,14 @@ def _job(cfg: DictConfig) -> float | None:
                 " again"
             )
         folder.write_status("interrupted", message)
-        print(f"emgen: {message}", file=sys.stderr)
+        if is_first_process():
+            print(f"emgen: {message}", file=sys.stderr)
         sys.exit(128 + signum)
     except Exception as error:
         code = 2 if isinstance(error, UserError) else 1
-        print(f"emgen: {folder.failed(error)}", file=sys.stderr)
+        message = folder.failed(error)
+        if not getattr(error, "told_elsewhere", False):
+            print(f"emgen: {message}", file=sys.stderr)
         if os.environ.get("EMGEN_DEBUG"):
             raise
         if not several:

@@ -2,7 +2,7 @@
 what it did not write.
 """
 
-__all__ = ["RunFolder", "status_of", "write_atomically"]
+__all__ = ["RunFolder", "is_first_process", "status_of", "write_atomically"]
 
 import contextlib
 import errno
@@ -76,7 +76,7 @@ class RunFolder:
         """
         for number in itertools.count(1):
             folder = cls(path if number == 1 else f"{path}-{number}")
-            if not _is_first_process():
+            if not is_first_process():
                 return folder
             try:
                 folder.path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +118,7 @@ class RunFolder:
             UserError: another process trains here, the folder holds a run or files of the user's
                 that would be written over, or it cannot be written. Nothing has been changed then.
         """
-        if self._lock is not None or not _is_first_process():
+        if self._lock is not None or not is_first_process():
             return
         try:
             self._make_and_lock()
@@ -217,7 +217,7 @@ class RunFolder:
             hydra: `config.yaml`, `hydra.yaml` and `overrides.yaml` as OmegaConf objects; None where
                 Hydra did not run.
         """
-        if not _is_first_process():
+        if not is_first_process():
             return
         self.claim(resume=True)
         self.started = True
@@ -230,7 +230,7 @@ class RunFolder:
         """running, finished, failed or interrupted, with a sentence for the last two; of a run that
         has begun.
         """
-        if not self.started or not _is_first_process():
+        if not self.started or not is_first_process():
             return
         content = {
             "status": status,
@@ -243,7 +243,7 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write `summary.json`, once, at the end."""
-        if _is_first_process():
+        if is_first_process():
             write_atomically(self.path / "summary.json", strict_json(summary))
 
     def failed(self, error: Exception) -> str:
@@ -280,11 +280,12 @@ class RunFolder:
                 f"the checkpoint {path} is damaged ({reason}) and there is no whole one before it:"
                 " train the run again."
             )
-        print(
-            f"emgen: warning: the checkpoint {path} is damaged ({reason}); going on from the one"
-            f" before it, {previous.name}.",
-            file=sys.stderr,
-        )
+        if is_first_process():
+            print(
+                f"emgen: warning: the checkpoint {path} is damaged ({reason}); going on from the"
+                f" one before it, {previous.name}.",
+                file=sys.stderr,
+            )
         return previous
 
     def refuse_if_beyond(self, epochs: int) -> None:
@@ -338,11 +339,12 @@ def _busy(path: Path) -> str:
     )
 
 
-def _is_first_process() -> bool:
+def is_first_process() -> bool:
     """Whether this is the process that writes: ranks that a launcher started say so in the
     environment.
     """
-    ranks = (os.environ.get(name, "0") for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
+    ranks = (os.environ.get(name, "0") for name in names)
     return all(rank in ("0", "") for rank in ranks)
 
 

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from emgen.cli.checks import STATEFUL, flat
 from emgen.cli.compose import Compose, checked, shipped_targets
-from emgen.cli.folder import RunFolder, status_of
+from emgen.cli.folder import RunFolder, is_first_process, status_of
 from emgen.cli.overrides import quoted
 from emgen.cli.trust import KNOWN, check_trust
 from emgen.errors import UserError, typed
@@ -70,6 +70,8 @@ def resumable(arguments: Sequence[str], run_dir: Callable[[], Path]) -> tuple[Pa
         asked = asked[1:-1].replace("\\'", "'")
     if asked in ("null", "", "false"):
         return None, False
+    if asked == "auto" and not is_first_process():  # the first one finds it, and tells the others
+        return None, False
     if asked == "auto":
         return (
             _newest_unfinished(run_dir(), any(a.startswith("paths.run_dir=") for a in arguments)),
@@ -118,7 +120,9 @@ def continued(
     )
     changes = check_same(run, record.config or now, now, unasked)
     RunFolder(run).refuse_if_beyond(cfg.lightning.max_epochs)
-    print(f"emgen: continuing {run}{' with ' * bool(changes)}{', '.join(changes)}", file=sys.stderr)
+    if is_first_process():
+        also = f"{' with ' * bool(changes)}{', '.join(changes)}"
+        print(f"emgen: continuing {run}{also}", file=sys.stderr)
     return [*before, *asked, place]
 
 

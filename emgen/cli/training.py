@@ -2,10 +2,11 @@
 came out.
 """
 
-__all__ = ["build_parts", "build_trainer", "train"]
+__all__ = ["RUN_DIR", "build_parts", "build_trainer", "train"]
 
 import inspect
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,16 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from emgen.cli.checks import check_ranges
 from emgen.cli.folder import RunFolder
+from emgen.cli.launching import agreed, distributed
 from emgen.cli.provenance import data_of, read_made, record
 from emgen.errors import UserError
 from emgen.evaluation.scores import scored, scores
 from emgen.evaluation.support import check_support
 from emgen.options import build, locate, naming
 from emgen.runtime import check_device
+
+# the environment's word for the run folder, by which further processes of a run find it
+RUN_DIR = "EMGEN_RUN_DIR"
 
 # every trainer's hyper-parameter table in TensorBoard has these columns
 SCORES = ("test/log_likelihood", "test/elbo", "test/gap", "test/ess")
@@ -80,8 +85,11 @@ def _run(
 
     made = record(data, home, folder.path)
     folder.begin({**config, "choices": names, "made": made}, hydra)
-    path = None if checkpoint is None else str(checkpoint)
+    os.environ[RUN_DIR] = str(folder.path)
+    path = agreed(trainer, None if checkpoint is None else str(checkpoint))
     trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
+    if not trainer.is_global_zero:
+        return {}
 
     summary = _scored(trainer, module, data, config, names)
     folder.write_summary(summary)
@@ -146,6 +154,7 @@ def _lightning(config: dict[str, Any], folder: RunFolder) -> lightning.Trainer:
     """Lightning's Trainer with the run's callbacks and logger, which writes into the run's folder."""
     device = config["lightning"]
     check_device("lightning.accelerator", device.get("accelerator"), device.get("devices", "auto"))
+    device = distributed(device)
     callbacks = [
         build(node, f"callbacks.{name}")
         for name, node in (config.get("callbacks") or {}).items()

@@ -430,7 +430,7 @@ class _Loader:
         many = isinstance(grey, Mapped) and len(index) * data.event_shape.numel() > MANY
         grey = data._typed(grey.some(rows) if many and data.binarise == "none" else grey[rows])
         return Batch(
-            self._binarised(grey, rows, number),
+            self._binarised(grey, rows, number, stop - start),
             grey,
             index,
             weight=None if data.weight is None else data.weight[rows],
@@ -466,17 +466,18 @@ class _Loader:
         rows = documents.rows_of(places)
         return rows, rows
 
-    def _binarised(self, grey: Tensor, rows: Any, number: int) -> Tensor:
+    def _binarised(self, grey: Tensor, rows: Any, number: int, total: int) -> Tensor:
+        """The rows of this process, binarised as one process would do it with those of all."""
         data = self.data
         if data.binarise == "none":
             return grey
         if data.binarise == "fixed":
             return data.observed("train")[rows]
-        place = number * self.world + self.rank
-        seed = seed_of(data.seed, self.epoch, place, "binarise")
+        seed = seed_of(data.seed, self.epoch, number, "binarise")
         generator = torch.Generator(grey.device).manual_seed(seed)
-        noise = torch.rand(grey.shape, generator=generator, dtype=grey.dtype, device=grey.device)
-        return noise.lt_(grey)
+        shape = (total, *grey.shape[1:])
+        noise = torch.rand(shape, generator=generator, dtype=grey.dtype, device=grey.device)
+        return noise[self.rank :: self.world].lt_(grey)
 
     def _order(self) -> Tensor | range:
         data, device = self.data, self.data.rows["train"].device

@@ -41,14 +41,20 @@ class Stream(LightningDataModule):
         self.batches, self.name = batches, name
 
     def train_dataloader(self) -> "_Lookahead":
-        return _Lookahead(self.batches)
+        if self.trainer is None:
+            return _Lookahead(self.batches)
+        return _Lookahead(self.batches, self.trainer.global_rank, self.trainer.world_size)
 
 
 class _Lookahead:
-    """Yields batches one behind the source, each knowing whether it is the last."""
+    """Yields batches one behind the source, each knowing whether it is the last; of several
+    processes each goes through the whole source and takes its share of every batch.
+    """
 
-    def __init__(self, batches: Iterable[Any] | Callable[[], Iterator[Any]]):
-        self.batches = batches
+    def __init__(
+        self, batches: Iterable[Any] | Callable[[], Iterator[Any]], rank: int = 0, world: int = 1
+    ):
+        self.batches, self.rank, self.world = batches, rank, world
 
     def __iter__(self) -> Iterator[Batch]:
         source = iter(self.batches() if callable(self.batches) else self.batches)
@@ -59,13 +65,18 @@ class _Lookahead:
                 " fresh iterator, for a generator is exhausted after its first sweep."
             )
         for following in source:
-            yield _batch(waiting, number, last=False)
+            yield self._batch(waiting, number, last=False)
             waiting, number = following, number + 1
-        yield _batch(waiting, number, last=True)
+        yield self._batch(waiting, number, last=True)
 
-
-def _batch(values: Any, number: int, last: bool) -> Batch:
-    x = rows_of(
-        values[0] if isinstance(values, (tuple, list)) else values, f"the rows of batch {number}"
-    )
-    return Batch(x, x, torch.arange(len(x)), number=number, last=last)
+    def _batch(self, values: Any, number: int, last: bool) -> Batch:
+        values = values[0] if isinstance(values, (tuple, list)) else values
+        whole = rows_of(values, f"the rows of batch {number}")
+        if len(whole) < self.world:
+            raise ValueError(
+                f"batch {number} of the stream has {len(whole)} rows, fewer than the {self.world}"
+                " processes: give larger batches."
+            )
+        x = whole[self.rank :: self.world]
+        index = torch.arange(self.rank, len(whole), self.world)
+        return Batch(x, x, index, number=number, total=len(whole), last=last)

@@ -6,6 +6,7 @@ __all__ = ["Trainer"]
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any, ClassVar
 
@@ -21,6 +22,8 @@ from emgen.roles import Statistics, missing_roles, serves
 from emgen.trainers.accumulation import Waiting
 from emgen.trainers.ledger import Ledger
 from emgen.trainers.loops import Evaluated
+from emgen.trainers.processes import count as _processes
+from emgen.trainers.processes import summed, take_over
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -89,7 +92,7 @@ class Trainer(Evaluated):
         self.model, self.critic = model, critic
         self.clip, self.scheduler, self.accumulate = clip, scheduler, int(accumulate)
         self._waiting = Waiting()
-        self.seed = self.iteration = self.examples = 0
+        self.seed = self.iteration = self.examples = self.number = 0
         self.ledger = Ledger()
         self._factories = {
             name: factory
@@ -99,7 +102,7 @@ class Trainer(Evaluated):
         self._optimizers: dict[str | tuple[str, ...], Any] = {}
         self._owned: dict[str | tuple[str, ...], list[nn.Parameter]] = {}
         self._statistics: dict[str, Statistics] = {}
-        self._descents: list[tuple[int, str, Terms]] = []
+        self._descents: list[tuple[int, str, Terms, float]] = []
         self.sweep_ends, self.share, self.converged = True, 1.0, False
         self.bounds: list[tuple[str, float]] = []
         self.row: dict[str, float] = {}
@@ -158,7 +161,8 @@ class Trainer(Evaluated):
             )
             moves.append((names, parameters, self._waiting.add(names, self._averaged(gradients))))
             who = names if isinstance(names, str) else " and ".join(names)
-            self._descents.append((self.iteration, who, Terms(play.loss.detach(), play.parts)))
+            taken = Terms(play.loss.detach(), play.parts)
+            self._descents.append((self.iteration, who, taken, self.share * _processes()))
         for names, parameters, gradients in moves if self._waiting.complete else ():
             gradients = self._clipped(gradients)
             for p, g in zip(parameters, gradients):
@@ -183,10 +187,9 @@ class Trainer(Evaluated):
             else {name: so_far[name] + value for name, value in statistics.items()}
         )
         if self.sweep_ends if now is None else now:
-            if _processes() > 1:
-                for value in total.values():
-                    torch.distributed.all_reduce(value)
-            self.optimizer(player).step(lambda: total)
+            total = {name: summed(value) for name, value in total.items()}
+            with self.together():
+                self.optimizer(player).step(lambda: total)
         else:
             self._statistics[player] = total
 
@@ -222,6 +225,15 @@ class Trainer(Evaluated):
                     f" {bound:.6g} at epoch {self.current_epoch}, which exact half-steps cannot do:"
                     " check the model's statistics and m_step."
                 )
+
+    def together(self, purpose: str = "together") -> AbstractContextManager[None]:
+        """Draws inside are the same on every process, as of a θ that all of them keep; of one
+        process they go on where they were.
+        """
+        if _processes() == 1:
+            return nullcontext()
+        seed = seed_of(self.seed, self.current_epoch, self.number, purpose)
+        return seeded(seed, self.device)
 
     def shared(self, value: Tensor) -> Tensor:
         """The mean of a tensor over all processes, each weighing as much as it has rows of the
@@ -275,6 +287,8 @@ class Trainer(Evaluated):
 
     def setup(self, stage: str) -> None:
         self._owned = {}
+        if self._trainer is not None:
+            take_over(self._trainer.strategy)
 
     def on_train_start(self) -> None:
         """What is asked for now holds after a resume too: a checkpoint brings its old learning rate
@@ -318,7 +332,7 @@ class Trainer(Evaluated):
             "examples": self.examples,
             "seed": self.seed,
             "ledger": self.ledger.state_dict(),
-            "statistics": self._statistics,
+            "statistics": self._pooled(),
             "bounds": self.bounds,
             "bound_before": self._bound_before,
             "waiting": self._waiting.state_dict(),
@@ -334,6 +348,20 @@ class Trainer(Evaluated):
         self.bounds, self._bound_before = state["bounds"], state["bound_before"]
         self.ledger.load_state_dict(state["ledger"])
         self._waiting.load_state_dict(state.get("waiting"))
+        if self.global_rank > 0:  # of a sweep that was cut, the first process keeps all so far
+            for player in self._factories:
+                self._statistics.pop(player, None)
+
+    def _pooled(self) -> dict[Any, Statistics]:
+        """The statistics so far, those of a sweep that goes on summed over processes, for one
+        process writes them down.
+        """
+        return {
+            name: {key: summed(value) for key, value in one.items()}
+            if name in self._factories
+            else one
+            for name, one in self._statistics.items()
+        }
 
     def _averaged(self, gradients: Iterable[Tensor]) -> list[Tensor]:
         """Gradients averaged over processes through one flat buffer."""
@@ -372,9 +400,9 @@ class Trainer(Evaluated):
         descents, self._descents = self._descents, []
         if not descents:
             return
-        losses = torch.stack([terms.loss for _, _, terms in descents])
+        losses = torch.stack([terms.loss for _, _, terms, _ in descents])
         if not bool(losses.isfinite().all()):
-            step, players, terms = next(d for d in descents if not bool(d[2].loss.isfinite()))
+            step, players, terms, _ = next(d for d in descents if not bool(d[2].loss.isfinite()))
             bad = [
                 f"{name} = {float(value)}"
                 for name, value in terms.parts.items()
@@ -385,9 +413,12 @@ class Trainer(Evaluated):
                 f" {self.current_epoch}{' (' + ', '.join(bad) + ')' if bad else ''}: lower the"
                 " learning rate, set trainer.clip, or check the data."
             )
-        self.ledger.record({"loss": losses.sum()}, count=len({step for step, _, _ in descents}))
-        for _, _, terms in descents:
-            self.record(terms.parts)
+        if _processes() > 1:  # a mean over rows weighs as many rows as it is of
+            weights = losses.new_tensor([weight for _, _, _, weight in descents])
+            losses = losses * weights
+        self.ledger.record({"loss": losses.sum()}, count=len({step for step, _, _, _ in descents}))
+        for _, _, terms, weight in descents:
+            self.record(terms.parts if weight == 1 else _scaled(terms.parts, weight))
 
 
 def _over_block(step: Callable[[Any, Any, int], None]) -> Callable[[Any, Any, int], None]:
@@ -398,7 +429,7 @@ def _over_block(step: Callable[[Any, Any, int], None]) -> Callable[[Any, Any, in
     @wraps(step)
     def training_step(self: Trainer, batch: Any, index: int) -> None:
         for one in batch if isinstance(batch, Block) else [batch]:
-            number = one.number if isinstance(one, Batch) else index
+            number = self.number = one.number if isinstance(one, Batch) else index
             self.sweep_ends = one.last if isinstance(one, Batch) else self._loader_ends()
             rows = len(one) if isinstance(one, Batch) else len(self.observe(one))
             total = getattr(one, "total", 0) or rows * _processes()
@@ -413,12 +444,8 @@ def _over_block(step: Callable[[Any, Any, int], None]) -> Callable[[Any, Any, in
     return training_step
 
 
-def _processes() -> int:
-    return (
-        torch.distributed.get_world_size()
-        if torch.distributed.is_available() and torch.distributed.is_initialized()
-        else 1
-    )
+def _scaled(parts: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
+    return {name: value * weight for name, value in parts.items()}
 
 
 def _check_roles(trainer: type[Trainer], model: nn.Module) -> None:

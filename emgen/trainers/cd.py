@@ -14,6 +14,7 @@ from emgen.estimators.chains import swap, walk
 from emgen.objectives.contrastive import ContrastiveDivergence
 from emgen.roles import Energy
 from emgen.trainers.base import OptimizerFactory, Trainer
+from emgen.trainers.processes import count, gathered, share_out
 
 
 class CD(Trainer):
@@ -90,6 +91,8 @@ class CD(Trainer):
         )
         self.chain: Tensor | None
         self.register_buffer("chain", None)
+        # each process walks its own chains, which are not to be made those of the first
+        self._ddp_params_and_buffers_to_ignore = ["chain"]
 
     def training_step(self, batch: Any, index: int) -> None:
         x = self.observe(batch)
@@ -132,6 +135,19 @@ class CD(Trainer):
         self.chain = state
         return state[-1]
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.chain is not None:  # of all processes, for a run may go on with other numbers
+            checkpoint["state_dict"]["chain"] = gathered(self.chain, self._along)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.chain = checkpoint["state_dict"].get("chain")
+        state = checkpoint["state_dict"]
+        if "chain" in state:
+            state["chain"] = share_out(state["chain"], self.global_rank, count(), self._along)
+        self.chain = state.get("chain")
+
+    @property
+    def _along(self) -> int:
+        """Along which dimension of their state the chains lie: a ladder has a row of them a rung."""
+        return int(self.rungs > 1)

@@ -13,6 +13,7 @@ from emgen.estimators.beliefs import Distribution, Draw, Point
 from emgen.optim import ClosedForm
 from emgen.roles import Conjugate, Statistics
 from emgen.trainers.base import Trainer
+from emgen.trainers.processes import gathered
 
 
 class EM(Trainer):
@@ -83,10 +84,11 @@ class EM(Trainer):
 
     def training_step(self, batch: Any, index: int) -> None:
         batch = batch if isinstance(batch, Batch) else Batch(x := self.observe(batch), x, x)
-        self.number, self.seen = index, self.examples + len(batch)
+        self.number, self.seen = index, self.examples + round(len(batch) / self.share)
         self.precision = torch.float32 if batch.x.dtype == torch.float32 else torch.float64
         if not self.mass:
-            self.start(batch)
+            with self.together("rank 0"):  # as one process would draw it
+                self.start(batch)
         for piece in batch.split(self.model.rows):  # rows that stay in cache
             x = piece.x if piece.length is None else (piece.x, piece.length)
             s = self.model.statistics(x, self.latents(self.model.posterior(x)), piece.weight)
@@ -136,13 +138,14 @@ class EM(Trainer):
         data = getattr(self._trainer, "datamodule", None)
         if self.every == "memo" and isinstance(data, Data):
             data.refuse_shuffled("every=memo")
-        whole, x = (data, data.observed("train")) if isinstance(data, Data) else (batch, batch.x)
+        of, x = (data, data.observed("train")) if isinstance(data, Data) else (batch, batch.x)
+        weight, length = of.weight, of.length
+        if of is batch:  # the others have the rest of it
+            x, weight, length = gathered(x), gathered(weight), gathered(length)
         x = x if self.model.rows else x[:]  # who takes no pieces takes all
-        self.mass = self.model.mass(x, whole.weight)
-        x, weight = (
-            x if whole.length is None else (x, whole.length),
-            {} if whole.weight is None else {"weight": whole.weight},
-        )
+        self.mass = self.model.mass(x, weight)
+        x = x if length is None else (x, length)
+        weight = {} if weight is None else {"weight": weight}
         if self.belief.needs_prior:
             self.model.make_proper(x, **weight)
         self.comparable = bool(self.bounds) or not (

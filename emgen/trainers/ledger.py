@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from emgen.trainers.processes import count, summed
+
 
 class Ledger:
     """Running means over an epoch of every named quantity; nothing is synchronised before `means`
@@ -26,13 +28,16 @@ class Ledger:
             self.counts[name] = self.counts.get(name, 0) + count
 
     def means(self) -> dict[str, float]:
-        """The mean of each quantity since the ledger was last cleared; infinite where one of its
-        values was.
+        """The mean of each quantity since the ledger was last cleared, over all processes, each of
+        which must ask; infinite where one of its values was.
 
         Raises:
             FloatingPointError: a mean is not a number; names the quantity.
         """
-        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        means = {
+            name: float(summed(total)) / (self.counts[name] * count())
+            for name, total in self.sums.items()
+        }
         for name, mean in means.items():
             if math.isnan(mean):
                 raise FloatingPointError(

@@ -95,7 +95,7 @@ class UpDown(Trainer):
         else:
             self._fine_tune(x)
         if self.sweep_ends:
-            self.model.set_constant(log_partition(self.model.top, self.temperatures))
+            self._find_constant()
 
     def _learn_layer(self, level: int, x: Tensor, first: bool, index: int) -> None:
         machine, h = self.model.machines[level], self.model.below(level, x)
@@ -111,9 +111,13 @@ class UpDown(Trainer):
 
     def _fine_tune(self, x: Tensor) -> None:
         if self.model.log_z.isnan():  # no greedy epoch has found it
-            self.model.set_constant(log_partition(self.model.top, self.temperatures))
+            self._find_constant()
         end = walk(self.model.top.gibbs, self.model.below(self.levels - 1, x), self.steps)
         self.descend(
             "model", self.wake(self.model, self.recognition, x) + ModelPhase()(self.model.top, end)
         )
         self.descend("recognition", self.sleep(self.model, self.recognition, self.model.dream(end)))
+
+    def _find_constant(self) -> None:
+        with self.together():
+            self.model.set_constant(log_partition(self.model.top, self.temperatures))

@@ -3,7 +3,7 @@
 __all__ = ["Relocation"]
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.functional import one_hot
 
 from emgen.families import Family, prefixed
@@ -84,7 +84,10 @@ class Relocation(nn.Module):
         order = (counts == 0).cumsum(1)[
             restart, empty
         ] - 1  # the worst row goes to the first empty component
-        if not len(empty) or not self.score[order, restart].isfinite().all():
+        if not len(empty):
+            return None
+        self._pool()
+        if not self.score[order, restart].isfinite().all():
             return None
         k = counts.shape[1]
         change = one_hot(restart * k + empty, counts.numel()) - one_hot(
@@ -103,6 +106,22 @@ class Relocation(nn.Module):
         return {
             name: value + shifted[name] if name in shifted else value for name, value in s.items()
         }
+
+    def _pool(self) -> None:
+        """Keep the worst of the rows that all processes have kept."""
+        if not distributed.is_available() or not distributed.is_initialized():
+            return
+        kept = [self.score, self.x, self.label, self.weight]
+        world = distributed.get_world_size()
+        parts = [[torch.empty_like(mine) for _ in range(world)] for mine in kept]
+        for mine, theirs in zip(kept, parts):
+            distributed.all_gather(theirs, mine.contiguous())
+        score, x, label, weight = (torch.cat(part) for part in parts)
+        components, restarts = self.score.shape
+        self.score, keep = score.topk(components, 0, largest=False)
+        across = torch.arange(restarts, device=x.device)
+        self.x, self.label = x[keep, across], label[keep, across]
+        self.weight = weight[keep, across]
 
     def forget(self) -> None:
         """A new sweep begins."""
