@@ -31,7 +31,7 @@ from emgen.cli.compose import CONFIGS, checked, composer
 from emgen.cli.folder import RunFolder
 from emgen.cli.help import help_text
 from emgen.cli.resuming import continued, resumable
-from emgen.cli.training import train
+from emgen.cli.training import Unscored, train
 from emgen.errors import UserError, told
 from emgen.runtime import keep_freed_memory, quiet
 
@@ -141,6 +141,9 @@ def _job(cfg: DictConfig) -> float | None:
         metrics = train(cfg, folder, dict(settings.runtime.choices), record)
         print(f"{_score(metrics)}everything is in {folder.path}")
         return metrics.get(cfg.optimized_metric)
+    except Unscored as stop:
+        print(f"emgen: {stop}", file=sys.stderr)
+        sys.exit(128 + stop.signum)
     except (Interrupted, KeyboardInterrupt) as stop:
         signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
         if folder.used:
