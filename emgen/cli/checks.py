@@ -65,10 +65,10 @@ def check_ranges(cfg: Any) -> None:
             " 00:01:30:00, or null."
         )
     samples, rows = cfg.evaluation.samples, cfg.evaluation.rows
-    if type(samples) is not int or samples < 1:
+    if samples is not None and (type(samples) is not int or samples < 1):
         raise UserError(
             f"evaluation.samples={typed(samples)}: the likelihood needs at least one draw; give an"
-            " integer >= 1."
+            " integer >= 1, or null for what half an epoch of training costs."
         )
     if rows is not None and (type(rows) is not int or rows < 1):
         raise UserError(f"evaluation.rows={typed(rows)}: score at least one row, or null for all.")

@@ -21,6 +21,7 @@ from emgen.cli.folder import RunFolder, write_atomically
 from emgen.cli.provenance import Made, data_of, find_data, read_made
 from emgen.cli.trust import check_trust
 from emgen.errors import UserError
+from emgen.estimators.progress import shown
 from emgen.evaluation.likelihood import evaluating
 from emgen.evaluation.runs import read_run, strict_json
 from emgen.evaluation.samples import sample_scores
@@ -132,9 +133,9 @@ def evaluate(cfg: Any) -> None:
             f"split={cfg.split} does not exist in these data; choose one of {', '.join(data.rows)}."
         )
     chosen = scored(model, data, cfg.split, cfg.rows)
-    with naming("evaluate"):
+    with naming("evaluate"), shown():
         found = scores(model, chosen.x, cfg.samples, cfg.seed, cfg.temperatures, cfg.chains)
-    with evaluating(model, cfg.seed):
+    with evaluating(model, cfg.seed), shown():
         drawn = (
             samples_of(model, cfg.draws) if cfg.draws and chosen.datum == "row" else None
         )  # entries are no points
@@ -144,9 +145,14 @@ def evaluate(cfg: Any) -> None:
         else ""
     )
     if drawn is not None and drawn.shape[1:] == chosen.x.shape[1:] and not few:
-        found |= sample_scores(
-            drawn, data.split(cfg.split, MOST), data.split("train", MOST), data.density, cfg.seed
-        )
+        with shown():
+            found |= sample_scores(
+                drawn,
+                data.split(cfg.split, MOST),
+                data.split("train", MOST),
+                data.density,
+                cfg.seed,
+            )
     if not found:
         raise UserError(
             f"the model of {cfg.run} has no likelihood to score; look at its samples instead: emgen"
@@ -196,7 +202,7 @@ def sample(cfg: Any) -> None:
     shape = made.event_shape if made and data is None else data.event_shape
     model = _trained(path, config, shape)
     torch.manual_seed(cfg.seed)
-    with torch.no_grad():
+    with torch.no_grad(), shown():
         drawn = samples_of(model, cfg.n)
     if drawn is None:
         raise UserError(

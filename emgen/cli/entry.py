@@ -31,7 +31,7 @@ from emgen.cli.compose import CONFIGS, checked, composer
 from emgen.cli.folder import RunFolder, is_first_process
 from emgen.cli.help import help_text
 from emgen.cli.resuming import continued, resumable
-from emgen.cli.training import RUN_DIR, train
+from emgen.cli.training import RUN_DIR, Unscored, train
 from emgen.errors import UserError, told
 from emgen.runtime import keep_freed_memory, quiet
 
@@ -147,6 +147,9 @@ def _job(cfg: DictConfig) -> float | None:
         if is_first_process():
             print(f"{_score(metrics)}everything is in {folder.path}")
         return metrics.get(cfg.optimized_metric)
+    except Unscored as stop:
+        print(f"emgen: {stop}", file=sys.stderr)
+        sys.exit(128 + stop.signum)
     except (Interrupted, KeyboardInterrupt) as stop:
         signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
         if folder.used:

@@ -103,6 +103,11 @@ class RunFolder:
         """What goes on with the run."""
         return f"emgen {shlex.quote(f'resume={self.path}')}"
 
+    @property
+    def scoring(self) -> str:
+        """What scores the run."""
+        return f"emgen evaluate {shlex.quote(f'run={self.path}')}"
+
     # ---- whose folder it is ---------------------------------------------------------------------
 
     def claim(self, resume: bool = False) -> None:

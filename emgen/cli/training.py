@@ -2,11 +2,12 @@
 came out.
 """
 
-__all__ = ["RUN_DIR", "build_parts", "build_trainer", "train"]
+__all__ = ["RUN_DIR", "Unscored", "build_parts", "build_trainer", "train"]
 
 import inspect
 import math
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from emgen.callbacks.checkpoint import Interrupted
 from emgen.cli.checks import check_ranges
 from emgen.cli.folder import RunFolder
 from emgen.cli.launching import agreed, distributed
 from emgen.cli.provenance import data_of, read_made, record
 from emgen.errors import UserError
+from emgen.estimators.progress import shown
+from emgen.evaluation.budget import Phases, affordable
 from emgen.evaluation.scores import scored, scores
 from emgen.evaluation.support import check_support
 from emgen.options import build, locate, naming
@@ -28,12 +32,24 @@ from emgen.runtime import check_device
 # the environment's word for the run folder, by which further processes of a run find it
 RUN_DIR = "EMGEN_RUN_DIR"
 
+SAMPLES = 200  # K where nobody asked for another, of as many data as the budget allows
 # every trainer's hyper-parameter table in TensorBoard has these columns
 SCORES = ("test/log_likelihood", "test/elbo", "test/gap", "test/ess")
 
 # keys of Lightning's Trainer which ask for its own validation loop
 _NO_VALIDATION = ("limit_val_batches", "num_sanity_val_steps")
 _VALIDATION = (*_NO_VALIDATION, "check_val_every_n_epoch", "val_check_interval")
+
+
+class Unscored(Interrupted):
+    """A signal stopped the scoring of a run, which is trained and finished all the same."""
+
+    def __init__(self, signum: int, folder: RunFolder):
+        super().__init__(signum, folder.path)
+        self.args = (
+            f"training is finished, and {signal.Signals(signum).name} stopped its scoring; score it"
+            f" with: {folder.scoring}",
+        )
 
 
 def train(
@@ -55,6 +71,7 @@ def train(
 
     Raises:
         UserError: the folder is another run's, or a part refuses its arguments.
+        Unscored: a signal came while the test rows were scored; all but the score is written.
     """
     if isinstance(run_dir, RunFolder):  # whoever made it gives it back
         return _run(cfg, run_dir, choices or {}, hydra)
@@ -91,11 +108,28 @@ def _run(
     if not trainer.is_global_zero:
         return {}
 
-    summary = _scored(trainer, module, data, config, names)
+    summary = _summary(trainer, module, data, config, names)
+    try:
+        summary |= _scores(trainer, module, data, config, summary["metrics"])
+    except (Interrupted, KeyboardInterrupt) as stop:
+        unscored = Unscored(getattr(stop, "signum", signal.SIGINT), folder)
+        _close(trainer, folder, {**summary, "unscored": str(unscored)}, names, str(unscored))
+        raise unscored from None
+    _close(trainer, folder, summary, names)
+    return summary["metrics"]
+
+
+def _close(
+    trainer: lightning.Trainer,
+    folder: RunFolder,
+    summary: dict[str, Any],
+    names: dict[str, str],
+    message: str = "",
+) -> None:
+    """Write down what came out of a run that is trained, and that it is finished."""
     folder.write_summary(summary)
     _write_hyperparameters(trainer, summary, names)
-    folder.write_status("finished")
-    return summary["metrics"]
+    folder.write_status("finished", message)
 
 
 def build_parts(config: Any) -> tuple[Any, Any]:
@@ -180,22 +214,14 @@ def _lightning(config: dict[str, Any], folder: RunFolder) -> lightning.Trainer:
     )
 
 
-def _scored(
+def _summary(
     trainer: lightning.Trainer,
     module: Any,
     data: Any,
     config: dict[str, Any],
     names: dict[str, str],
 ) -> dict[str, Any]:
-    """What `summary.json` says: the last epoch's means, and the scores of the test rows."""
-    test = scored(module.model, data, "test", config["evaluation"]["rows"])
-    module.model.to(test.x.device)
-    found = scores(module.model, test.x, config["evaluation"]["samples"], config["seed"])
-
-    metrics: dict[str, float] = {tag: value for tag, value in module.row.items() if "/" in tag}
-    for name, estimate in found.items():
-        metrics[f"test/{name}"] = estimate.value
-        metrics[f"test/{name}_error"] = estimate.error
+    """What `summary.json` says of a run that is trained: the last epoch's means, no score yet."""
     seconds = float(module.row.get("seconds", 0.0))
     return {
         **names,
@@ -205,10 +231,41 @@ def _scored(
         "examples_per_second": module.examples / seconds if seconds else None,
         "parameters": sum(p.numel() for p in module.parameters()),
         "binarise": getattr(data, "binarise", "none"),
+        "rows": 0,
+        "draws": None,
+        "metrics": {tag: value for tag, value in module.row.items() if "/" in tag},
+        "methods": {},
+        "torch": torch.__version__,
+    }
+
+
+def _scores(
+    trainer: lightning.Trainer,
+    module: Any,
+    data: Any,
+    config: dict[str, Any],
+    metrics: dict[str, float],
+) -> dict[str, Any]:
+    """What the scores of the test rows add to it: on how many rows, with how many draws in all."""
+    model, asked = module.model, config["evaluation"]
+    test = scored(model, data, "test", asked["rows"])
+    model.to(test.x.device)
+    budget = None if asked["samples"] else affordable(model, test.x, data.count("train"))
+    samples = asked["samples"] or SAMPLES
+
+    bar = bool((config.get("callbacks") or {}).get("progress")) and trainer.is_global_zero
+    with shown(bar):
+        found = scores(model, test.x, samples, config["seed"], budget=budget)
+    drawn = "ess" in found or "gap" in found
+    metrics = dict(metrics)
+    for name, estimate in found.items():
+        metrics[f"test/{name}"] = estimate.value
+        metrics[f"test/{name}_error"] = estimate.error
+    return {
         "rows": test.n,
+        "draws": Phases.within(len(test.x), samples, budget).draws if drawn else None,
         "metrics": metrics,
         "methods": {f"test/{name}": estimate.method for name, estimate in found.items()},
-        "torch": torch.__version__,
     }
 
 

@@ -30,6 +30,7 @@ from torch.nn.functional import logsigmoid
 
 from emgen.distributions import full_precision
 from emgen.estimators.montecarlo import LogMean, log_mean_exp
+from emgen.estimators.progress import each
 
 
 @runtime_checkable
@@ -99,7 +100,7 @@ def annealed_importance_sampling(path: Path, betas: Float[Tensor, "T"], chains: 
     """
     betas = _checked(betas, chains)
     state, log_w = path.start(chains), betas.new_zeros(())
-    for low, high in pairwise(betas):
+    for low, high in each(list(pairwise(betas)), "annealing"):
         log_w = log_w + _rise(path, state, low, high)
         if high < 1:
             state = path.move(state, high)
@@ -133,7 +134,7 @@ def reverse_annealed_importance_sampling(
     """
     betas = _checked(betas, 1)
     log_w = betas.new_zeros(())
-    for high, low in pairwise(betas.flip(0)):
+    for high, low in each(list(pairwise(betas.flip(0))), "annealing backwards"):
         log_w = log_w - _rise(path, state, low, high)
         if low > 0:
             state = path.move(state, low)
@@ -194,7 +195,7 @@ def bridge_sampling(
         betas.new_zeros(()),
         betas.new_zeros(()),
     )
-    for low, high in pairwise(betas):
+    for low, high in each(list(pairwise(betas)), "bridging"):
         below = _rise(path, state, low, high)
         for _ in range(sweeps):
             state = path.move(state, high)
@@ -226,7 +227,7 @@ def path_sampling(path: Path, betas: Float[Tensor, "T"], chains: int, sweeps: in
     """
     betas = _checked(betas, chains, sweeps)
     state, slopes, bends = path.start(chains), [], []
-    for beta in betas:
+    for beta in each(betas, "annealing"):
         if beta > 0:
             for _ in range(sweeps):
                 state = path.move(state, beta)

@@ -19,6 +19,7 @@ from emgen.estimators.normalising import (
     log_partition,
     reverse_annealed_importance_sampling,
 )
+from emgen.estimators.progress import each
 from emgen.evaluation.likelihood import Estimate, evaluating, log_weights
 
 _DRAWS = 10  # of z, at a time, for the ELBO of q*
@@ -116,7 +117,7 @@ class DecoderPath:
         lowered where less; a short ladder is climbed slowly, for a hundred such changes in all.
         """
         z, step, kept = self.start(chains), self.steps[0], []
-        for beta in betas[1:]:
+        for beta in each(betas[1:], "tuning"):
             for _ in range(max(1, 100 // (len(betas) - 1))):
                 z, probability = self._step(z, beta, step.expand(chains, -1))
                 step = torch.where(probability.mean(0) > acceptance, step * 1.1, step / 1.1)
@@ -235,7 +236,7 @@ def inference_gaps(
     log_w = log_weights(model, x, samples, seed=seed)
     bound, weighted, best = log_w.mean(0), log_mean_exp(log_w), []
     with evaluating(model, seed):
-        for rows in x.split(block):
+        for rows in each(x.split(block), "seeking q*"):
             q = _optimal(model, rows, steps)
             best.append(
                 torch.stack(
@@ -279,7 +280,8 @@ def boltzmann(
     """
     with evaluating(machine, seed):
         log_z = log_partition(machine, temperatures, chains)
-        energy = torch.cat([machine.energy(rows) for rows in x.split(1024)])
+        blocks = x.split(1024)
+        energy = torch.cat([machine.energy(rows) for rows in each(blocks, "scoring")])
     exact = float(log_z.error) == 0
     method = (
         "exact" if exact else f"AIS, {temperatures} temperatures, {chains} chains, log Z {log_z}"
@@ -311,7 +313,7 @@ def _annealed(
     if len(x) == 0:
         raise ValueError("there is no data to anneal: expected at least one datum.")
     betas, found = _ladder(temperatures, x), []
-    for rows in x.split(block):
+    for rows in each(x.split(block), "annealing the data"):
         found.append(
             annealed_importance_sampling(
                 DecoderPath(model, rows, leapfrogs=leapfrogs).tune(betas), betas, chains
@@ -341,7 +343,7 @@ def _optimal(model: Any, x: Tensor, steps: int) -> Distribution:
         loc, log_scale = q.mean.detach().requires_grad_(), q.stddev.detach().log().requires_grad_()
         optimizer = torch.optim.Adam([loc, log_scale], lr=0.02)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        for _ in range(steps):
+        for _ in each(range(steps), "ascending the ELBO"):
             bounds = _bounds(model, x, Independent(Normal(loc, log_scale.exp()), events))
             loc.grad, log_scale.grad = torch.autograd.grad(-bounds.mean(0).sum(), [loc, log_scale])
             optimizer.step()

@@ -17,7 +17,12 @@ from torch.nn import Module
 
 from emgen.distributions import Dirac, softplus
 from emgen.estimators.montecarlo import log_mean_exp
+from emgen.estimators.progress import each, progress
 from emgen.randomness import seeded
+
+DRAWN = 1024  # draws that are made together on a CPU, however many of them are decoded at once
+DRAWN_THERE = 65_536  # the same on an accelerator, which small blocks would leave idle
+CACHED = 2**19  # numbers of x|z that a core keeps near while it goes through them
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ class Estimate:
 
 
 def log_likelihood(
-    model: Any, x: Tensor, samples: int = 1000, *, chunk: int = 1024, seed: int = 0
+    model: Any, x: Tensor, samples: int = 1000, *, chunk: int | None = None, seed: int = 0
 ) -> Estimate:
     """Mean log p(x): exact where the model has `log_prob`, else the importance-weighted bound with
     K samples.
@@ -100,8 +105,8 @@ def log_likelihood(
         model: a module with `log_prob(x)`, or with `prior()`, `likelihood(z)` and `recognition(x)`.
         x: data (N, *event) inside the support of the likelihood (binary for a Bernoulli head).
         samples: K.
-        chunk: pairs (datum, sample) decoded at once; bounds the memory, and about a thousand stay
-            in a CPU's cache.
+        chunk: pairs (datum, sample) decoded at once, which changes no more than the rounding; None
+            takes what stays in a CPU's cache, or what an accelerator's memory has room for.
         seed: of the draws; the global random state is left as it was.
 
     Raises:
@@ -112,12 +117,15 @@ def log_likelihood(
     """
     if hasattr(model, "log_prob"):
         with evaluating(model, seed):
-            return Estimate.over_blocks(map(model.log_prob, _blocks(model, x, chunk)), "exact")
+            blocks = each(_blocks(model, x, chunk or DRAWN), "scoring")
+            return Estimate.over_blocks(map(model.log_prob, blocks), "exact")
     mean = log_mean_exp(log_weights(model, x, samples, chunk=chunk, seed=seed))
     return Estimate.over(mean.value, f"importance-weighted, K={samples}", mean.ess)
 
 
-def elbo(model: Any, x: Tensor, samples: int = 1, *, chunk: int = 1024, seed: int = 0) -> Estimate:
+def elbo(
+    model: Any, x: Tensor, samples: int = 1, *, chunk: int | None = None, seed: int = 0
+) -> Estimate:
     """The evidence lower bound E_q[log p(x, z) − log q(z|x)], by the mean of K log-weights a datum.
 
     Arguments and errors as in `log_likelihood`.
@@ -127,24 +135,32 @@ def elbo(model: Any, x: Tensor, samples: int = 1, *, chunk: int = 1024, seed: in
     )
 
 
-def log_weights(model: Any, x: Tensor, samples: int, *, chunk: int = 1024, seed: int = 0) -> Tensor:
+def log_weights(
+    model: Any, x: Tensor, samples: int, *, chunk: int | None = None, seed: int = 0
+) -> Tensor:
     """log w = log p(z) + log p(x|z) − log q(z|x) of K draws z ~ q(z|x) a datum, shape (K, N), as in
-    `log_likelihood`.
+    `log_likelihood`; each draw is decoded once.
     """
-    if samples < 1 or chunk < 1:
+    if samples < 1 or (chunk is not None and chunk < 1):
         raise ValueError(f"samples={samples}, chunk={chunk}: both must be at least 1.")
+    together = DRAWN if x.device.type == "cpu" else DRAWN_THERE
+    chunk = _chunk(x) if chunk is None else chunk
     blocks = []
-    with evaluating(model, seed):
+    with evaluating(model, seed), progress("scoring", samples * len(x)) as advance:
         prior = model.prior()
-        for block in _split(_data(x), max(1, chunk // samples)):
+        for block in _split(_data(x), max(1, together // samples)):
             q = model.recognition(block)
             if isinstance(q, Dirac):
                 raise ValueError(
                     "q(z|x) is a point mass, so importance weights do not exist; score samples by"
                     " parzen()."
                 )
-            steps = [min(chunk, samples - done) for done in range(0, samples, chunk)]
-            blocks.append(torch.cat([_log_w(model, prior, q, block, k) for k in steps]))
+            log_w = []
+            for done in range(0, samples, together):
+                k = min(together, samples - done)
+                log_w.append(_log_w(model, prior, q, block, k, chunk))
+                advance(k * len(block))
+            blocks.append(torch.cat(log_w))
     return torch.cat(blocks, dim=1)
 
 
@@ -200,9 +216,45 @@ def evaluating(model: Module, seed: int) -> Iterator[None]:
         model.train(training)
 
 
-def _log_w(model: Any, prior: Distribution, q: Distribution, x: Tensor, k: int) -> Tensor:
+def _log_w(
+    model: Any, prior: Distribution, q: Distribution, x: Tensor, k: int, chunk: int
+) -> Tensor:
     z: Any = q.sample(torch.Size((k,)))
-    return prior.log_prob(z) + _log_prob(model.likelihood(z), x) - q.log_prob(z)
+    return prior.log_prob(z) + _decoded(model, z, x, k, chunk) - q.log_prob(z)
+
+
+def _decoded(model: Any, z: Any, x: Tensor, k: int, chunk: int) -> Tensor:
+    """log p(x|z) of k draws a datum, (k, B), of which `chunk` pairs are decoded at once."""
+    if k * len(x) <= chunk:
+        return _log_prob(model.likelihood(z), x)
+    rows = min(len(x), chunk)
+    columns = []
+    for start in range(0, len(x), rows):
+        column = slice(start, start + rows)
+        draws = [slice(s, s + chunk // rows) for s in range(0, k, chunk // rows)]
+        columns.append(
+            torch.cat(
+                [_log_prob(model.likelihood(_part(z, some, column)), x[column]) for some in draws]
+            )
+        )
+    return torch.cat(columns, dim=1)
+
+
+def _part(z: Any, draws: slice, rows: slice) -> Any:
+    """Some draws of some data, of one layer of latents or of several."""
+    return z[draws, rows] if isinstance(z, Tensor) else tuple(one[draws, rows] for one in z)
+
+
+def _chunk(x: Tensor) -> int:
+    """Pairs that are decoded at once: on a CPU as many as its caches hold, else what an eighth of
+    the memory has room for, with features sixty-four times as wide as x on the way to it.
+    """
+    size = max(1, x[0].numel()) if len(x) else 1
+    if x.device.type != "cuda":
+        cores = torch.get_num_threads() if x.device.type == "cpu" else 1
+        return min(DRAWN, max(16, cores * CACHED // size))
+    memory = torch.cuda.get_device_properties(x.device).total_memory
+    return min(DRAWN_THERE, max(1024, memory // 8 // (64 * size * x.element_size())))
 
 
 def _log_prob(p: Distribution, x: Tensor) -> Tensor:

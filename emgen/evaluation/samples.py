@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, MixtureSameFamily
 from torch.nn import functional
 
+from emgen.estimators.progress import each
 from emgen.evaluation.likelihood import Estimate
 from emgen.randomness import seeded
 
@@ -219,7 +220,7 @@ class Features(nn.Module):
                 [*self.network.parameters(), *answer.parameters()], lr=2e-3
             )
             kinds = torch.arange(128, device=device) % DISTORTIONS
-            for _ in range(steps):
+            for _ in each(range(steps), "learning features"):
                 x = images[torch.randint(len(images), (128,)).to(device)]
                 loss = functional.cross_entropy(answer(self.network(_distorted(x))), kinds)
                 optimizer.zero_grad()
@@ -251,7 +252,7 @@ def fid(samples: Tensor, data: Tensor, features: nn.Module, *, chunk: int = 1_00
 
     metric = FrechetInceptionDistance(feature=features).to(samples.device)
     for real, images in ((True, data), (False, samples)):
-        for block in images.split(chunk):
+        for block in each(images.split(chunk), "features"):
             metric.update(block, real=real)
     return float(metric.compute())
 

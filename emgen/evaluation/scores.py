@@ -13,6 +13,8 @@ from torch.distributions import Independent, Normal
 from emgen.data.base import Data
 from emgen.distributions import Dirac
 from emgen.estimators.montecarlo import log_mean_exp
+from emgen.estimators.progress import each
+from emgen.evaluation.budget import Phases, in_two_phases
 from emgen.evaluation.inference import annealed, boltzmann, inference_gaps
 from emgen.evaluation.likelihood import Estimate, evaluating, log_likelihood, log_weights
 from emgen.roles import Latent, Recognition, serves
@@ -56,6 +58,7 @@ def scores(
     seed: int = 0,
     temperatures: int | None = None,
     chains: int = 100,
+    budget: int | None = None,
 ) -> dict[str, Estimate]:
     """`log_likelihood`, and for a latent model with an encoder `elbo`, `gap` and `ess`, from the
     same draws.
@@ -72,6 +75,9 @@ def scores(
             where q(z|x) is an independent normal, the two parts of the gap, `approximation` and
             `amortisation`; None leaves these out, and gives a Boltzmann machine 1,000.
         chains: of annealed importance sampling.
+        budget: draws of z in all, from which on only some data have K of them and the others few
+            (`budget.Phases`): the mean stays that of K draws of all, its error grows. None takes K
+            of all.
     """
     encoded = serves(model, Latent) and serves(model, Recognition)
     if hasattr(model, "log_prob") and not encoded:
@@ -99,27 +105,63 @@ def scores(
             if ais
             else {}
         )
-    log_w = log_weights(model, x, samples, seed=seed).double()
-    mean, bound = log_mean_exp(log_w), log_w.mean(0)
-    if hasattr(
-        model, "log_prob"
-    ):  # few enough states to sum over: the gap is exact but for the draws of the ELBO
-        with evaluating(model, seed):
-            log_p = torch.cat([model.log_prob(block) for block in x.split(1024)])
-        return {
-            "log_likelihood": Estimate.over(log_p, "exact"),
-            "elbo": Estimate.over(bound, f"ELBO, K={samples}"),
-            "gap": Estimate.over(log_p - bound, f"exact, less the ELBO, K={samples}"),
-        }
-    weighted = f"importance-weighted, K={samples}"
-    shared = float(getattr(model, "log_z_error", 0.0))  # of the constant of a deep belief net's top
+    phases = Phases.within(len(x), samples, budget)
+    if hasattr(model, "log_prob"):
+        return _against_exact(model, x, max(1, phases.draws // len(x)), seed)
+    found = _weighted(model, x, phases, seed)
+    return {**found, **({"annealed": ais} if ais else {})}
+
+
+def _against_exact(model: Any, x: Tensor, samples: int, seed: int) -> dict[str, Estimate]:
+    """Of a model with few enough states to sum over: the gap is exact but for the draws of the ELBO."""
+    bound = log_weights(model, x, samples, seed=seed).double().mean(0)
+    with evaluating(model, seed):
+        blocks = x.split(1024)
+        log_p = torch.cat([model.log_prob(block) for block in each(blocks, "scoring")])
     return {
-        "log_likelihood": Estimate.over(mean.value, weighted, mean.ess).widened(shared),
-        "elbo": Estimate.over(bound, f"ELBO, K={samples}").widened(shared),
-        "gap": Estimate.over(mean.value - bound, f"{weighted}, less the ELBO"),
-        "ess": Estimate.over(mean.ess, f"effective sample size of K={samples}"),
-        **({"annealed": ais} if ais else {}),
+        "log_likelihood": Estimate.over(log_p, "exact"),
+        "elbo": Estimate.over(bound, f"ELBO, K={samples}"),
+        "gap": Estimate.over(log_p - bound, f"exact, less the ELBO, K={samples}"),
     }
+
+
+def _weighted(model: Any, x: Tensor, phases: Phases, seed: int) -> dict[str, Estimate]:
+    """By importance weights, with K draws of all data or of some."""
+    chosen = phases.chosen().to(x.device)
+    log_w = log_weights(model, x[chosen], phases.samples, seed=seed).double()
+    fine = log_mean_exp(log_w)
+    few = log_w[: phases.few]
+    beside = log_mean_exp(few).value, few.mean(0)
+    coarse = beside
+    if phases.fine < phases.n:
+        others = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        others[chosen] = False
+        rest = log_weights(model, x[others], phases.few, seed=seed + 1).double()
+        coarse = (
+            torch.cat([beside[0], log_mean_exp(rest).value]),
+            torch.cat([beside[1], rest.mean(0)]),
+        )
+    weighted = f"importance-weighted, {phases}"
+    shared = float(getattr(model, "log_z_error", 0.0))  # of the constant of a deep belief net's top
+    bound = log_w.mean(0)
+    return {
+        "log_likelihood": in_two_phases(
+            coarse[0], beside[0], fine.value, weighted, fine.ess
+        ).widened(shared),
+        "elbo": in_two_phases(coarse[1], beside[1], bound, f"ELBO, {phases}").widened(shared),
+        "gap": in_two_phases(
+            coarse[0] - coarse[1],
+            beside[0] - beside[1],
+            fine.value - bound,
+            f"{weighted}, less the ELBO",
+        ),
+        "ess": Estimate.over(fine.ess, f"effective sample size of {_all_draws(phases)}"),
+    }
+
+
+def _all_draws(phases: Phases) -> str:
+    alone = "" if phases.fine == phases.n else f", {phases.fine:,} data"
+    return f"K={phases.samples}{alone}"
 
 
 def _has_best_normal(model: Any, x: Tensor, seed: int) -> bool:

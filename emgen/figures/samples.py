@@ -10,9 +10,12 @@ import torch
 from matplotlib.image import imsave
 from torch import Tensor
 
+from emgen.estimators.progress import each
 from emgen.figures.image_grid import image_grid
 from emgen.figures.point_cloud import point_cloud
 from emgen.roles import Latent, serves
+
+TOGETHER = 4096  # draws that are decoded at once
 
 
 def draw(x: Tensor, data: Tensor | None, path: Path) -> Path | None:
@@ -53,13 +56,18 @@ def samples_of(model: Any, n: int) -> Tensor | None:
     cannot be drawn from.
     """
     if serves(model, Latent):
-        z = model.prior().sample(torch.Size((n,)))
-        return _seen_of(model.likelihood(z))
+        sizes = [min(TOGETHER, n - done) for done in range(0, n, TOGETHER)]
+        return torch.cat([_drawn(model, size) for size in each(sizes, "drawing")])
     for name in ("means", "rsample", "sample"):
         if hasattr(model, name):
             draws = getattr(model, name)(n)
             return draws if isinstance(draws, Tensor) else None
     return None
+
+
+def _drawn(model: Any, n: int) -> Tensor:
+    z = model.prior().sample(torch.Size((n,)))
+    return _seen_of(model.likelihood(z))
 
 
 def reconstructions_of(model: Any, x: Tensor) -> Tensor:

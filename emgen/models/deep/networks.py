@@ -134,15 +134,49 @@ class ConvolutionalDecoder(nn.Module):
         for inputs, outputs in itertools.pairwise(widths):
             layers += [
                 activation_named(activation),
-                nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1),
+                Doubling(inputs, outputs),
             ]
         self.layers, self.features = nn.Sequential(*layers), torch.Size(shape).numel()
 
     def forward(self, z: Tensor) -> Tensor:
-        image = self.layers(self.lift(z).reshape(-1, *self.base))[
-            ..., : self.shape[1], : self.shape[2]
-        ]
+        base = self.lift(z).reshape(-1, *self.base)
+        if _scores_on_cpu(base):  # a quarter of a convolution's time, which backwards takes again
+            base = base.contiguous(memory_format=torch.channels_last)
+        image = self.layers(base)[..., : self.shape[1], : self.shape[2]]
         return image.reshape(*z.shape[:-1], self.features)
+
+
+class Doubling(nn.ConvTranspose2d):
+    """The 4×4 transposed convolution that doubles an image, (N, C, H, W) → (N, C', 2H, 2W).
+
+    To few channels a CPU takes it three times as fast as one product and a sum of shifted images,
+
+        y = Σ_k shift_k(W_kᵀ x),   k = 1 … 16
+
+    which backwards costs what it saved; so it does where no gradient is asked for.
+
+    Args:
+        inputs, outputs: numbers of channels.
+    """
+
+    FEW = 4
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(inputs, outputs, 4, stride=2, padding=1)
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if self.out_channels > self.FEW or not _scores_on_cpu(input):
+            return super().forward(input, output_size)
+        size = [2 * side for side in input.shape[2:]]
+        columns = input.permute(0, 2, 3, 1).flatten(1, 2) @ self.weight.flatten(1)
+        image = nn.functional.fold(columns.mT, size, self.kernel_size, padding=1, stride=2)
+        return image if self.bias is None else image + self.bias.view(-1, 1, 1)
+
+
+def _scores_on_cpu(x: Tensor) -> bool:
+    """Whether a forward pass is all that is asked for, in the processor's own precision."""
+    exact = x.dtype in (torch.float32, torch.float64)
+    return exact and x.device.type == "cpu" and not torch.is_grad_enabled()
 
 
 def activation_named(name: str) -> nn.Module:
