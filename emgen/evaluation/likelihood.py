@@ -148,7 +148,7 @@ def log_weights(
     blocks = []
     with evaluating(model, seed), progress("scoring", samples * len(x)) as advance:
         prior = model.prior()
-        for block in _split(_data(x), max(1, together // samples)):
+        for block in _Pieces(_data(x), max(1, together // samples)):
             q = model.recognition(block)
             if isinstance(q, Dirac):
                 raise ValueError(
@@ -304,16 +304,26 @@ def _parzen(s: Tensor, x: Tensor, bandwidths: Sequence[float], chunk: int) -> Te
     return torch.cat(rows, dim=1)
 
 
-def _blocks(model: Any, x: Tensor, size: int) -> Iterable[Tensor]:
+def _blocks(model: Any, x: Tensor, size: int) -> Sequence[Tensor]:
     """x in blocks that cut no datum: whole where one may have several rows."""
     if getattr(model, "datum", "row") != "row":
         return [_data(x)[:]]
-    return _split(_data(x), size)
+    return _Pieces(_data(x), size)
 
 
-def _split(x: Tensor, size: int) -> Iterator[Tensor]:
+class _Pieces(Sequence[Tensor]):
     """x piece by piece, each read when its turn comes where x stays in a file."""
-    return (x[start : start + size] for start in range(0, len(x), size))
+
+    def __init__(self, x: Tensor, size: int):
+        self.x, self.size = x, size
+
+    def __len__(self) -> int:
+        return -(-len(self.x) // self.size)
+
+    def __getitem__(self, i: Any) -> Tensor:
+        if i >= len(self):
+            raise IndexError(i)
+        return self.x[i * self.size : (i + 1) * self.size]
 
 
 def _data(x: Tensor) -> Tensor:
