@@ -27,16 +27,16 @@ MANY = 2**22  # numbers beyond which rows are converted, or read, piece by piece
 class _Places:
     """Row numbers of a batch; those of rows in their order are a `range` until somebody asks."""
 
-    def __get__(self, batch: Any, owner: type) -> Tensor:
+    def __get__(self, batch: Any, owner: type) -> Any:
         if batch is None:
-            raise AttributeError  # a field without a default
+            return None  # the field's default
         places = vars(batch)["index"]
         if isinstance(places, range):
             return torch.arange(places.start, places.stop, places.step, device=batch.x.device)
         return places
 
-    def __set__(self, batch: Any, places: Tensor | range) -> None:
-        vars(batch)["index"] = places
+    def __set__(self, batch: Any, places: Tensor | range | None) -> None:
+        vars(batch)["index"] = range(len(batch.x)) if places is None else places
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Batch:
     Attributes:
         x: what the likelihood sees, (B, *event): binarised if the data says so.
         grey: the stored values, (B, *event); the same tensor as `x` where nothing is binarised.
-        index: row numbers in the data set, (B,).
+        index: row numbers in the data set, (B,); default those of all its rows, in order.
         weight: how often each row counts, (B,), or None for once each.
         length: the true length of each padded sequence, (B,), or None.
         number: the place of the batch within its epoch.
@@ -58,7 +58,7 @@ class Batch:
 
     x: Tensor
     grey: Tensor
-    index: _Places = _Places()
+    index: Any = _Places()
     weight: Tensor | None = None
     length: Tensor | None = None
     number: int = 0
