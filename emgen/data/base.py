@@ -169,7 +169,7 @@ class Data(LightningDataModule):
         if datum not in DATA:
             raise ValueError(f"datum={datum!r} is not one of {', '.join(DATA)}.")
 
-        self.rows = _same_events(train, validation, test)
+        self.rows: dict[str, Any] = _same_events(train, validation, test)
         self.datum = datum
         if datum == "document":
             _check_entries(self.rows, weight)
@@ -187,7 +187,7 @@ class Data(LightningDataModule):
         self.seed, self.drop_last, self.block = seed, drop_last, block
         self.density, self.name = density, name
         self._dtype: torch.dtype | None = None  # of the networks that rows go into
-        self._observed: dict[str, Tensor] = {}
+        self._observed: dict[str, Any] = {}
         self._documents: dict[str, Documents] = {}
 
         n = self.count("train")
@@ -342,7 +342,7 @@ class Data(LightningDataModule):
                 if values.numel() <= MANY:
                     columns[name] = self._typed(values)
 
-    def _typed(self, x: Tensor) -> Tensor:
+    def _typed(self, x: Any) -> Any:
         return x if self._dtype is None or not x.is_floating_point() else x.to(self._dtype)
 
 
@@ -397,7 +397,7 @@ class _Loader:
         start, stop = number * size, min((number + 1) * size, len(order))
         places = self._share(order[start:stop])  # of the data
         index, rows = self._rows_at(places, stop - start == len(order))
-        grey = data.rows["train"]
+        grey: Any = data.rows["train"]
         # a batch that is a whole file stays there: who sweeps takes pieces of it
         many = isinstance(grey, Mapped) and len(index) * data.event_shape.numel() > MANY
         grey = data._typed(grey.some(rows) if many and data.binarise == "none" else grey[rows])
