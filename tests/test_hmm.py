@@ -2,11 +2,12 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
 import emgen
-from emgen.data.sequences import hidden_chain, padded
+from emgen.data.sequences import bucketed, hidden_chain, padded
 from emgen.data.text import letters
 from emgen.estimators.beliefs import Distribution, Draw, MeanField, Point, Tempered
 from emgen.estimators.enumeration import log_evidence
@@ -238,6 +239,34 @@ def test_a_million_frames_beside_short_sequences_cost_their_frames():
     assert len(packing.time) == sum(lengths) == len(packing.sequence)
     transition = torch.tensor([[0.9, 0.1], [0.2, 0.8]], dtype=F64)
     assert scaled.apart(transition, packing) == [(0, 1), (1, 5001)]
+
+
+@pytest.mark.parametrize("trainer", ["em", "vbem"])
+def test_a_fit_to_sequences_in_buckets_is_the_fit_to_all(trainer):
+    rng = np.random.default_rng(0)
+    sequences = [rng.normal(size=(n, 2)) for n in (70, 3, 1, 9, 33, 4)]
+    values = {"mean": [[-1.0, 0.0], [1.0, 0.0]]}
+    prior = {"mean": 0.0, "kappa": 1.0, "variance": 1.0, "nu": 1.0}
+    fits = []
+    for data in (padded(sequences), bucketed(sequences)):
+        model = hidden_markov_model(2, 2, initial=1.0, transition=1.0, prior=prior, start=values)
+        fits.append(emgen.fit(model, data, trainer, max_epochs=4, tol=None))
+    for name, value in fits[0].model.state_dict().items():
+        torch.testing.assert_close(
+            fits[1].model.state_dict()[name], value, rtol=1e-10, atol=1e-10, equal_nan=True
+        )
+    assert fits[0].history[-1]["bound"] == pytest.approx(fits[1].history[-1]["bound"], abs=1e-10)
+
+
+def test_buckets_hold_no_more_than_twice_the_frames():
+    sequences = [torch.ones(n) for n in (1000, *[5] * 50, 1, 2, 3)]
+    batches = bucketed(sequences).batches
+    assert sum(batch.numel() for batch in batches) < 2 * sum(map(len, sequences))
+    assert len(batches[0][0]) == 1000
+    assert sum(float(batch.nansum()) for batch in batches) == sum(map(len, sequences))
+    for wrong in ([], [[1.0], []]):
+        with pytest.raises(ValueError, match="at least one sequence"):
+            bucketed(wrong)
 
 
 def test_chains_that_forget_slowly_are_not_cut():

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import emgen
-from emgen.data import Data, file
+from emgen.data import Batch, Data, file
 from emgen.data.mapped import Mapped
 from emgen.models import BernoulliMixture, GaussianMixture, dense, factor_analysis
 from emgen.models.conjugate import seeding
@@ -189,6 +189,13 @@ def test_bad_values_of_a_large_file_are_found(tmp_path, monkeypatch):
     np.save(tmp_path / "more.npy", np.full((10, 2), 2.5, dtype=np.float32))
     with pytest.raises(ValueError, match="row 0 of the train data holds"):
         emgen.fit(BernoulliMixture(2), file(tmp_path / "more.npy"), "em")
+
+
+def test_a_batch_of_its_own_counts_its_rows():
+    x = torch.zeros(5, 2)
+    batch = Batch(x, x)
+    assert batch.index.tolist() == [0, 1, 2, 3, 4]
+    assert [piece.index.tolist() for piece in batch.split(3)] == [[0, 1, 2], [3, 4]]
 
 
 def test_row_numbers_are_counted_out_when_asked_for():

@@ -27,16 +27,16 @@ MANY = 2**22  # numbers beyond which rows are converted, or read, piece by piece
 class _Places:
     """Row numbers of a batch; those of rows in their order are a `range` until somebody asks."""
 
-    def __get__(self, batch: Any, owner: type) -> Tensor:
+    def __get__(self, batch: Any, owner: type) -> Any:
         if batch is None:
-            raise AttributeError  # a field without a default
+            return None  # the field's default
         places = vars(batch)["index"]
         if isinstance(places, range):
             return torch.arange(places.start, places.stop, places.step, device=batch.x.device)
         return places
 
-    def __set__(self, batch: Any, places: Tensor | range) -> None:
-        vars(batch)["index"] = places
+    def __set__(self, batch: Any, places: Tensor | range | None) -> None:
+        vars(batch)["index"] = range(len(batch.x)) if places is None else places
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Batch:
     Attributes:
         x: what the likelihood sees, (B, *event): binarised if the data says so.
         grey: the stored values, (B, *event); the same tensor as `x` where nothing is binarised.
-        index: row numbers in the data set, (B,).
+        index: row numbers in the data set, (B,); default those of all its rows, in order.
         weight: how often each row counts, (B,), or None for once each.
         length: the true length of each padded sequence, (B,), or None.
         number: the place of the batch within its epoch.
@@ -58,7 +58,7 @@ class Batch:
 
     x: Tensor
     grey: Tensor
-    index: _Places = _Places()
+    index: Any = _Places()
     weight: Tensor | None = None
     length: Tensor | None = None
     number: int = 0
@@ -169,7 +169,7 @@ class Data(LightningDataModule):
         if datum not in DATA:
             raise ValueError(f"datum={datum!r} is not one of {', '.join(DATA)}.")
 
-        self.rows = _same_events(train, validation, test)
+        self.rows: dict[str, Any] = _same_events(train, validation, test)
         self.datum = datum
         if datum == "document":
             _check_entries(self.rows, weight)
@@ -187,7 +187,7 @@ class Data(LightningDataModule):
         self.seed, self.drop_last, self.block = seed, drop_last, block
         self.density, self.name = density, name
         self._dtype: torch.dtype | None = None  # of the networks that rows go into
-        self._observed: dict[str, Tensor] = {}
+        self._observed: dict[str, Any] = {}
         self._documents: dict[str, Documents] = {}
 
         n = self.count("train")
@@ -370,7 +370,7 @@ class Data(LightningDataModule):
                 if values.numel() <= MANY:
                     columns[name] = self._typed(values)
 
-    def _typed(self, x: Tensor) -> Tensor:
+    def _typed(self, x: Any) -> Any:
         return x if self._dtype is None or not x.is_floating_point() else x.to(self._dtype)
 
 
@@ -425,7 +425,7 @@ class _Loader:
         start, stop = number * size, min((number + 1) * size, len(order))
         places = self._share(order[start:stop])  # of the data
         index, rows = self._rows_at(places, stop - start == len(order))
-        grey = data.rows["train"]
+        grey: Any = data.rows["train"]
         # a batch that is a whole file stays there: who sweeps takes pieces of it
         many = isinstance(grey, Mapped) and len(index) * data.event_shape.numel() > MANY
         grey = data._typed(grey.some(rows) if many and data.binarise == "none" else grey[rows])

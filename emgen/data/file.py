@@ -164,7 +164,7 @@ def _bad_rows(array: np.ndarray, dtype: str) -> Iterator[int]:
         with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is found here
             values = stored.astype(dtype)
         bad = ~np.isfinite(values) if dtype != "int64" else values != stored
-        yield from (start + bad.any(axis=1).nonzero()[0]).tolist()
+        yield from (start + np.flatnonzero(bad.any(axis=1))).tolist()
 
 
 def _shares(x: Any, validation: float, test: float, seed: int) -> dict[str, Any]:

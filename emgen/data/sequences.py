@@ -1,8 +1,8 @@
-"""Ragged sequences as one padded tensor, and sequences drawn from a hidden Markov chain that is
-known.
+"""Ragged sequences as one padded tensor or as several, and sequences drawn from a hidden Markov
+chain that is known.
 """
 
-__all__ = ["hidden_chain", "padded"]
+__all__ = ["bucketed", "hidden_chain", "padded"]
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from emgen.data.base import Data
+from emgen.data.stream import Stream
 
 
 def padded(sequences: Sequence[Any], dtype: torch.dtype = torch.float64) -> Tensor:
     """One tensor (B, T, *event) of sequences (T_b, *event) of any lengths, filled up with NaN,
-    which models leave out.
+    which models leave out. Beside one that is much longer, short sequences take its memory each:
+    `bucketed` takes what their frames take.
 
     Raises:
         ValueError: no sequences, an empty one, or frames of different shapes.
@@ -36,6 +38,27 @@ def padded(sequences: Sequence[Any], dtype: torch.dtype = torch.float64) -> Tens
             " same."
         )
     return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=torch.nan)
+
+
+def bucketed(sequences: Sequence[Any], dtype: torch.dtype = torch.float64) -> Stream:
+    """A sweep over sequences (T_b, *event) of any lengths in batches of similar length, none of
+    them filled up to twice its own.
+
+    The batch with the most frames comes first, for a model starts from the first.
+
+    Raises:
+        ValueError: as `padded`.
+
+    >>> data = bucketed([[1, 2, 3, 4, 5], [6], [7, 8, 9, 10]])
+    >>> [tuple(batch.x.shape) for batch in data.train_dataloader()]
+    [(1, 5), (1, 4), (1, 1)]
+    """
+    buckets: dict[int, list[Any]] = {}
+    for sequence in sequences:
+        buckets.setdefault((max(len(sequence), 1) - 1).bit_length(), []).append(sequence)
+    most_first = sorted(buckets.values(), key=lambda bucket: -sum(map(len, bucket)))
+    batches = [padded(bucket, dtype) for bucket in most_first] or [padded([], dtype)]
+    return Stream(batches, name="sequences")
 
 
 def hidden_chain(

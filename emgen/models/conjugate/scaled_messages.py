@@ -38,13 +38,14 @@ def messages(
         groups = []
     for first, last in groups:
         part, rows = packing.among(first, last)
-        own = buffer(3 * len(alpha) + 1, len(rows), like=log_b).split([*[len(alpha)] * 3, 1])
+        memory = buffer(3 * len(alpha) + 1, len(rows), like=log_b)
+        a, b, o, c = memory.split([len(alpha)] * 3 + [1])
 
         def own_scores(out: Tensor, rows: Tensor = rows) -> None:
             torch.index_select(log_b, 1, rows, out=out).sub_(shift[:, rows]).exp_()
 
-        _pass(initial, transition, *own, part, own_scores)
-        for whole, values in zip(each, own, strict=True):
+        _pass(initial, transition, a, b, o, c, part, own_scores)
+        for whole, values in zip(each, (a, b, o, c), strict=True):
             whole.index_copy_(1, rows, values)
     return alpha.T, beta.T, omega.T, scale.squeeze(0), shift.squeeze(0)
 
