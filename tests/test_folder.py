@@ -1,5 +1,6 @@
 """Run folders: nothing of a user's is deleted or written over, one process at a time, and a record is read, not obeyed."""
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -73,8 +74,11 @@ def trained(tmp_path_factory):
     """A finished run of one epoch, to be copied: what is tried on a run is tried on its own copy."""
     home = tmp_path_factory.mktemp("trained")
     np.save(home / "rows.npy", np.random.default_rng(0).random((40, 1, 4, 4)).astype("float32"))
-    command = [sys.executable, "-m", "emgen", *PAIR, "paths.run_dir=run"]
-    subprocess.run(command, env=ENVIRONMENT, cwd=home, check=True, capture_output=True)
+    with contextlib.chdir(home), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", list(sys.path))
+        patch.setattr(sys, "argv", ["emgen"])
+        patch.setattr(entry, "_failures", [])
+        assert emgen(*PAIR, "paths.run_dir=run") == 0
     return home / "run"
 
 
@@ -202,25 +206,29 @@ def test_a_resume_that_is_refused_leaves_the_run_as_it_was(place, run):
 def test_a_second_start_is_refused_and_the_first_ends_whole(place, capsys):
     """Two processes: this one comes while the first is in its first epoch, before any checkpoint."""
     asked = [*PAIR, "lightning.max_epochs=1000000", "paths.run_dir=same"]
-    command = [sys.executable, "-m", "emgen", *asked]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=ENVIRONMENT, **pipes) as running:
-        deadline = time.monotonic() + 120
-        while not (place / "same" / LOCK).exists() and running.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        for extra in ([], ["resume=auto"]):
-            capsys.readouterr()
-            assert emgen(*asked, *extra) == 2
-            said = capsys.readouterr().err
-            assert "is being trained by another process" in said or "already holds a run" in said
-        running.send_signal(signal.SIGTERM)
-        _, said = running.communicate(timeout=300)
-    assert running.returncode == 143, said
+    running = multiprocessing.get_context("fork").Process(target=entry.main, args=(asked,))
+    running.start()
+    _wait_for(place / "same" / LOCK, running)
+    for extra in ([], ["resume=auto"]):
+        capsys.readouterr()
+        assert emgen(*asked, *extra) == 2
+        said = capsys.readouterr().err
+        assert "is being trained by another process" in said or "already holds a run" in said
+    _wait_for(place / "same" / "metrics.csv", running)
+    os.kill(running.pid, signal.SIGTERM)
+    running.join(timeout=300)
+    assert running.exitcode == 143
     held = {p.name for p in (place / "same").iterdir()}
     written = {".hydra", "config.yaml", "checkpoints", "metrics.csv", "status.json"}
     assert written <= held and LOCK not in held
     assert status_of(place / "same") == "interrupted"
+
+
+def _wait_for(path, process):
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.is_alive() and time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def _claims(path, start, won):
