@@ -1,5 +1,7 @@
 """Run folders: nothing of a user's is deleted or written over, one process at a time, and a record is read, not obeyed."""
 
+import contextlib
+import errno
 import fcntl
 import json
 import multiprocessing
@@ -13,10 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from emgen.cli import entry, training
 from emgen.cli.folder import LOCK, OURS, RunFolder, status_of, write_atomically
+from emgen.data import Data
+from emgen.data.fingerprint import Fingerprint, fingerprint
 from emgen.errors import UserError
 
 PAIR = [
@@ -69,8 +74,11 @@ def trained(tmp_path_factory):
     """A finished run of one epoch, to be copied: what is tried on a run is tried on its own copy."""
     home = tmp_path_factory.mktemp("trained")
     np.save(home / "rows.npy", np.random.default_rng(0).random((40, 1, 4, 4)).astype("float32"))
-    command = [sys.executable, "-m", "emgen", *PAIR, "paths.run_dir=run"]
-    subprocess.run(command, env=ENVIRONMENT, cwd=home, check=True, capture_output=True)
+    with contextlib.chdir(home), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", list(sys.path))
+        patch.setattr(sys, "argv", ["emgen"])
+        patch.setattr(entry, "_failures", [])
+        assert emgen(*PAIR, "paths.run_dir=run") == 0
     return home / "run"
 
 
@@ -178,6 +186,7 @@ def test_a_refused_job_of_a_sweep_deletes_nothing(place):
     )
     assert (place / "runs" / "chapter1.tex").read_text() == "x"
     assert not list(place.glob("runs/**/status.json")) and not list(place.glob(f"runs/**/{LOCK}"))
+    assert not list(place.glob("runs/*/*"))  # no folder of a job
 
 
 def test_a_resume_that_is_refused_leaves_the_run_as_it_was(place, run):
@@ -194,54 +203,32 @@ def test_a_resume_that_is_refused_leaves_the_run_as_it_was(place, run):
 # ---- one process at a time ---------------------------------------------------------------------
 
 
-def test_a_second_start_is_refused_and_the_first_ends_whole(place):
-    """Real processes: the second comes while the first is in its first epoch, before any checkpoint."""
-    first = [
-        sys.executable,
-        "-m",
-        "emgen",
-        *PAIR,
-        "lightning.max_epochs=1000000",
-        "paths.run_dir=same",
-    ]
-    running = subprocess.Popen(
-        first, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 120
-    while (
-        not (place / "same" / LOCK).exists()
-        and running.poll() is None
-        and time.monotonic() < deadline
-    ):
-        time.sleep(0.02)
+def test_a_second_start_is_refused_and_the_first_ends_whole(place, capsys):
+    """Two processes: this one comes while the first is in its first epoch, before any checkpoint."""
+    asked = [*PAIR, "lightning.max_epochs=1000000", "paths.run_dir=same"]
+    running = multiprocessing.get_context("fork").Process(target=entry.main, args=(asked,))
+    running.start()
+    _wait_for(place / "same" / LOCK, running)
     for extra in ([], ["resume=auto"]):
-        second = [
-            sys.executable,
-            "-m",
-            "emgen",
-            *PAIR,
-            "lightning.max_epochs=1000000",
-            "paths.run_dir=same",
-            *extra,
-        ]
-        done = subprocess.run(second, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
-        assert done.returncode == 2, done.stderr
-        assert (
-            "is being trained by another process" in done.stderr
-            or "already holds a run" in done.stderr
-        )
-    running.send_signal(signal.SIGTERM)
-    _, said = running.communicate(timeout=300)
-    assert running.returncode == 143, said
+        capsys.readouterr()
+        assert emgen(*asked, *extra) == 2
+        said = capsys.readouterr().err
+        assert "is being trained by another process" in said or "already holds a run" in said
+    _wait_for(place / "same" / "metrics.csv", running)
+    os.kill(running.pid, signal.SIGTERM)
+    running.join(timeout=300)
+    assert running.exitcode == 143
     held = {p.name for p in (place / "same").iterdir()}
-    assert {
-        ".hydra",
-        "config.yaml",
-        "checkpoints",
-        "metrics.csv",
-        "status.json",
-    } <= held and LOCK not in held
+    written = {".hydra", "config.yaml", "checkpoints", "metrics.csv", "status.json"}
+    assert written <= held and LOCK not in held
     assert status_of(place / "same") == "interrupted"
+
+
+def _wait_for(path, process):
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.is_alive() and time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def _claims(path, start, won):
@@ -270,13 +257,21 @@ def test_of_many_that_claim_at_once_one_wins(place):
     assert not (place / "one").exists()
 
 
+def _no_locks(handle, operation):
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
 def _finds(path, start, found):
-    folder = RunFolder.new(path)
     start.wait()
+    folder = RunFolder.new(path)
     found.put(str(folder.path.name))
 
 
-def test_runs_that_start_in_one_second_have_a_folder_each(place):
+@pytest.mark.parametrize("locks", [True, False])
+def test_runs_that_start_in_one_second_have_a_folder_each(place, monkeypatch, locks):
+    """On a disk without locks too, such as one that several machines share: making a folder decides."""
+    if not locks:
+        monkeypatch.setattr(fcntl, "flock", _no_locks)
     context = multiprocessing.get_context("fork")
     start, found = context.Event(), context.Queue()
     many = [
@@ -292,9 +287,29 @@ def test_runs_that_start_in_one_second_have_a_folder_each(place):
     assert names == ["now", *(f"now-{number}" for number in range(2, 7))]
 
 
-def test_a_run_without_a_named_folder_finds_one(place):
+def test_a_run_without_a_named_folder_finds_one_and_all_of_it_is_there(place, monkeypatch):
+    """The folder that was found, not the one of the name that came first, which is another run's."""
+    new = RunFolder.new
+    monkeypatch.setattr(entry.RunFolder, "new", lambda path: new(f"{path}-other"))
     assert emgen(*MIXTURE, "paths.sweep_dir=runs") == 0
-    assert len(list(place.glob("runs/em-gaussian_mixture-old_faithful/*/summary.json"))) == 1
+    (run,) = place.glob("runs/em-gaussian_mixture-old_faithful/*")
+    assert run.name.endswith("-other") and (run / "summary.json").exists()
+    assert len(list(run.glob("events.out.*"))) == 1
+    assert yaml.safe_load((run / "config.yaml").read_text())["paths"]["run_dir"] == str(
+        run.relative_to(place)
+    )
+
+
+def test_sweeps_of_one_name_have_a_folder_for_each_job(place):
+    for _ in range(2):
+        names = ["paths.run_dir=same", "paths.sweep_dir=runs"]
+        assert emgen("-m", *MIXTURE, "callbacks.figures=null", "seed=1,2", *names) == 0
+    found = sorted(path.name for path in place.glob("same*"))
+    assert found == ["same-0", "same-0-2", "same-1", "same-1-2"]
+    for run in found:
+        assert len(list((place / run).glob("events.out.*"))) == 1
+        hydra = yaml.safe_load((place / run / ".hydra" / "hydra.yaml").read_text())
+        assert hydra["hydra"]["runtime"]["output_dir"] == str(place / run)
 
 
 def test_a_lock_of_a_process_that_was_killed_does_not_hold(place):
@@ -463,6 +478,187 @@ def test_a_record_that_is_none_is_told_in_a_sentence(place, run, capsys, content
     capsys.readouterr()
     assert emgen("resume=run", "lightning.max_epochs=2") == 2
     assert_lines(capsys.readouterr().err, "overrides.yaml")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["paths.run_dir=other"], "a run goes on in its own folder, run"),
+        (["hydra.run.dir=other"], "a run goes on in its own folder, run"),
+        (["-m", "seed=1,2"], "resume=run: the runs of a sweep start in folders of their own"),
+    ],
+)
+def test_a_resume_goes_nowhere_else(place, run, capsys, asked, said):
+    before = everything(place)
+    assert emgen("resume=run", "lightning.max_epochs=2", *asked) == 2
+    assert_lines(capsys.readouterr().err, said)
+    assert everything(place) == before
+
+
+# ---- a run can be moved, and knows its data ----------------------------------------------------
+
+POINTS = [
+    "trainer=em",
+    "model=gaussian_mixture",
+    "data=file",
+    "data.path=points.npy",
+    "callbacks.progress=null",
+    "callbacks.figures=null",
+    "lightning.accelerator=cpu",
+    "lightning.max_epochs=2",
+]
+
+
+@pytest.fixture
+def study(place):
+    """A run that was made in the folder `study`, where its data lie: `study/run`."""
+    (place / "study").mkdir()
+    np.save(place / "study" / "points.npy", np.random.default_rng(0).normal(size=(100, 2)))
+    os.chdir(place / "study")
+    assert emgen(*POINTS, "paths.run_dir=run") == 0
+    os.chdir(place)
+    return place / "study"
+
+
+def made(run):
+    return yaml.safe_load((Path(run) / "config.yaml").read_text())["made"]
+
+
+def test_a_run_is_used_from_anywhere_and_wherever_it_is_moved(place, study):
+    (place / "far" / "away").mkdir(parents=True)
+    shutil.move(study / "run", place / "far" / "run")
+    os.chdir(place / "far" / "away")
+    before = everything(place / "far" / "run")
+    for command in ("evaluate", "sample", "export"):
+        assert emgen(command, "run=../run") == 0
+    after = everything(place / "far" / "run")
+    assert {name: after[name] for name in before} == before
+    assert emgen("resume=../run", "lightning.max_epochs=3") == 0
+    assert json.loads((place / "far" / "run" / "summary.json").read_text())["epochs"] == 3
+    config = yaml.safe_load((place / "far" / "run" / "config.yaml").read_text())
+    assert config["data"]["path"] == "points.npy"  # as it was typed
+    assert config["made"]["folder"] == str(study)
+
+
+@pytest.mark.parametrize("where", ["moved with the run", "in the current folder"])
+def test_data_that_were_moved_are_found(place, study, where):
+    (place / "new").mkdir()
+    if where == "moved with the run":
+        study.rename(place / "new" / "study")
+        run = "new/study/run"
+    else:
+        shutil.move(study / "points.npy", place / "new" / "points.npy")
+        os.chdir(place / "new")
+        run = "../study/run"
+    assert emgen("evaluate", f"run={run}") == 0
+    assert emgen("resume=" + run, "lightning.max_epochs=3") == 0
+    data = Path(made(run)["folder"]) / "points.npy"
+    assert data.exists()  # what is written down is what ran
+
+
+def test_a_model_is_drawn_from_and_exported_without_its_data(place, study, capsys):
+    """The same draws, bit for bit."""
+    for command in ("sample", "export"):
+        assert emgen(command, "run=study/run", f"output=with_{command}") == 0
+    (study / "points.npy").unlink()
+    for command in ("sample", "export"):
+        assert emgen(command, "run=study/run", f"output=without_{command}") == 0
+    for file in ("sample/samples.npy", "export/model.safetensors"):
+        assert (place / f"with_{file}").read_bytes() == (place / f"without_{file}").read_bytes()
+    assert (place / "without_sample" / "samples.png").exists()
+    for command in (["evaluate", "run=study/run"], ["resume=study/run", "lightning.max_epochs=3"]):
+        capsys.readouterr()
+        assert emgen(*command) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert f"is neither in {study}, where the run was made, nor in the current folder" in said
+
+
+def test_a_run_from_before_its_making_was_recorded_goes_on_as_it_did(place, study):
+    os.chdir(study)
+    path = study / "run" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    recorded = config.pop("made")
+    path.write_text(yaml.safe_dump(config))
+    for command in ("evaluate", "sample", "export"):
+        assert emgen(command, "run=run") == 0
+    assert emgen("resume=run", "lightning.max_epochs=3") == 0
+    assert made("run") == recorded
+
+
+@pytest.mark.parametrize("content", [1, {}, {"folder": 1}, "folder", []])
+def test_a_making_that_cannot_be_read_is_told_in_a_sentence(place, study, capsys, content):
+    path = study / "run" / "config.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "made": content}))
+    for command in ("evaluate", "sample", "export"):
+        capsys.readouterr()
+        assert emgen(command, "run=study/run") == 2
+        assert_lines(capsys.readouterr().err, "config.yaml is damaged (made")
+
+
+OTHERS = {
+    "more rows": lambda x: np.r_[x, x],
+    "one bit of one value": lambda x: np.where(
+        np.arange(x.size).reshape(x.shape) == 7, x + 1e-6, x
+    ),
+    "another order": lambda x: x[::-1],
+    "another scale": lambda x: 2 * x,
+}
+
+
+@pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS)
+def test_other_data_in_the_same_file_are_refused(place, study, capsys, change):
+    rows, was = np.load(study / "points.npy"), made("study/run")["fingerprint"]
+    np.save(study / "points.npy", change(rows))
+    before = everything(study)
+    for command in (["evaluate", "run=study/run"], ["resume=study/run", "lightning.max_epochs=3"]):
+        capsys.readouterr()
+        assert emgen(*command) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert "the data are not those that study/run was trained on: they are " in said
+        assert (
+            f"and were 80 train, 10 validation, 10 test rows of float32, checksum {was['checksum']}"
+            in said
+        )
+        assert everything(study) == before
+    np.save(study / "points.npy", rows)
+    assert emgen("resume=study/run", "lightning.max_epochs=3") == 0
+
+
+def test_a_fingerprint_tells_data_from_others_and_not_from_their_like_on_another_processor():
+    """Values drawn by a formula may differ by round-off; of what is read from a file each bit counts."""
+    x = torch.randn(300, 7, generator=torch.Generator().manual_seed(0))
+
+    def of(rows, **columns):
+        return fingerprint(Data(rows, rows[:9], **columns))
+
+    whole = of(x)
+    assert whole == of(x.clone()) and whole.rows == {"train": 300, "validation": 9}
+    assert Fingerprint(**yaml.safe_load(yaml.safe_dump(whole.plain()))) == whole
+
+    rounded = of(x * (1 + 2**-23))
+    assert whole.matches(rounded, exact=False) and not whole.matches(rounded, exact=True)
+    moved = x.clone()
+    moved[17, 3] += 0.1
+    for other in (moved, x.flip(0), x.flip(1), -x, x[:-1]):
+        assert not whole.matches(of(other), exact=False)
+    for columns in ({"weight": torch.ones(300)}, {"length": torch.full((300,), 7)}):
+        assert not whole.matches(of(x, **columns), exact=True)
+    assert whole.matches(of(x.double()), exact=True)  # converted: the rows are counted alone
+    assert not whole.matches(of(x[:-1].double()), exact=True)
+
+
+def test_of_very_many_rows_blocks_from_the_first_to_the_last_are_looked_at(monkeypatch):
+    monkeypatch.setattr("emgen.data.fingerprint.WHOLE", 0)
+    monkeypatch.setattr("emgen.data.fingerprint.BLOCK", 64)
+    x = torch.zeros(100_000, 4)
+    whole = fingerprint(Data(x))
+    seen = []
+    for row in (0, 49_999, 99_999):
+        other = x.clone()
+        other[row] = 1
+        seen.append(not whole.matches(fingerprint(Data(other)), exact=True))
+    assert seen == [True, False, True] and whole == fingerprint(Data(x))
+    assert not whole.matches(fingerprint(Data(x[:-1])), exact=True)
 
 
 # ---- users' modules come last ------------------------------------------------------------------

@@ -11,6 +11,7 @@ and `trust` look at it, `training` builds, fits and scores, `folder` keeps what 
 
 __all__ = ["main"]
 
+import copy
 import math
 import os
 import signal
@@ -22,7 +23,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from emgen.callbacks.checkpoint import Interrupted
 from emgen.cli import commands, overrides
@@ -92,6 +93,7 @@ def _train_command(arguments: list[str]) -> None:
         return _hydra(arguments)
     _check_paths(cfg)
     if several:
+        _refuse_to_resume_in_a_sweep(cfg.resume)
         return _hydra(arguments)  # each of its jobs claims a folder of its own
 
     folder = _folder(run, cfg.paths.run_dir, arguments)
@@ -138,9 +140,11 @@ def _job(cfg: DictConfig) -> float | None:
     try:
         if several:
             _refuse_further_processes(str(cfg.lightning.strategy))
+            folder = _folder_of_job(cfg, settings, folder)
+        cfg.paths.run_dir = str(folder.path)  # where loggers write, however the folder was named
         record = {
             "config.yaml": cfg,
-            "hydra.yaml": {"hydra": settings},
+            "hydra.yaml": {"hydra": _placed(settings, folder.path)},
             "overrides.yaml": settings.overrides.task,
         }
         metrics = train(cfg, folder, dict(settings.runtime.choices), record)
@@ -176,6 +180,31 @@ def _job(cfg: DictConfig) -> float | None:
         return None
     finally:
         folder.release()
+
+
+def _folder_of_job(cfg: DictConfig, settings: Any, folder: RunFolder) -> RunFolder:
+    """A new folder for a job of a sweep, which no other job anywhere has; the one that Hydra made,
+    if `hydra.sweep.subdir` asked for that.
+    """
+    if folder.path.absolute() != Path(settings.sweep.dir).absolute():
+        return folder
+    return RunFolder.new(f"{cfg.paths.run_dir}-{settings.job.num}")
+
+
+def _placed(settings: Any, path: Path) -> Any:
+    """What Hydra keeps of a run, with the folder that it went to."""
+    told = copy.deepcopy(settings)
+    with read_write(told.runtime):
+        told.runtime.output_dir = str(path.absolute())
+    return told
+
+
+def _refuse_to_resume_in_a_sweep(asked: Any) -> None:
+    if asked not in (None, False, "", "auto"):
+        raise UserError(
+            f"resume={asked}: the runs of a sweep start in folders of their own; leave out -m and"
+            " resume one run by a command."
+        )
 
 
 def _refuse_further_processes(strategy: str) -> None:

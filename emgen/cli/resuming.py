@@ -4,8 +4,9 @@ can go on from there.
 
 __all__ = ["continued", "resumable"]
 
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,9 @@ def continued(
         UserError: the run cannot go on in this way; nothing has been changed.
     """
     record = read_record(run)
-    asked = [a for a in arguments if not a.startswith("paths.run_dir=")]
+    asked = [a for a in arguments if not a.startswith(("paths.run_dir=", "hydra.run.dir="))]
+    if named:
+        _refuse_another_folder(run, set(arguments) - set(asked))
     before = record.overrides if named else []
     place = quoted(f"paths.run_dir={run}")
     cfg = checked([*before, *asked, place], compose, complete=False)
@@ -204,6 +207,16 @@ def check_same(run: Path, was: dict[str, Any], now: Any, before: Any = None) -> 
             )
         changes.append(f"{key}={typed(new.get(key))} (was {typed(old.get(key))})")
     return changes
+
+
+def _refuse_another_folder(run: Path, places: Iterable[str]) -> None:
+    for place in places:
+        value = place.partition("=")[2].strip("'\"")
+        if os.path.abspath(value) != os.path.abspath(run):
+            raise UserError(
+                f"{place}: a run goes on in its own folder, {run}; leave that out, or copy the"
+                " folder and resume the copy."
+            )
 
 
 def _named_now(arguments: Sequence[str], config_dirs: Sequence[str]) -> set[str]:
