@@ -77,10 +77,11 @@ ReturnToService=2
 NodeName=$(hostname -s) NodeAddr=127.0.0.1 CPUs=$CPUS State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
-echo "CgroupPlugin=disabled" >"$PLACE/cgroup.conf"
+# without a systemd to ask, and with no more of cgroups than that Slurm wants a plugin
+printf "CgroupPlugin=cgroup/v1\nIgnoreSystemd=yes\n" >"$PLACE/cgroup.conf"
 
 slurmctld -c
-slurmd -c
+slurmd -c || { tail "$PLACE"/slurmd.log >&2; stop "slurmd did not start."; }
 for _ in $(seq 60); do
     [ "$(sinfo --noheader --format=%T 2>/dev/null)" = idle ] && break
     sleep 0.5
@@ -94,9 +95,9 @@ sinfo
 say "a job of two tasks: EM, then the same by one process"
 srun --nodes=1 --ntasks-per-node=2 --kill-on-bad-exit \
     "$PYTHON" -m emgen trainer=em model=gaussian_mixture data=old_faithful data.batch_size=50 \
-    lightning.precision=64-true paths.run_dir="$PLACE/runs/two"
+    data.dtype=float64 paths.run_dir="$PLACE/runs/two"
 "$PYTHON" -m emgen trainer=em model=gaussian_mixture data=old_faithful data.batch_size=50 \
-    lightning.precision=64-true paths.run_dir="$PLACE/runs/one"
+    data.dtype=float64 paths.run_dir="$PLACE/runs/one"
 "$PYTHON" - "$PLACE/runs" <<'CODE'
 import json, sys
 one, two = (json.load(open(f"{sys.argv[1]}/{run}/summary.json")) for run in ("one", "two"))
@@ -125,7 +126,8 @@ if "$PYTHON" -c 'import hydra_plugins.hydra_submitit_launcher' 2>/dev/null; then
     "$PYTHON" -m emgen -m hydra/launcher=submitit_slurm hydra.launcher.timeout_min=10 \
         hydra.launcher.submitit_folder="$PLACE/submitit/%j" \
         trainer=em,vbem,gibbs model=gaussian_mixture data=old_faithful \
-        lightning.max_epochs=5 paths.sweep_dir="$PLACE/runs/sweep"
+        lightning.max_epochs=5 paths.sweep_dir="$PLACE/runs/sweep" \
+        >"$PLACE/sweep.log" 2>&1 || { cat "$PLACE/sweep.log" >&2; stop "the sweep failed."; }
     finished=$(grep -l '"finished"' "$PLACE"/runs/sweep/*/*/status.json | wc -l)
     echo "$finished of 3 runs have finished"
     [ "$finished" = 3 ] || stop "a sweep of three left $finished finished runs."
@@ -137,13 +139,14 @@ say "one step over processes: examples a second, the batch of 1024 shared among 
 for tasks in 1 2 4 8; do
     [ "$tasks" -le "$CPUS" ] || break
     for trainer in vae em; do
-        [ $trainer = vae ] && model=dense || model=bernoulli_mixture
-        srun --nodes=1 --ntasks-per-node=$tasks --kill-on-bad-exit \
-            "$PYTHON" -m emgen trainer=$trainer model=$model data=digits data.batch_size=1024 \
-            lightning.max_epochs=60 evaluation.samples=1 evaluation.rows=1 callbacks.metrics.every_n_epochs=60 \
+        [ "$trainer" = vae ] && model=dense || model=bernoulli_mixture
+        srun --nodes=1 --ntasks-per-node="$tasks" --kill-on-bad-exit \
+            "$PYTHON" -m emgen trainer="$trainer" model="$model" data=digits \
+            data.batch_size=1024 data.binarise=fixed lightning.max_epochs=60 \
+            evaluation.samples=1 evaluation.rows=1 callbacks.metrics.every_n_epochs=60 \
             callbacks.figures=null callbacks.progress=null callbacks.checkpoint=null '~logger' \
             paths.run_dir="$PLACE/runs/$trainer-$tasks" >/dev/null
-        "$PYTHON" - "$PLACE/runs/$trainer-$tasks" $trainer $tasks <<'CODE'
+        "$PYTHON" - "$PLACE/runs/$trainer-$tasks" "$trainer" "$tasks" <<'CODE'
 import json, sys
 run, trainer, tasks = sys.argv[1:]
 speed = json.load(open(f"{run}/summary.json"))["examples_per_second"]
