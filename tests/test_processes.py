@@ -344,7 +344,7 @@ def command(folder, *arguments):
     return subprocess.run(
         [
             *(sys.executable, "-m", "emgen", "trainer=vbem", "model=gaussian_mixture"),
-            *("data=old_faithful", "data.batch_size=50", "lightning.max_epochs=2", "logger=null"),
+            *("data=old_faithful", "data.batch_size=50", "lightning.max_epochs=2", "~logger"),
             *("lightning.strategy=ddp", "lightning.devices=2", "callbacks.figures=null"),
             *("trainer.tol=null", *arguments),
         ],
