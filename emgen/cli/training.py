@@ -16,14 +16,16 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from emgen.cli.checks import check_ranges
 from emgen.cli.folder import RunFolder
+from emgen.cli.hyperparameters import distinguishing
 from emgen.errors import UserError
+from emgen.evaluation.samples import generated_scores
 from emgen.evaluation.scores import scored, scores
 from emgen.evaluation.support import check_support
 from emgen.options import build, locate, naming
 from emgen.runtime import check_device
 
-# every trainer's hyper-parameter table in TensorBoard has these columns
-SCORES = ("test/log_likelihood", "test/elbo", "test/gap", "test/ess")
+# what every trainer is compared by in TensorBoard, as far as its model and the data allow it
+SCORES = ("log_likelihood", "elbo", "gap", "ess", "fid", "kid", "mmd")
 
 
 def train(
@@ -77,7 +79,10 @@ def _run(
 
     summary = _scored(trainer, module, data, config, names)
     folder.write_summary(summary)
-    _write_hyperparameters(trainer, summary, names)
+    critic = config.get("critic") if _takes_critic(config["trainer"]) else None
+    asked = list((hydra or {}).get("overrides.yaml", ()))
+    settings = distinguishing({**config, "critic": critic}, choices, asked)
+    _write_hyperparameters(trainer, summary, {**names, **settings})
     folder.write_status("finished")
     return summary["metrics"]
 
@@ -163,7 +168,9 @@ def _scored(
     """What `summary.json` says: the last epoch's means, and the scores of the test rows."""
     test = scored(module.model, data, "test", config["evaluation"]["rows"])
     module.model.to(test.x.device)
-    found = scores(module.model, test.x, config["evaluation"]["samples"], config["seed"])
+    evaluation, seed = config["evaluation"], config["seed"]
+    found = scores(module.model, test.x, evaluation["samples"], seed)
+    found |= generated_scores(module.model, data, "test", evaluation.get("draws"), seed)
 
     metrics: dict[str, float] = {tag: value for tag, value in module.row.items() if "/" in tag}
     for name, estimate in found.items():
@@ -186,14 +193,17 @@ def _scored(
 
 
 def _write_hyperparameters(
-    trainer: lightning.Trainer, summary: dict[str, Any], names: dict[str, str]
+    trainer: lightning.Trainer, summary: dict[str, Any], settings: dict[str, Any]
 ) -> None:
-    """TensorBoard's table of runs: what they were, beside their scores."""
-    table = {**names, **{key: summary[key] for key in ("seed", "epochs", "parameters")}}
-    metrics = {tag: summary["metrics"].get(tag, math.nan) for tag in SCORES}
+    """TensorBoard's table of runs: what distinguishes them, beside their scores."""
+    table = {**settings, **{key: summary[key] for key in ("seed", "epochs", "parameters")}}
+    tags = {f"test/{name}": summary["metrics"].get(f"test/{name}") for name in SCORES}
+    tags |= {f"run/{key}": summary[key] for key in ("seconds", "examples_per_second")}
+    metrics = {tag: value for tag, value in tags.items() if value is not None}
+    metrics = {tag: value for tag, value in metrics.items() if math.isfinite(value)}
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(table, metrics)
+            logger.log_hyperparams(table, metrics, trainer.lightning_module.examples)
             logger.finalize("success")
             logger.experiment.close()
 
