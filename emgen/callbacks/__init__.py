@@ -9,6 +9,7 @@ from emgen.callbacks.levels import HalfSteps, LowerBounds, ParameterPath, Temper
 from emgen.callbacks.metrics import Metrics
 from emgen.callbacks.picture import Picture
 from emgen.callbacks.progress import Progress
+from emgen.callbacks.projector import Projector
 from emgen.callbacks.structures import Causes, Emissions, RestrictedBeliefs, TopicWords
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Preferences",
     "Progress",
     "Projections",
+    "Projector",
     "RestrictedBeliefs",
     "Tempering",
     "TopicWords",

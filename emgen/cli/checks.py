@@ -72,6 +72,12 @@ def check_ranges(cfg: Any) -> None:
         )
     if rows is not None and (type(rows) is not int or rows < 1):
         raise UserError(f"evaluation.rows={typed(rows)}: score at least one row, or null for all.")
+    draws = cfg.evaluation.get("draws")
+    if draws is not None and (type(draws) is not int or draws < 2):
+        raise UserError(
+            f"evaluation.draws={typed(draws)}: samples are compared two at the least; give an"
+            " integer >= 2, or null for no comparison."
+        )
 
 
 def check_counts(cfg: Any) -> None:

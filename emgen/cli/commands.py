@@ -22,13 +22,10 @@ from emgen.cli.provenance import Made, data_of, find_data, read_made
 from emgen.cli.trust import check_trust
 from emgen.errors import UserError
 from emgen.estimators.progress import shown
-from emgen.evaluation.likelihood import evaluating
 from emgen.evaluation.runs import read_run, strict_json
-from emgen.evaluation.samples import sample_scores
+from emgen.evaluation.samples import MOST, generated_scores
 from emgen.evaluation.scores import scored, scores
 from emgen.options import build, naming
-
-MOST = 2**16  # rows that samples are compared with
 
 
 def load_run(
@@ -125,8 +122,6 @@ def evaluate(cfg: Any) -> None:
     """Print the scores of a run and of its samples, and write them to `evaluation.json` in its
     folder.
     """
-    from emgen.figures.samples import samples_of
-
     model, data, config = load_run(cfg.run, cfg.checkpoint, cfg.trust)
     if cfg.split not in data.rows:
         raise UserError(
@@ -135,24 +130,13 @@ def evaluate(cfg: Any) -> None:
     chosen = scored(model, data, cfg.split, cfg.rows)
     with naming("evaluate"), shown():
         found = scores(model, chosen.x, cfg.samples, cfg.seed, cfg.temperatures, cfg.chains)
-    with evaluating(model, cfg.seed), shown():
-        drawn = (
-            samples_of(model, cfg.draws) if cfg.draws and chosen.datum == "row" else None
-        )  # entries are no points
     few = (
         "; samples are not compared with fewer than two rows"
-        if drawn is not None and len(data.split(cfg.split)) < 2
+        if cfg.draws and len(data.split(cfg.split)) < 2
         else ""
     )
-    if drawn is not None and drawn.shape[1:] == chosen.x.shape[1:] and not few:
-        with shown():
-            found |= sample_scores(
-                drawn,
-                data.split(cfg.split, MOST),
-                data.split("train", MOST),
-                data.density,
-                cfg.seed,
-            )
+    with shown():
+        found |= generated_scores(model, data, cfg.split, cfg.draws, cfg.seed)
     if not found:
         raise UserError(
             f"the model of {cfg.run} has no likelihood to score; look at its samples instead: emgen"

@@ -29,6 +29,7 @@ from emgen.evaluation.runs import strict_json
 # it is.
 OURS = (
     ".hydra",
+    "00000",  # of TensorBoard's projector, as the configuration is beside it
     "checkpoints",
     "config.yaml",
     "evaluation.json",
@@ -36,6 +37,7 @@ OURS = (
     "figures",
     "hparams.yaml",
     "metrics.csv",
+    "projector_config.pbtxt",
     "samples",
     "status.json",
     "summary.json",

@@ -19,11 +19,13 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from emgen.callbacks.checkpoint import Interrupted
 from emgen.cli.checks import check_ranges
 from emgen.cli.folder import RunFolder
+from emgen.cli.hyperparameters import distinguishing
 from emgen.cli.launching import agreed, distributed
 from emgen.cli.provenance import data_of, read_made, record
 from emgen.errors import UserError
 from emgen.estimators.progress import shown
 from emgen.evaluation.budget import Phases, affordable
+from emgen.evaluation.samples import generated_scores
 from emgen.evaluation.scores import scored, scores
 from emgen.evaluation.support import check_support
 from emgen.options import build, locate, naming
@@ -33,8 +35,8 @@ from emgen.runtime import check_device
 RUN_DIR = "EMGEN_RUN_DIR"
 
 SAMPLES = 200  # K where nobody asked for another, of as many data as the budget allows
-# every trainer's hyper-parameter table in TensorBoard has these columns
-SCORES = ("test/log_likelihood", "test/elbo", "test/gap", "test/ess")
+# what every trainer is compared by in TensorBoard, as far as its model and the data allow it
+SCORES = ("log_likelihood", "elbo", "gap", "ess", "fid", "kid", "mmd")
 
 # keys of Lightning's Trainer which ask for its own validation loop
 _NO_VALIDATION = ("limit_val_batches", "num_sanity_val_steps")
@@ -100,6 +102,9 @@ def _run(
             check_support(module.model, data.observed(split), f"the {split} data", scored=True)
     trainer = _lightning(config, folder)
 
+    critic = config.get("critic") if _takes_critic(config["trainer"]) else None
+    typed = list((hydra or {}).get("overrides.yaml", ()))
+    settings = {**names, **distinguishing({**config, "critic": critic}, choices, typed)}
     made = record(data, home, folder.path)
     folder.begin({**config, "choices": names, "made": made}, hydra)
     os.environ[RUN_DIR] = str(folder.path)
@@ -113,9 +118,9 @@ def _run(
         summary |= _scores(trainer, module, data, config, summary["metrics"])
     except (Interrupted, KeyboardInterrupt) as stop:
         unscored = Unscored(getattr(stop, "signum", signal.SIGINT), folder)
-        _close(trainer, folder, {**summary, "unscored": str(unscored)}, names, str(unscored))
+        _close(trainer, folder, {**summary, "unscored": str(unscored)}, settings, str(unscored))
         raise unscored from None
-    _close(trainer, folder, summary, names)
+    _close(trainer, folder, summary, settings)
     return summary["metrics"]
 
 
@@ -123,12 +128,12 @@ def _close(
     trainer: lightning.Trainer,
     folder: RunFolder,
     summary: dict[str, Any],
-    names: dict[str, str],
+    settings: dict[str, Any],
     message: str = "",
 ) -> None:
     """Write down what came out of a run that is trained, and that it is finished."""
     folder.write_summary(summary)
-    _write_hyperparameters(trainer, summary, names)
+    _write_hyperparameters(trainer, summary, settings)
     folder.write_status("finished", message)
 
 
@@ -256,6 +261,7 @@ def _scores(
     bar = bool((config.get("callbacks") or {}).get("progress")) and trainer.is_global_zero
     with shown(bar):
         found = scores(model, test.x, samples, config["seed"], budget=budget)
+        found |= generated_scores(model, data, "test", asked.get("draws"), config["seed"])
     drawn = "ess" in found or "gap" in found
     metrics = dict(metrics)
     for name, estimate in found.items():
@@ -270,14 +276,17 @@ def _scores(
 
 
 def _write_hyperparameters(
-    trainer: lightning.Trainer, summary: dict[str, Any], names: dict[str, str]
+    trainer: lightning.Trainer, summary: dict[str, Any], settings: dict[str, Any]
 ) -> None:
-    """TensorBoard's table of runs: what they were, beside their scores."""
-    table = {**names, **{key: summary[key] for key in ("seed", "epochs", "parameters")}}
-    metrics = {tag: summary["metrics"].get(tag, math.nan) for tag in SCORES}
+    """TensorBoard's table of runs: what distinguishes them, beside their scores."""
+    table = {**settings, **{key: summary[key] for key in ("seed", "epochs", "parameters")}}
+    tags = {f"test/{name}": summary["metrics"].get(f"test/{name}") for name in SCORES}
+    tags |= {f"run/{key}": summary[key] for key in ("seconds", "examples_per_second")}
+    metrics = {tag: value for tag, value in tags.items() if value is not None}
+    metrics = {tag: value for tag, value in metrics.items() if math.isfinite(value)}
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(table, metrics)
+            logger.log_hyperparams(table, metrics, trainer.lightning_module.examples)
             logger.finalize("success")
             logger.experiment.close()
 

@@ -139,6 +139,7 @@ class Data(LightningDataModule):
     """
 
     vocabulary: list[str]  # names of the symbols, where a data set has them
+    labels: dict[str, list[Any]]  # of the rows by split, where there are some; for the eye alone
 
     def __init__(
         self,

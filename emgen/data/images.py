@@ -42,17 +42,20 @@ def digits(
 
     bunch: Any = load_digits()
     images = torch.as_tensor(bunch.images, dtype=torch.float32).unsqueeze(1) / 16
-    train, rest = _held_out(images, validation + test, seed)
-    return Data(
-        train,
-        rest[:validation] if validation else None,
-        rest[validation:] if test else None,
+    train, rest = _held_out(len(images), validation + test, seed)
+    rows = {"train": train, "validation": rest[:validation], "test": rest[validation:]}
+    data = Data(
+        images[train],
+        images[rows["validation"]] if validation else None,
+        images[rows["test"]] if test else None,
         batch_size=batch_size,
         binarise=binarise,
         drop_last=drop_last,
         seed=seed,
         name="digits",
     )
+    data.labels = {split: bunch.target[chosen].tolist() for split, chosen in rows.items()}
+    return data
 
 
 def mnist(
@@ -126,11 +129,12 @@ def _idx(
         place = place.parent
     if place.name == kind:
         place = place.parent
-    train, test = (_images(kind, place, part, download) for part in (True, False))
-    train, rest = _held_out(train, validation, seed)
-    return Data(
-        train,
-        rest if validation else None,
+    images, labels = _read(kind, place, True, download)
+    test, test_labels = _read(kind, place, False, download)
+    train, rest = _held_out(len(images), validation, seed)
+    data = Data(
+        images[train],
+        images[rest] if validation else None,
         test,
         batch_size=batch_size,
         binarise=binarise,
@@ -138,14 +142,21 @@ def _idx(
         seed=seed,
         name=name,
     )
+    data.labels = {
+        "train": [labels[row] for row in train.tolist()],
+        "validation": [labels[row] for row in rest.tolist()],
+        "test": test_labels,
+    }
+    return data
 
 
-def _images(kind: str, root: Path, train: bool, download: bool) -> Tensor:
+def _read(kind: str, root: Path, train: bool, download: bool) -> tuple[Tensor, list[str]]:
+    """The images of one part, (N, 1, 28, 28), and what each of them shows."""
     from torchvision import datasets
 
     source: Any = getattr(datasets, kind)
     try:
-        return source(str(root), train=train, download=download).data.unsqueeze(1).float().div_(255)
+        found = source(str(root), train=train, download=download)
     except (RuntimeError, URLError, OSError) as error:
         folder = root / kind / "raw"
         if download:
@@ -157,14 +168,15 @@ def _images(kind: str, root: Path, train: bool, download: bool) -> Tensor:
             f"{kind} is not in {folder}: name the folder above {kind}/raw by paths.data_dir=DIR, or"
             " fetch the files by data.download=true."
         ) from error
+    images = found.data.unsqueeze(1).float().div_(255)
+    return images, [found.classes[number].partition(" - ")[0] for number in found.targets.tolist()]
 
 
-def _held_out(images: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """All but `count` images in their order, and `count` chosen by the seed."""
-    if not 0 <= count < len(images):
+def _held_out(n: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The numbers of all but `count` of n images in their order, and `count` chosen by the seed."""
+    if not 0 <= count < n:
         raise ValueError(
-            f"{count} images cannot be set aside of {len(images)}: lower data.validation or"
-            " data.test."
+            f"{count} images cannot be set aside of {n}: lower data.validation or data.test."
         )
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    return images[order[count:].sort().values], images[order[:count]]
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    return order[count:].sort().values, order[:count]

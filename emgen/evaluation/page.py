@@ -2,18 +2,19 @@
 no script.
 """
 
-__all__ = ["counted", "method", "page", "scored"]
+__all__ = ["page"]
 
 import base64
-import math
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 from string import Template
 
-from emgen.evaluation.runs import AXES, IMAGES, Group, Run, Score
+from emgen.evaluation.rows import Row, rows
+from emgen.evaluation.runs import AXES, IMAGES, Group, Run
+from emgen.evaluation.table import table
 from emgen.figures.line_chart import PALETTE, Series, line_chart
-from emgen.figures.whisker import whisker
 
 NOTES = {
     "val/log_likelihood": "mean log p(x) on held-out rows, nats",
@@ -26,122 +27,43 @@ NOTES = {
 FIRST = ("val/log_likelihood", "val/elbo", "val/gap", "train/elbo")
 
 
-def page(found: Sequence[Group]) -> str:
-    """The whole page for groups of comparable runs."""
+def page(found: Sequence[Group], beside: Path | None = None) -> str:
+    """The whole page for groups of comparable runs.
+
+    Args:
+        found: the groups.
+        beside: the folder that the page will lie in, from which it links to those of the runs; None
+            links to nothing.
+    """
     count = sum(len(group.runs) for group in found)
-    numbers = {id(run): i for i, run in enumerate(run for group in found for run in group.runs)}
+    folded = [rows(group) for group in found]
+    firsts = [sum(map(len, folded[:place])) for place in range(len(folded))]
     hiding = "".join(
-        f"body:has(#show{n}:not(:checked)) .run{n}{{display:none}}" for n in numbers.values()
+        f"body:has(#show{n}:not(:checked)) .run{n}{{display:none}}"
+        for n in range(sum(map(len, folded)))
     )
     return Template(
         files("emgen.evaluation").joinpath("page.html").read_text(encoding="utf-8")
     ).substitute(
         title=f"{count} run{'s' * (count != 1)} compared",
         hiding=hiding,
-        body="\n".join(_section(group, numbers) for group in found),
+        body="\n".join(
+            _section(group, rows_of_it, first, beside)
+            for group, rows_of_it, first in zip(found, folded, firsts)
+        ),
     )
 
 
-def scored(score: Score | None) -> str:
-    """−90.12 ± 0.25, with ± ? where a single row tells no error; a dash where there is no score."""
-    if score is None:
-        return "—"
-    digits = 2 if not 0 < score.error < 0.05 else min(6, 1 - math.floor(math.log10(score.error)))
-    error = " ± ?" if math.isnan(score.error) else f" ± {score.error:.{digits}f}"
-    return f"{score.value:.{digits}f}{error}".replace("-", "−")
-
-
-def method(score: Score | None) -> str:
-    """How the score was measured, and on which rows where these are not the test set."""
-    if score is None:
-        return ""
-    split, name = score.tag.split("/")
-    where = "" if split == "test" else f" ({split} rows)"
-    bound = " (lower bound)" if name == "elbo" and "ELBO" not in score.method else ""
-    return f"{score.method}{bound}{where}"
-
-
-def counted(value: float | None) -> str:
-    """1234567 → 1,234,567; small numbers keep three digits; None is empty."""
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _section(group: Group, numbers: dict[int, int]) -> str:
-    named = [(run, label, numbers[id(run)]) for run, label in zip(group.runs, group.labels)]
-    parts = [f"<section><h2>{escape(group.title)}</h2>", _table(named), _curves(named)]
-    parts += [_pictures(kind, named) for kind in IMAGES]
-    return "\n".join(part for part in parts if part) + "</section>"
-
-
-def _table(named: Sequence[tuple[Run, str, int]]) -> str:
-    scores = [run.score for run, _, _ in named]
-    shared = max(
-        {method(s) for s in scores if s}, key=[method(s) for s in scores].count, default=""
-    )
-    spans = [
-        (s.value, 0.0 if math.isnan(s.error) else 2 * s.error)
-        for s in scores
-        if s and method(s) == shared
+def _section(group: Group, found: Sequence[Row], first: int, beside: Path | None) -> str:
+    """A group's table, curves and pictures; its configurations are numbered from `first`."""
+    named = [
+        (run, label, number)
+        for number, row in enumerate(found, first)
+        for run, label in zip(row.runs, row.labels)
     ]
-    low, high = (
-        (min(v - e for v, e in spans), max(v + e for v, e in spans)) if spans else (0.0, 1.0)
-    )
-    rows = []
-    for (run, label, number), score in zip(named, scores):
-        head = (
-            f'<tr><th scope="row"><label><input type="checkbox" id="show{number}" checked><span'
-            ' class="chip"'
-            f' style="--c:var(--c{number % PALETTE})"></span>{escape(label)}</label></th><td>{escape(run.model)}</td><td><span'
-            f' class="status {escape(run.status)}">{escape(run.status)}</span></td>'
-        )
-        if score is None:
-            why = (
-                [run.message]
-                if run.message
-                else []
-                if run.status == "running"
-                else list(run.problems)
-            )
-            rows.append(
-                f'{head}<td class="note"'
-                f' colspan="6">{escape("; ".join(why) or "no log-likelihood yet")}</td></tr>'
-            )
-            continue
-        drawn = (
-            whisker(score.value, score.error, low, high, number)
-            if method(score) == shared and len(spans) > 1
-            else ""
-        )
-        rows.append(
-            f'{head}<td class="score"><b>{scored(score)}</b>{drawn}</td><td'
-            f' class="method">{escape(method(score))}</td>'
-            f"<td>{'' if score.ess is None else f'{score.ess:.1f}'}</td>"
-            + "".join(
-                f"<td>{counted(run.number(key))}</td>"
-                for key in ("seconds", "examples_per_second", "parameters")
-            )
-            + "</tr>"
-        )
-    heads = (
-        "run",
-        "model",
-        "status",
-        "log-likelihood, nats",
-        "method",
-        "ESS",
-        "seconds",
-        "examples/s",
-        "parameters",
-    )
-    return (
-        '<div class="scroll"><table><thead><tr>'
-        + "".join(f'<th scope="col">{head}</th>' for head in heads)
-        + "</tr></thead><tbody>"
-        + "".join(rows)
-        + "</tbody></table></div>"
-    )
+    parts = [f"<section><h2>{escape(group.title)}</h2>", table(found, first, beside)]
+    parts += [_curves(named), *(_pictures(kind, named) for kind in IMAGES)]
+    return "\n".join(part for part in parts if part) + "</section>"
 
 
 def _curves(named: Sequence[tuple[Run, str, int]]) -> str:

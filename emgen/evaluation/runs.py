@@ -1,6 +1,16 @@
 """What a run folder holds, read so that a missing or damaged piece is named and never raises."""
 
-__all__ = ["Group", "Run", "Score", "find_runs", "groups", "read_run", "strict_json"]
+__all__ = [
+    "Group",
+    "Run",
+    "Score",
+    "find_runs",
+    "groups",
+    "labels",
+    "read_run",
+    "settings",
+    "strict_json",
+]
 
 import csv
 import json
@@ -15,6 +25,18 @@ import yaml
 SCORES = ("test/log_likelihood", "val/log_likelihood", "test/elbo", "val/elbo")
 AXES = ("examples", "seconds")
 IMAGES = ("samples", "reconstructions")
+# of a configuration, what makes no other one of it: its seed, its names, where it is kept, how it goes on
+ASIDE = (
+    "seed",
+    "choices",
+    "hydra",
+    "logger",
+    "made",
+    "optimized_metric",
+    "paths",
+    "resume",
+    "trust",
+)
 # what a data option may change without changing which rows are scored
 IRRELEVANT = {"_target_", "batch_size", "shuffle", "drop_last", "block", "root", "download", "name"}
 
@@ -79,6 +101,25 @@ class Run:
             ess,
         )
 
+    def metric(self, name: str) -> float | None:
+        """A finite figure of the rows that the score is of, else of the test rows; None where
+        there is none.
+        """
+        metrics = _node(self.summary, "metrics")
+        split = self.score.tag.split("/")[0] if self.score else "test"
+        return next(
+            (
+                value
+                for tag in (f"{split}/{name}", f"test/{name}")
+                if (value := _number(metrics.get(tag))) is not None
+            ),
+            None,
+        )
+
+    def method(self, name: str) -> str:
+        """How a figure of the test rows was measured."""
+        return str(_node(self.summary, "methods").get(f"test/{name}", ""))
+
     def number(self, key: str) -> float | None:
         """A finite number of the summary, None where it is missing."""
         return _number(self.summary.get(key))
@@ -124,7 +165,7 @@ def read_run(path: str | Path) -> Run:
     problems: list[str] = []
     status = _read(path / "status.json", json.loads, problems)
     summary = _read(path / "summary.json", json.loads, problems)
-    config = _read(path / "config.yaml", yaml.safe_load, problems)
+    config = _read(path / "config.yaml", _yaml, problems)
     if (path / "evaluation.json").exists():  # a later, usually finer, score of the best checkpoint
         evaluation = _read(path / "evaluation.json", json.loads, problems)
         if evaluation.get("epochs", summary.get("epochs")) == summary.get(
@@ -186,7 +227,7 @@ def groups(runs: Iterable[Run]) -> list[Group]:
     for (_, _, options), title, members in zip(sets, titles, sets.values()):
         members.sort(key=lambda run: -run.score.value if run.score else math.inf)
         full = f"{title}, {options}" if titles.count(title) > 1 else title
-        result.append(Group(full, tuple(members), tuple(_labels(members))))
+        result.append(Group(full, tuple(members), tuple(labels(members))))
     return sorted(result, key=lambda group: -len(group.runs))
 
 
@@ -199,10 +240,28 @@ def _rescored(summary: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, 
     return {**summary, "metrics": metrics, "methods": methods}
 
 
-def _labels(runs: Sequence[Run]) -> list[str]:
-    """The trainer, and for runs of the same trainer the options in which they differ."""
+def settings(run: Run) -> dict[str, str]:
+    """All of a run's configuration but its seed and what says where it is kept or how it goes on,
+    by dotted names.
+    """
+    place = str(_node(run.config, "paths").get("run_dir") or run.path)
+    return {
+        name: value
+        for name, value in _flat(run.config).items()
+        if name.split(".")[0] not in ASIDE and place not in value
+    }
+
+
+def labels(runs: Sequence[Run], seeds: bool = True) -> list[str]:
+    """The trainer, and for runs of the same trainer the options in which they differ, three at the
+    most.
+
+    Args:
+        runs: of one group.
+        seeds: whether the seed is one of these options.
+    """
     flat = [{**_flat(run.config), "model": run.model} for run in runs]
-    labels = []
+    found = []
     for run, options in zip(runs, flat):
         twins = [other for twin, other in zip(runs, flat) if twin.trainer == run.trainer]
         keys = sorted(
@@ -216,15 +275,13 @@ def _labels(runs: Sequence[Run]) -> list[str]:
         keys = [
             key
             for key in keys
-            if key.split(".")[0]
-            not in ("paths", "callbacks", "logger", "choices", "resume", "made")
+            if (seeds and key == "seed") or key.split(".")[0] not in (*ASIDE, "callbacks")
         ]
         differ = ", ".join(f"{key.removeprefix('trainer.')}={options.get(key)}" for key in keys[:3])
-        labels.append(f"{run.trainer} {differ}".strip())
-    again = {label for label in labels if labels.count(label) > 1}
+        found.append(f"{run.trainer} {differ}".strip())
+    again = {label for label in found if found.count(label) > 1}
     return [
-        f"{label} ({run.path.name})" if label in again else label
-        for label, run in zip(labels, runs)
+        f"{label} ({run.path.name})" if label in again else label for label, run in zip(found, runs)
     ]
 
 
@@ -247,7 +304,8 @@ def _names(config: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def _flat(node: Any, prefix: str = "") -> dict[str, str]:
     if not isinstance(node, dict):
-        return {prefix: str(node)}
+        words = {None: "null", True: "true", False: "false"}
+        return {prefix: words[node] if node is None or isinstance(node, bool) else str(node)}
     return {
         k: v
         for key, child in node.items()
@@ -270,6 +328,11 @@ def _read(path: Path, parse: Any, problems: list[str]) -> dict[str, Any]:
         problems.append(f"{path.name}: not a mapping")
         return {}
     return content
+
+
+def _yaml(text: str) -> Any:
+    """What a YAML text says; the parser in C, where there is one, is ten times as fast."""
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def _reason(error: Exception) -> str:

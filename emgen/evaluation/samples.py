@@ -2,7 +2,17 @@
 transport.
 """
 
-__all__ = ["Features", "Modes", "fid", "kid", "mmd", "modes", "sample_scores", "wasserstein"]
+__all__ = [
+    "Features",
+    "Modes",
+    "fid",
+    "generated_scores",
+    "kid",
+    "mmd",
+    "modes",
+    "sample_scores",
+    "wasserstein",
+]
 
 import math
 import warnings
@@ -15,11 +25,14 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, MixtureSameFamily
 from torch.nn import functional
 
+from emgen.data.base import Data
 from emgen.estimators.progress import each
-from emgen.evaluation.likelihood import Estimate
+from emgen.evaluation.likelihood import Estimate, evaluating
 from emgen.randomness import seeded
 
+MOST = 2**16  # rows that samples are compared with
 DISTORTIONS = 8
+FEATURES = 32  # a Gaussian fitted to fewer images than it has dimensions is no distribution
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,35 @@ class Modes:
     reverse_kl: float
 
 
+def generated_scores(
+    model: Any, data: Data, split: str, draws: int | None, seed: int = 0
+) -> dict[str, Estimate]:
+    """The `sample_scores` of what a model draws, against the rows of a split.
+
+    Nothing where the model cannot be drawn from, where its draws are not of the data's shape, where
+    rows are no points of their own (the entries of a corpus), or where there are fewer than two.
+
+    Args:
+        model: draws images as their means E[x|z], anything else as it comes.
+        data: where the rows are.
+        split: train, validation or test.
+        draws: how many; None scores nothing.
+        seed: of the draws, the features and the subsets.
+    """
+    from emgen.figures.samples import samples_of
+
+    reference = data.split(split, MOST)
+    datum = getattr(model, "datum", None) or data.datum
+    if not draws or datum != "row" or len(reference) < 2:
+        return {}
+    with evaluating(model, seed):
+        drawn = samples_of(model, draws)
+    if drawn is None or drawn.shape[1:] != reference.shape[1:]:
+        return {}
+    drawn = drawn.to(reference.device)
+    return sample_scores(drawn, reference, data.split("train", MOST), data.density, seed)
+
+
 def sample_scores(
     samples: Tensor,
     reference: Tensor,
@@ -47,8 +89,8 @@ def sample_scores(
     density: Distribution | None = None,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """What can be said of samples of this shape: always `mmd`; of images `fid` and `kid`; of a
-    known mixture its modes.
+    """What can be said of samples of this shape: always `mmd`; of more images than there are
+    features `fid` and `kid`; of a known mixture its modes.
 
     Args:
         samples: what the model generates, (N, *event).
@@ -58,7 +100,7 @@ def sample_scores(
         seed: of the features and the subsets.
     """
     found = {"mmd": mmd(samples, reference)}
-    if samples.dim() == 4:
+    if samples.dim() == 4 and min(len(samples), len(reference)) > FEATURES:
         features = Features(train, seed=seed)
         value = fid(samples, reference, features)
         found["fid"] = Estimate(
@@ -197,7 +239,7 @@ class Features(nn.Module):
         seed: of its start and its training; the global random state is left as it was.
     """
 
-    def __init__(self, images: Tensor, size: int = 32, steps: int = 300, seed: int = 0):
+    def __init__(self, images: Tensor, size: int = FEATURES, steps: int = 300, seed: int = 0):
         super().__init__()
         if images.dim() != 4:
             raise ValueError(

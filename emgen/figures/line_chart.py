@@ -11,6 +11,7 @@ PALETTE = 8
 WIDTH, HEIGHT = 400, 225
 LEFT, RIGHT, TOP, BOTTOM = 50, 14, 10, 36
 POINTS = 400  # of a curve; more cannot be told apart at this width
+ALTOGETHER = 4_000  # of a chart, which would else grow with the runs
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,9 @@ def line_chart(series: Sequence[Series], x_label: str, title: str) -> str:
     curves = [
         (s, [p for p in s.points if math.isfinite(p[0]) and math.isfinite(p[1])]) for s in series
     ]
-    curves = [(s, _thinned(points)) for s, points in curves if points]
+    curves = [(s, points) for s, points in curves if points]
+    most = min(POINTS, max(50, ALTOGETHER // max(1, len(curves))))
+    curves = [(s, _thinned(points, most)) for s, points in curves]
     if not curves:
         return ""
     x_ticks = _ticks(min(p[0][0] for _, p in curves), max(p[-1][0] for _, p in curves), 5)
@@ -142,7 +145,8 @@ def _ticks(low: float, high: float, count: int) -> list[float]:
     return [round(i * step, 12) for i in range(first, max(last, first + 1) + 1)]
 
 
-def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+def _thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
+    """At most so many of the points, and the last one."""
     points = sorted(points)
-    stride = -(-len(points) // POINTS)
+    stride = -(-len(points) // most)
     return [*points[:-1:stride], points[-1]]
