@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.distributions import Normal
 
 from emgen import divergences
 from emgen.divergences import (
@@ -9,6 +10,7 @@ from emgen.divergences import (
     KL,
     Alpha,
     FDivergence,
+    HingeLoss,
     JensenShannon,
     LossOfDivergence,
     MarginLoss,
@@ -18,6 +20,7 @@ from emgen.divergences import (
 )
 from emgen.divergences.adjoint import Adjoint, adjoint
 from emgen.divergences.base import NonSaturating, heavy_tails
+from emgen.objectives import Adversarial
 from emgen.testing import check_divergence
 
 ABSTRACT = (FDivergence, MarginLoss, PaperActivation, LossOfDivergence)
@@ -95,8 +98,6 @@ def test_a_custom_f_has_by_quadrature_what_the_named_have_in_closed_form(f, tabl
     "h",
     [
         ReverseKL() - JensenShannon(),
-        NonSaturating(LeCam()),
-        NonSaturating(JensenShannon()),
         Adjoint(KL()),
     ],
     ids=str,
@@ -127,3 +128,129 @@ def test_the_adjoint_exchanges_the_sides(f, tables):
     v = torch.linspace(-3, 3, 13, dtype=torch.float64)
     prices = Adjoint(f).derivative((-v).exp())
     torch.testing.assert_close(prices, -f.conjugate_of_activation(v), rtol=1e-9, atol=1e-12)
+
+
+# ---- Hu, Yang, Salakhutdinov and Xing (2018) -------------------------------------------------------
+
+
+def kl(p, q):
+    return (p * (p.log() - q.log())).sum()
+
+
+def halved_js(p, q):
+    return (kl(p, (p + q) / 2) + kl(q, (p + q) / 2)) / 2
+
+
+@pytest.fixture
+def lemma(tables):
+    """Both sides of lemma 1 for a discriminator that is no best one, with a weight of the JS term."""
+    p, logits = tables
+    d = torch.rand(7, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 0.9 + 0.05
+    mixed = (logits.softmax(0) + p) / 2
+    given_dream = d * mixed / (d * mixed).sum()  # q^r(x|y = 0), frozen at theta_0
+    given_data = (1 - d) * mixed / ((1 - d) * mixed).sum()
+
+    def left(at):
+        return gradient(lambda q: -(q * d.log()).sum() / 2, at)
+
+    def right(at, js=1.0):
+        return gradient(
+            lambda q: (kl(q, given_dream) + kl(p, given_data)) / 2 - js * halved_js(q, p), at
+        )
+
+    return left, right, logits
+
+
+def test_lemma_1_holds_for_any_discriminator(lemma):
+    left, right, logits = lemma
+    torch.testing.assert_close(left(logits), right(logits), rtol=0, atol=1e-15)
+
+
+def test_lemma_1_needs_its_js_term_whole_and_its_point(lemma):
+    left, right, logits = lemma
+    for js in (0.0, 2.0):
+        assert (left(logits) - right(logits, js)).abs().max() > 0.01
+    elsewhere = logits + 0.3 * torch.arange(7).sin()
+    assert (left(elsewhere) - right(elsewhere)).abs().max() > 1e-3
+
+
+def test_a_discriminator_that_knows_nothing_teaches_nothing(tables):
+    _, logits = tables
+    v = torch.zeros(7, dtype=torch.float64)  # D = 1/2
+    assert gradient(lambda q: -(q * GAN().activation(v)).sum(), logits).abs().max() < 1e-16
+
+
+def test_equation_8_by_quadrature_through_the_game():
+    """The gradient of the non-saturating game at the best critic is that of KL(p‖data) − 2 JSD."""
+    x = torch.linspace(-25, 25, 50001, dtype=torch.float64)
+    dx = x[1] - x[0]
+    data = Normal(torch.tensor(1.3, dtype=torch.float64), 0.7).log_prob(x)
+    theta = torch.tensor([0.2, 0.1], dtype=torch.float64, requires_grad=True)
+    model = Normal(theta[0], theta[1].exp()).log_prob(x)
+    v = (data - model).detach()
+
+    middle = torch.logaddexp(data, model) - torch.tensor(2.0).double().log()
+    js = (data.exp() * (data - middle) + model.exp() * (model - middle)).sum() * dx
+    reverse = (model.exp() * (model - data)).sum() * dx
+    # E over draws of p by quadrature: each point of the grid is a sample, weighed by its density
+    game = (model.exp() * len(x) * dx * -GAN().activation(v)).mean()
+    one, other = (torch.autograd.grad(f, theta, retain_graph=True)[0] for f in (game, reverse - js))
+    torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    found = Adversarial().descended()
+    total = (model.exp() * found.generator((data - model).exp())).sum() * dx
+    torch.testing.assert_close(torch.autograd.grad(total, theta)[0], one, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("f", LOG_RATIO, ids=repr)
+def test_importance_weights_make_the_saturating_game_over_the_mean_ratio(f):
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(9, 1, generator=rng, dtype=torch.float64, requires_grad=True)
+
+    def critic(x):
+        return 1.5 * x.squeeze(-1).sin() + 0.2
+
+    weighed, plain = (
+        torch.autograd.grad(game.model(critic, x).loss, x)[0]
+        for game in (Adversarial(f, importance=True), Adversarial(f, non_saturating=False))
+    )
+    ratio = critic(x).exp().mean().detach()
+    torch.testing.assert_close(weighed, plain / ratio, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("f", LOG_RATIO, ids=repr)
+@pytest.mark.parametrize("side", ["samples", "data"])
+@pytest.mark.parametrize("saturating", [False, True])
+def test_what_the_game_says_is_what_each_side_descends(f, side, saturating, tables):
+    """A player of either side, by the price that `players` charges it, on tables at the best critic."""
+    p, logits = tables
+    game = Adversarial(f, non_saturating=not saturating)
+    q0 = logits.softmax(0)
+    v = (p / q0).log() if side == "samples" else (q0 / p).log()
+    charge = game._sample_side if side == "samples" else game._data_side
+    price = torch.stack([charge(one[None]) for one in v])
+    found = game.descended(side)
+    divergence = (
+        (lambda q: value(found, p, q)) if side == "samples" else (lambda q: value(found, q, p))
+    )
+    torch.testing.assert_close(
+        gradient(lambda q: (q * price).sum(), logits),
+        gradient(divergence, logits),
+        rtol=1e-8,
+        atol=1e-10,
+    )
+
+
+def test_no_name_is_given_to_what_a_margin_critic_makes_of_another_divergence():
+    assert Adversarial(KL(), surrogate=HingeLoss()).descended() is None
+    assert "KL" in Adversarial(KL(), surrogate=HingeLoss()).says("data | samples")
+    assert str(Adversarial(HingeLoss()).descended()) == "2 total variation"
+    assert Adversarial(KL(), surrogate=JensenShannon()).descended() == ReverseKL()
+    assert "heavier tails" in Adversarial(ReverseKL()).says("data | samples")
+    assert "heavier tails" not in Adversarial(KL()).says("data | samples")
+
+
+def test_a_game_that_moves_nobody_and_weights_without_use_are_refused():
+    with pytest.raises(ValueError, match="moves nobody"):
+        Adversarial().players(lambda x: x.sum(-1), torch.zeros(3, 2), torch.ones(3, 2))
+    with pytest.raises(ValueError, match="leave out one"):
+        Adversarial(non_saturating=False, importance=True)

@@ -43,7 +43,7 @@ def compare(
 
 def tables(found: Iterable[Group]) -> list[Table]:
     """One rich table a group: run, status, log-likelihood ± error, ESS, seconds, examples a second,
-    size; methods below.
+    size; methods, and what the games descend, below.
     """
     result = []
     for group in found:
@@ -54,10 +54,7 @@ def tables(found: Iterable[Group]) -> list[Table]:
             title_justify="left",
             title_style="bold",
             caption_justify="left",
-            caption="; ".join(f"[{i}] {text}" for i, text in enumerate(methods, 1)).replace(
-                "[", "\\["
-            )
-            or None,
+            caption=_below(group, methods) or None,
         )
         table.add_column("run", min_width=10, overflow="fold")
         for column in ("log-likelihood, nats", "ESS", "seconds", "examples/s", "size"):
@@ -79,3 +76,12 @@ def tables(found: Iterable[Group]) -> list[Table]:
             )
         result.append(table)
     return result
+
+
+def _below(group: Group, methods: Sequence[str]) -> str:
+    """What stands under a table: how the scores were measured, and what each game descends."""
+    measured = "; ".join(f"[{i}] {text}" for i, text in enumerate(methods, 1))
+    games = [
+        f"{label}: {run.descends}" for label, run in zip(group.labels, group.runs) if run.descends
+    ]
+    return "\n".join(line for line in (measured, *games) if line).replace("[", "\\[")

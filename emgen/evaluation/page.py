@@ -93,7 +93,7 @@ def _table(named: Sequence[tuple[Run, str, int]]) -> str:
         head = (
             f'<tr><th scope="row"><label><input type="checkbox" id="show{number}" checked><span'
             ' class="chip"'
-            f' style="--c:var(--c{number % PALETTE})"></span>{escape(label)}</label></th><td>{escape(run.model)}</td><td><span'
+            f' style="--c:var(--c{number % PALETTE})"></span>{escape(label)}</label>{_descends(run)}</th><td>{escape(run.model)}</td><td><span'
             f' class="status {escape(run.status)}">{escape(run.status)}</span></td>'
         )
         if score is None:
@@ -142,6 +142,10 @@ def _table(named: Sequence[tuple[Run, str, int]]) -> str:
         + "".join(rows)
         + "</tbody></table></div>"
     )
+
+
+def _descends(run: Run) -> str:
+    return f'<br><span class="note">{escape(run.descends)}</span>' if run.descends else ""
 
 
 def _curves(named: Sequence[tuple[Run, str, int]]) -> str:

@@ -64,6 +64,12 @@ class Run:
         return str(_node(self.config, "data").get("binarise", "none"))
 
     @property
+    def descends(self) -> str:
+        """What each player of a game descends, in one line; empty where none was recorded."""
+        said = _node(self.summary, "descends")
+        return "; ".join(f"{player} descends {what}" for player, what in said.items())
+
+    @property
     def score(self) -> Score | None:
         metrics, methods = _node(self.summary, "metrics"), _node(self.summary, "methods")
         tag = next((tag for tag in SCORES if _number(metrics.get(tag)) is not None), None)
