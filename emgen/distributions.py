@@ -241,9 +241,9 @@ class Implicit(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """
         Raises:
-            NotImplementedError: always, for there is no density.
+            TypeError: always, for there is no density.
         """
-        raise NotImplementedError(
+        raise TypeError(
             "this q(z|x) is implicit, known by its draws alone, and has no density: train it by a"
             " game that sees z (trainer=avb, ali, aae) and score it by annealing (emgen evaluate"
             " temperatures=500)."

@@ -48,16 +48,15 @@ class Draws:
         Raises:
             TypeError: q is about to move and its draws carry no gradient.
         """
-        if self.q.has_rsample:
-            with self._graph("recognition"):
-                return self.q.rsample()
-        if "recognition" in self.movers:
+        if "recognition" not in self.movers:
+            return self.q.sample()
+        if not self.q.has_rsample:
             raise TypeError(
                 f"the latents of {type(self.recognition).__name__} cannot be reparameterised, so no"
                 " gradient reaches q(z|x) through its draws: train it by sleep (trainer=wake_sleep),"
                 " or use trainer=rws or vimco for discrete latents."
             )
-        return self.q.sample()
+        return self.q.rsample()
 
     @cached_property
     def p(self) -> Distribution:

@@ -5,6 +5,7 @@ __all__ = ["Line"]
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -94,7 +95,7 @@ class Line(Trainer):
         non_saturating: bool = True,
         surrogate: Any = None,
         penalty: Any = GradientPenalty(),
-        games: Mapping[str, Any] | None = None,
+        games: Mapping[str, Any] = MappingProxyType({}),
         critic_steps: int = 1,
         optimizer: OptimizerFactory = partial(Adam, lr=5e-4, betas=(0.5, 0.999), fused=True),
         critic_optimizer: OptimizerFactory | None = partial(
@@ -123,9 +124,8 @@ class Line(Trainer):
             scheduler=scheduler,
         )
         usual = Adversarial(divergence, non_saturating, penalty, surrogate)
-        own = games or {}
-        _refuse_unknown(own, GAMES, "games")
-        self.games = {name: own.get(name, usual) for name in GAMES}
+        _refuse_unknown(games, GAMES, "games")
+        self.games = {name: games.get(name, usual) for name in GAMES}
         self.plays, self.turns = plays, turns_of(turns, plays)
         self.critic_steps = critic_steps
         seen = {*plays["critic"], *plays["model"], *plays["recognition"]} & set(GAMES)
