@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from emgen.evaluation.page import counted, method, page, scored
+from emgen.evaluation.page import counted, effective, method, page, scored
 from emgen.evaluation.runs import Group, find_runs, groups, read_run
 
 
@@ -68,7 +68,7 @@ def tables(found: Iterable[Group]) -> list[Table]:
             table.add_row(
                 f"{label}{ended}",
                 f"{scored(score)}{mark}".replace("[", "\\["),
-                "" if score is None or score.ess is None else f"{score.ess:.1f}",
+                effective(score),
                 *(
                     counted(run.number(key))
                     for key in ("seconds", "examples_per_second", "parameters")

@@ -2,7 +2,7 @@
 no script.
 """
 
-__all__ = ["counted", "method", "page", "scored"]
+__all__ = ["counted", "effective", "method", "page", "scored"]
 
 import base64
 import math
@@ -61,6 +61,13 @@ def method(score: Score | None) -> str:
     return f"{score.method}{bound}{where}"
 
 
+def effective(score: Score | None) -> str:
+    """The effective sample size, marked where it is below 2 % of the draws."""
+    if score is None or score.ess is None:
+        return ""
+    return f"{score.ess:.1f}{' (loose)' if score.loose else ''}"
+
+
 def counted(value: float | None) -> str:
     """1234567 → 1,234,567; small numbers keep three digits; None is empty."""
     if value is None:
@@ -117,7 +124,7 @@ def _table(named: Sequence[tuple[Run, str, int]]) -> str:
         rows.append(
             f'{head}<td class="score"><b>{scored(score)}</b>{drawn}</td><td'
             f' class="method">{escape(method(score))}</td>'
-            f"<td>{'' if score.ess is None else f'{score.ess:.1f}'}</td>"
+            f"<td>{effective(score)}</td>"
             + "".join(
                 f"<td>{counted(run.number(key))}</td>"
                 for key in ("seconds", "examples_per_second", "parameters")

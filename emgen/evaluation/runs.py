@@ -5,6 +5,7 @@ __all__ = ["Group", "Run", "Score", "find_runs", "groups", "read_run", "strict_j
 import csv
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,12 @@ class Score:
     error: float
     method: str
     ess: float | None
+
+    @property
+    def loose(self) -> bool:
+        """Whether the bound says little: fewer than 2 % of its draws counted."""
+        draws = re.search(r"K=(\d+)", self.method)
+        return draws is not None and self.ess is not None and self.ess < 0.02 * int(draws[1])
 
 
 @dataclass(frozen=True)
