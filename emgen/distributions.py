@@ -4,6 +4,7 @@ its two sides.
 
 __all__ = [
     "Dirac",
+    "Implicit",
     "IndependentBernoulli",
     "Joint",
     "OneHot",
@@ -205,6 +206,47 @@ class Dirac(Distribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Dirac":
         return Dirac(
             self.point.expand(torch.Size(batch_shape) + self.event_shape), len(self.event_shape)
+        )
+
+
+class Implicit(Distribution):
+    """A distribution that is known by its draws alone, z = g(ε): every draw is a new one, and there
+    is no density.
+
+    Args:
+        draw: (*sample_shape) → draws (*sample_shape, *batch, *event) that carry a gradient.
+        batch_shape, event_shape: of one draw.
+
+    >>> q = Implicit(lambda shape: torch.randn(*shape, 3, 2), (3,), (2,))
+    >>> q.rsample((5,)).shape, bool((q.rsample() != q.rsample()).all())
+    (torch.Size([5, 3, 2]), True)
+    """
+
+    arg_constraints: Any = {}
+    support: Any = constraints.real_vector
+    has_rsample = True
+
+    def __init__(
+        self,
+        draw: Callable[[torch.Size], Tensor],
+        batch_shape: Sequence[int],
+        event_shape: Sequence[int],
+    ):
+        self.draw = draw
+        super().__init__(torch.Size(batch_shape), torch.Size(event_shape), validate_args=False)
+
+    def rsample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
+        return self.draw(torch.Size(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """
+        Raises:
+            TypeError: always, for there is no density.
+        """
+        raise TypeError(
+            "this q(z|x) is implicit, known by its draws alone, and has no density: train it by a"
+            " game that sees z (trainer=avb, ali, aae) and score it by annealing (emgen evaluate"
+            " temperatures=500)."
         )
 
 

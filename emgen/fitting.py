@@ -136,13 +136,15 @@ def _trainer(name: str, model: Any, arguments: dict[str, Any]) -> Any:
     option's.
     """
     node = option("trainer", name)
-    accepted = list(inspect.signature(locate(node["_target_"])).parameters)
+    parameters = inspect.signature(locate(node["_target_"])).parameters
+    accepted = list(parameters)
     unknown = [argument for argument in arguments if argument not in accepted]
     if unknown:
         raise UserError(
             f"trainer {name!r} takes no argument {unknown[0]!r}; it takes {', '.join(accepted)}."
         )
-    if "critic" in accepted and arguments.get("critic") is None:
+    plays = "critic" in accepted and parameters["critic"].default is inspect.Parameter.empty
+    if plays and arguments.get("critic") is None:
         raise UserError(
             f"trainer {name!r} needs critic=..., a network whose output is a log density ratio,"
             " such as emgen.models.dense_critic(event_shape)."

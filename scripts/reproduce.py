@@ -31,6 +31,7 @@ from emgen.estimators.chains import walk
 from emgen.estimators.normalising import reverse_annealed_importance_sampling
 from emgen.evaluation.inference import boltzmann
 from emgen.evaluation.likelihood import log_likelihood
+from emgen.evaluation.samples import Features, fid, kid
 from emgen.evaluation.samples import modes as mode_scores
 from emgen.figures.samples import draw
 from emgen.objectives import Adversarial, RothPenalty
@@ -81,6 +82,15 @@ def main() -> None:
         methods="jensen_shannon,plain_gan",
         seeds=5,
         epochs=20,
+        runs="runs/reproduce",
+    )
+    add(
+        commands,
+        line,
+        names="vae,0.5,0.1,0.05,0.01,gan",
+        seeds=3,
+        epochs=400,
+        samples=1000,
         runs="runs/reproduce",
     )
     arguments = vars(parser.parse_args())
@@ -529,6 +539,87 @@ def _learn_modes(name: str, method: str, seed: int, epochs: int, runs: str) -> d
     result = dataclasses.asdict(mode_scores(samples, rows.density)) | {"cpu_seconds": spent}
     record.parent.mkdir(parents=True, exist_ok=True)
     draw(samples, rows.split("train"), record.with_suffix(".png"))
+    record.write_text(json.dumps(result))
+    return result
+
+
+def line(names: str, seeds: int, epochs: int, samples: int, runs: str) -> None:
+    """The line from VAE to GAN on 8x8 digits: the likelihood kept against the likeness of samples.
+
+    A number is the `balance` of trainer=line, the weight of the likelihood against the game in the
+    decoder's descent; any other name is a trainer. All train the same pair, 64-200-200-10, at the
+    same rates, and are scored alike: log p(x) of the binarised test rows by `samples` importance
+    weights, with their effective sample size, and FID and KID of 2,000 decoder means against the
+    training rows, in features of our own. No paper has the curve. What an earlier call finished is
+    read from `runs`, where each run leaves its scores and a picture of its samples.
+    """
+    todo = [
+        (name, seed, epochs, samples, runs) for seed in range(seeds) for name in names.split(",")
+    ]
+    found: dict[str, list[dict]] = {}
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        waiting = {pool.submit(_walk, *task): task for task in todo}
+        for done in as_completed(waiting):
+            name, seed, *_ = waiting[done]
+            one = done.result()
+            found.setdefault(name, []).append(one)
+            print(
+                f"{name} seed {seed}: log p >= {one['log_likelihood']:.2f} +- {one['error']:.2f},"
+                f" ESS {one['ess']:.1f}, FID {one['fid']:.2f}, KID {one['kid']:.2f},"
+                f" {one['cpu_seconds']:.0f} CPU seconds",
+                flush=True,
+            )
+    columns = ("log_likelihood", "ess", "fid", "kid")
+    print(f"\n{'mean (least, most)':<20}{'log p >=':>26}{'ESS':>24}{'FID':>22}{'KID':>22}")
+    for name in names.split(","):
+        cells = []
+        for column, width in zip(columns, (26, 24, 22, 22)):
+            values = [row[column] for row in found[name]]
+            text = f"{statistics.mean(values):.2f} ({min(values):.2f}, {max(values):.2f})"
+            cells.append(f"{text:>{width}}")
+        print(f"{name:<20}{''.join(cells)}")
+
+
+def _walk(name: str, seed: int, epochs: int, samples: int, runs: str) -> dict:
+    """Train and score one point of `line`, unless its record is there."""
+    record = Path(runs) / f"line-{name}-{epochs}-{seed}.json"
+    if record.exists():
+        return json.loads(record.read_text())
+    torch.set_num_threads(1)
+    digits = data.digits(binarise="dynamic", seed=seed)
+    torch.manual_seed(seed)
+    model = models.dense(digits.event_shape, latent=10, hidden=(200, 200), activation="relu")
+    critic = partial(models.dense_critic, hidden=(200, 200))
+    slow, fast = (partial(Adam, lr=lr, betas=(0.5, 0.999), fused=True) for lr in (5e-4, 1e-3))
+    if name in ("vae", "wake_sleep"):
+        game = {"trainer": name, "optimizer": fast}
+    elif name == "gan":
+        judge = critic(digits.event_shape)
+        game = {"trainer": name, "critic": judge, "optimizer": slow, "critic_optimizer": fast}
+    elif name.replace(".", "").isdigit() or name == "inf":
+        game = {"trainer": "line", "critic": critic, "balance": float(name)}
+    else:
+        game = {"trainer": name, "critic": critic}
+    before = time.process_time()
+    emgen.fit(model, digits, max_epochs=epochs, seed=seed, device="cpu", **game)
+    spent = time.process_time() - before
+
+    score = log_likelihood(model, digits.observed("test"), samples)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        means = model.likelihood(model.prior().sample((2000,))).mean
+    train = digits.split("train")
+    features = Features(train, seed=0)
+    result = {
+        "log_likelihood": score.value,
+        "error": score.error,
+        "ess": score.ess,
+        "fid": fid(means, train, features),
+        "kid": kid(means, train, features).value,
+        "cpu_seconds": spent,
+    }
+    record.parent.mkdir(parents=True, exist_ok=True)
+    draw(means[:64], train, record.with_suffix(".png"))
     record.write_text(json.dumps(result))
     return result
 

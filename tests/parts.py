@@ -6,7 +6,7 @@ from emgen import models
 from emgen.estimators.beliefs import Distribution, Draw
 from emgen.models import BoltzmannMachine, GaussianMixture, dense, dense_critic, helmholtz_machine
 from emgen.objectives import FreeEnergy
-from emgen.trainers import CD, EM, FGAN, GAN, RWS, VAE, UpDown, WakeSleep
+from emgen.trainers import CD, EM, FGAN, GAN, RWS, VAE, Line, UpDown, WakeSleep
 
 EVENT = (1, 4, 4)
 
@@ -35,6 +35,14 @@ def images(rows=12):
     return (torch.arange(rows * 16) ** 2 % 13 < 6).float().view(rows, *EVENT)
 
 
+PAIRS = {"critic": {"xz": 1}, "model": {"xz": 1}, "recognition": {"xz": 1}}
+
+
+def critics(shape):
+    torch.manual_seed(1)
+    return dense_critic(shape, hidden=(8,))
+
+
 def belief_net():
     torch.manual_seed(0)
     return models.DeepBeliefNet(EVENT, hidden=(3, 2))
@@ -55,6 +63,11 @@ MAKE = {
     "RWS": lambda: (RWS(helmholtz_machine(EVENT, layers=(3, 2))), images()),
     "GAN": lambda: (GAN(pair(), critic(), critic_steps=2), images()),
     "FGAN": lambda: (FGAN(pair(), critic()), images()),
+    "Line": lambda: (Line(pair(), critics, penalty=None), images()),
+    "Line of pairs": lambda: (
+        Line(pair(), critics, PAIRS, [["critic", "model", "recognition"]], penalty=None),
+        images(),
+    ),
     "CD": lambda: (CD(BoltzmannMachine(EVENT, hidden=3)), images()),
     "CD persistent": lambda: (CD(BoltzmannMachine(EVENT, hidden=3), persistent=True), images()),
     "CD tempered": lambda: (

@@ -75,9 +75,7 @@ def expand(arguments: Sequence[str]) -> list[str]:
         elif open_flag and "=" not in argument:
             flags.append(argument)
         elif name and ("=" in argument or argument.startswith("~")):
-            overrides.append(
-                quoted(re.sub(r"^divergence=", "divergence@trainer.divergence=", argument))
-            )
+            overrides.append(quoted(_divergence(argument)))
         else:
             if argument in names():
                 raise UserError(
@@ -90,6 +88,17 @@ def expand(arguments: Sequence[str]) -> list[str]:
             )
         open_flag = argument.startswith("-") and "=" not in argument and FLAGS[name]
     return [*flags, *overrides]
+
+
+def _divergence(argument: str) -> str:
+    """`divergence=NAME` and `trainer.divergence=NAME` choose the option of the trainer's
+    divergence.
+    """
+    key, _, value = argument.partition("=")
+    named = set(value.split(",")) <= set(names()["divergence"])
+    if key == "divergence" or (key == "trainer.divergence" and named):
+        return f"divergence@trainer.divergence={value}"
+    return argument
 
 
 def quoted(argument: str) -> str:

@@ -165,13 +165,9 @@ def build_trainer(config: dict[str, Any], data: Any) -> Any:
 
     torch.manual_seed(config["seed"])  # this process is the run's own
     players = {"model": build(config["model"], "model", event_shape=event_shape)}
-    if _takes_critic(config["trainer"]):
-        if not config.get("critic"):
-            raise UserError(
-                "critic was left out or set to null, and this trainer plays against one: drop that"
-                " override."
-            )
-        players["critic"] = build(config["critic"], "critic", event_shape=event_shape)
+    critic = _critic(config["trainer"])
+    if critic is not None and (config.get("critic") or critic.default is inspect.Parameter.empty):
+        players["critic"] = _built_critic(config.get("critic"), event_shape, critic)
 
     module = build(config["trainer"], "trainer", **players)
     module.seed = config["seed"]
@@ -184,9 +180,24 @@ def build_trainer(config: dict[str, Any], data: Any) -> Any:
     return module
 
 
-def _takes_critic(node: dict[str, Any]) -> bool:
+def _critic(node: dict[str, Any]) -> inspect.Parameter | None:
+    """The trainer's argument `critic`, if it has one."""
     with naming("trainer"):
-        return "critic" in inspect.signature(locate(node.get("_target_"))).parameters
+        return inspect.signature(locate(node.get("_target_"))).parameters.get("critic")
+
+
+def _built_critic(node: Any, event_shape: tuple[int, ...], wanted: inspect.Parameter) -> Any:
+    """A critic of x; or what makes one, for a trainer that plays several games and can do without
+    one.
+    """
+    if not node:
+        raise UserError(
+            "critic was left out or set to null, and this trainer plays against one: drop that"
+            " override."
+        )
+    if wanted.default is inspect.Parameter.empty:
+        return build(node, "critic", event_shape=event_shape)
+    return build({**node, "_partial_": True}, "critic")
 
 
 def _lightning(config: dict[str, Any], folder: RunFolder) -> lightning.Trainer:
@@ -228,8 +239,10 @@ def _summary(
 ) -> dict[str, Any]:
     """What `summary.json` says of a run that is trained: the last epoch's means, no score yet."""
     seconds = float(module.row.get("seconds", 0.0))
+    descends = {"descends": module.descends} if module.descends else {}
     return {
         **names,
+        **descends,
         "seed": config["seed"],
         "epochs": trainer.current_epoch,
         "seconds": seconds,

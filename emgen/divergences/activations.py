@@ -114,3 +114,6 @@ class PaperActivation(FDivergence):
 
     def exact(self, p: Distribution, q: Distribution) -> Tensor | None:
         return self.divergence.exact(p, q)
+
+    def non_saturating(self) -> FDivergence:
+        return self.divergence.non_saturating()

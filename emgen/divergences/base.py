@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-__all__ = ["FDivergence", "curvature_of_pair", "elementwise"]
+__all__ = [
+    "Combination",
+    "FDivergence",
+    "NonSaturating",
+    "continued",
+    "curvature_of_pair",
+    "elementwise",
+    "heavy_tails",
+]
 
+import math
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,6 +29,21 @@ from emgen.divergences.numerics.between import Estimate, between
 _Function = Callable[[Tensor], Tensor]
 _SURE = 18.0  # eᵛ f′(eᵛ) − f(eᵛ) and its two derivatives keep most of their digits up to here
 _REACH = 300.0  # |log u| searched by the generic conjugate: e^600 is still a float64, so u² f″(u) of a χ² is finite
+_NODES, _WEIGHTS = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(24))
+_PIECES = 16  # of the range of log u, each with its own nodes
+_CANCELS = 14.0  # |log u| up to which the two terms of h′ keep most of their digits
+_WORDS = {
+    "Reverse KL": "reverse KL",
+    "Jensen Shannon": "Jensen-Shannon",
+    "Squared Hellinger": "squared Hellinger",
+    "Total Variation": "total variation",
+    "Triangular Discrimination": "triangular discrimination",
+    "Hinge Loss": "hinge loss",
+    "Exponential Loss": "exponential loss",
+    "Logistic Loss": "logistic loss",
+    "Least Squares Loss": "least-squares loss",
+    "Paper Activation": "paper activation",
+}
 _FAR = 100.0  # |log u| from which a generic integrand is continued: second derivatives of powers of u are still finite
 
 
@@ -129,8 +156,8 @@ class FDivergence:
         v = log_p - log_q
         inside = torch.where(
             v > 0,
-            _continued(excess, v.clamp_min(0), _FAR),
-            _continued(excess, v.clamp_max(0), -_FAR),
+            continued(excess, v.clamp_min(0), _FAR),
+            continued(excess, v.clamp_max(0), -_FAR),
         )
         return (torch.where(v > 0, log_p, log_q).exp() * inside).nan_to_num(0.0).clamp_min(0)
 
@@ -163,17 +190,200 @@ class FDivergence:
         """
         return between(self, p, q, samples)
 
+    def non_saturating(self) -> FDivergence:
+        """D_h with h″(u) = f″(u)/u: what a model descends that ascends E_Q[f′(eᵛ)] in place of
+        descending the bound, at the best critic.
+
+        There the gradient of −E_Q[f′(p/q)], the critic held still, is the one of ∫ q h(p/q), for
+
+            ∂(q h(p/q))/∂q = h(u) − u h′(u) = f′(1) − f′(u),      so that h″(u) = f″(u)/u,
+
+        which is convex again. The named divergences answer in closed form (KL with the reverse KL,
+        GAN with reverse KL − Jensen-Shannon); of any other f it is found by quadrature. Where h
+        grows like a power of 1/u as u → 0, as Neyman's does that the reverse KL answers with, D_h
+        is infinite for a model of heavier tails than the data, and the game may run away.
+
+        References: Hu, Yang, Salakhutdinov and Xing (2018), "On unifying deep generative models",
+        and Shannon et al. (2020), "Non-saturating GAN training as divergence minimization", for the
+        GAN.
+        """
+        return NonSaturating(self)
+
+    def __add__(self, other: FDivergence) -> FDivergence:
+        return _combined((1.0, self), (1.0, other))
+
+    def __sub__(self, other: FDivergence) -> FDivergence:
+        return _combined((1.0, self), (-1.0, other))
+
+    def __mul__(self, weight: float) -> FDivergence:
+        return _combined((float(weight), self))
+
+    __rmul__ = __mul__
+
     def _dual_value(self, v: Tensor) -> Tensor:
         """eᵛ f′(eᵛ) − f(eᵛ), continued beyond v = 18."""
-        return _continued(
+        return continued(
             lambda x: x.exp() * self.derivative(x.exp()) - self.generator(x.exp()), v, _SURE
         )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
+    def __str__(self) -> str:
+        """Its name in words, as a table prints it: reverse KL, Alpha(0.5)."""
+        name, _, arguments = repr(self).partition("(")
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+        plain = _WORDS.get(words, words)
+        values = re.sub(r"\w+=", "", arguments)
+        return plain if values == ")" or words == "Total Variation" else f"{plain}({values}"
 
-def _continued(function: _Function, v: Tensor, edge: float) -> Tensor:
+
+def _combined(*terms: tuple[float, FDivergence]) -> FDivergence:
+    """Σ c_i D_i, flat where a D_i is itself a sum."""
+    flat: list[tuple[float, FDivergence]] = []
+    for weight, divergence in terms:
+        parts = divergence.terms if isinstance(divergence, Combination) else ((1.0, divergence),)
+        flat += [(weight * c, d) for c, d in parts]
+    return Combination(tuple(flat))
+
+
+@dataclass(frozen=True)
+class Combination(FDivergence):
+    """Σ_i c_i D_{f_i}(P‖Q), itself an f-divergence with f = Σ_i c_i f_i wherever that is convex.
+
+    Divergences add, subtract and scale into one: `ReverseKL() - JensenShannon()`.
+
+    Args:
+        terms: pairs of a weight c_i, of either sign, and a divergence.
+
+    Raises:
+        ValueError: no term, or a weight that is not finite.
+
+    >>> from emgen.divergences import KL, ReverseKL
+    >>> ReverseKL() - 0.5 * KL()
+    ReverseKL() - 0.5 * KL()
+    """
+
+    terms: tuple[tuple[float, FDivergence], ...]
+
+    def __post_init__(self) -> None:
+        if not self.terms or not all(math.isfinite(weight) for weight, _ in self.terms):
+            raise ValueError(
+                f"terms={self.terms!r}: give at least one pair of a finite weight and a divergence."
+            )
+
+    def generator(self, u: Tensor) -> Tensor:
+        return self._sum("generator", u)
+
+    def derivative(self, u: Tensor) -> Tensor:
+        return self._sum("derivative", u)
+
+    def activation(self, v: Tensor) -> Tensor:
+        return self._sum("activation", v)
+
+    def conjugate_of_activation(self, v: Tensor) -> Tensor:
+        return self._sum("conjugate_of_activation", v)
+
+    def conjugate_curvature(self, v: Tensor) -> Tensor:
+        return self._sum("conjugate_curvature", v).clamp_min(0)
+
+    def perspective(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        return self._sum("perspective", log_p, log_q).clamp_min(0)
+
+    def exact(self, p: Distribution, q: Distribution) -> Tensor | None:
+        values = [(weight, d.exact(p, q)) for weight, d in self.terms]
+        if any(value is None for _, value in values):
+            return None
+        return torch.stack([weight * value for weight, value in values]).sum(0)
+
+    def non_saturating(self) -> FDivergence:
+        return Combination(tuple((weight, d.non_saturating()) for weight, d in self.terms))
+
+    def _sum(self, method: str, *arguments: Tensor) -> Tensor:
+        total = torch.zeros_like(arguments[0])
+        for weight, divergence in self.terms:
+            total = total + weight * getattr(divergence, method)(*arguments)
+        return total
+
+    def __repr__(self) -> str:
+        return self._written(repr, " * ")
+
+    def __str__(self) -> str:
+        return self._written(str, " ")
+
+    def _written(self, name, times: str) -> str:
+        text = ""
+        for weight, divergence in self.terms:
+            sign = " - " if weight < 0 else " + "
+            size = "" if abs(weight) == 1 else f"{abs(weight):g}{times}"
+            text += sign + size + name(divergence)
+        return text.removeprefix(" + ").lstrip()
+
+
+@dataclass(frozen=True)
+class NonSaturating(FDivergence):
+    """D_h with h″(u) = f″(u)/u of any f, by quadrature: h(u) = u ∫₁ᵘ (f′(s) − f′(1))/s² ds.
+
+    Args:
+        divergence: D_f, whose derivative is known.
+
+    >>> from emgen.divergences import KL, ReverseKL
+    >>> h = NonSaturating(KL())
+    >>> h.generator(torch.tensor(2.0)) - (ReverseKL().generator(torch.tensor(2.0)) + 1) < 1e-6
+    tensor(True)
+    """
+
+    divergence: FDivergence
+
+    def generator(self, u: Tensor) -> Tensor:
+        ratio = u.double().clamp_min(torch.finfo(torch.float64).tiny)
+        return (ratio * self._integral(ratio.log())).to(u.dtype)
+
+    def derivative(self, u: Tensor) -> Tensor:
+        return self.activation(u.double().log()).to(u.dtype)
+
+    def activation(self, v: Tensor) -> Tensor:
+        """h′(eᵛ); far below zero, where its two terms cancel, continued as the power that it is."""
+
+        def slope(w: Tensor) -> Tensor:
+            return self._integral(w) + self._rise(w.exp()) * (-w).exp()
+
+        return continued(slope, v.double(), -_CANCELS).to(v.dtype)
+
+    def conjugate_of_activation(self, v: Tensor) -> Tensor:
+        """u h′(u) − h(u) = f′(u) − f′(1): what the game's sample side pays."""
+        return self._rise(v.double().exp()).to(v.dtype)
+
+    def _rise(self, u: Tensor) -> Tensor:
+        return self.divergence.derivative(u) - self.divergence.derivative(torch.ones_like(u))
+
+    def _integral(self, v: Tensor) -> Tensor:
+        """∫₀ᵛ (f′(eʷ) − f′(1)) e⁻ʷ dw by Gauss and Legendre's rule on equal pieces."""
+        nodes, weights = _NODES.to(v.device), _WEIGHTS.to(v.device)
+        starts = torch.arange(_PIECES, device=v.device, dtype=v.dtype)
+        share = ((starts[:, None] + (nodes + 1) / 2) / _PIECES).flatten()
+        w = v[..., None] * share
+        values = self._rise(w.exp()) * (-w).exp()
+        return v * (values * weights.repeat(_PIECES)).sum(-1) / (2 * _PIECES)
+
+    def __str__(self) -> str:
+        return f"the divergence with h'' = f''/u of {self.divergence}"
+
+
+def heavy_tails(divergence: FDivergence) -> bool:
+    """Whether D_f is infinite for some model whose tails are heavier than the data's: f(u) grows
+    like a power of 1/u as u → 0, as Neyman's does, and not like its logarithm.
+
+    >>> from emgen.divergences import KL, Neyman, ReverseKL
+    >>> heavy_tails(Neyman()), heavy_tails(ReverseKL()), heavy_tails(KL())
+    (True, False, False)
+    """
+    u = torch.tensor([-40.0, -80.0], dtype=torch.float64).exp()
+    near, far = divergence.generator(u).tolist()
+    return far > 3 * abs(near)
+
+
+def continued(function: _Function, v: Tensor, edge: float) -> Tensor:
     """function(v), from the edge outwards as g + g′ (e^{κ(v−edge)} − 1)/κ with κ = g″/g′: exact for
     powers and logs of eᵛ.
     """

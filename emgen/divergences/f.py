@@ -16,6 +16,7 @@ from torch.nn.functional import logsigmoid, softplus
 
 from emgen.divergences.base import FDivergence
 from emgen.divergences.numerics.closed_forms import torch_kl
+from emgen.divergences.powers import Neyman, kl_perspective
 
 _LOG2 = math.log(2.0)
 
@@ -45,10 +46,13 @@ class KL(FDivergence):
         return v.exp()
 
     def perspective(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        return (log_p.exp() * (log_p - log_q - 1) + log_q.exp()).clamp_min(0)
+        return kl_perspective(log_p, log_q)
 
     def exact(self, p: Distribution, q: Distribution) -> Tensor | None:
         return torch_kl(p, q)
+
+    def non_saturating(self) -> FDivergence:
+        return ReverseKL()
 
 
 @dataclass(frozen=True)
@@ -78,10 +82,13 @@ class ReverseKL(FDivergence):
         return (-math.inf, 0.0)
 
     def perspective(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        return KL().perspective(log_q, log_p)
+        return kl_perspective(log_q, log_p)
 
     def exact(self, p: Distribution, q: Distribution) -> Tensor | None:
         return torch_kl(q, p)
+
+    def non_saturating(self) -> FDivergence:
+        return 0.5 * Neyman()
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,9 @@ class Jeffreys(FDivergence):
         forward, backward = torch_kl(p, q), torch_kl(q, p)
         return None if forward is None or backward is None else forward + backward
 
+    def non_saturating(self) -> FDivergence:
+        return ReverseKL() + 0.5 * Neyman()
+
 
 @dataclass(frozen=True)
 class JensenShannon(FDivergence):
@@ -148,6 +158,9 @@ class JensenShannon(FDivergence):
     @property
     def domain(self) -> tuple[float, float]:
         return (-math.inf, _LOG2)
+
+    def non_saturating(self) -> FDivergence:
+        return ReverseKL() - self
 
 
 @dataclass(frozen=True)
@@ -178,6 +191,9 @@ class GAN(FDivergence):
     @property
     def domain(self) -> tuple[float, float]:
         return (-math.inf, 0.0)
+
+    def non_saturating(self) -> FDivergence:
+        return ReverseKL() - JensenShannon()
 
 
 @dataclass(frozen=True)
@@ -224,6 +240,9 @@ class TotalVariation(FDivergence):
     @property
     def domain(self) -> tuple[float, float]:
         return (-math.inf, 0.5)
+
+    def non_saturating(self) -> FDivergence:
+        return self
 
 
 def _log1mexp(t: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ they belong to.
 
 from __future__ import annotations
 
-__all__ = ["Alpha", "Neyman", "Pearson", "SquaredHellinger", "power"]
+__all__ = ["Alpha", "Neyman", "Pearson", "SquaredHellinger", "kl_perspective", "power"]
 
 import math
 from dataclasses import dataclass
@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from emgen.divergences.base import FDivergence
-from emgen.divergences.f import KL, ReverseKL
-from emgen.divergences.numerics.closed_forms import log_affinity
+from emgen.divergences.numerics.closed_forms import log_affinity, torch_kl
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,9 @@ class Pearson(FDivergence):
         affinity = log_affinity(p, q, 2.0)
         return None if affinity is None else affinity.expm1()
 
+    def non_saturating(self) -> FDivergence:
+        return 2.0 * Alpha(1.0)
+
 
 @dataclass(frozen=True)
 class Neyman(FDivergence):
@@ -76,6 +78,9 @@ class Neyman(FDivergence):
 
     def exact(self, p: Distribution, q: Distribution) -> Tensor | None:
         return Pearson().exact(q, p)
+
+    def non_saturating(self) -> FDivergence:
+        return 2.0 * Alpha(-2.0)
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,9 @@ class SquaredHellinger(FDivergence):
     def exact(self, p: Distribution, q: Distribution) -> Tensor | None:
         affinity = log_affinity(p, q, 0.5)
         return None if affinity is None else -2 * affinity.expm1()
+
+    def non_saturating(self) -> FDivergence:
+        return 0.5 * Alpha(-0.5)
 
 
 @dataclass(frozen=True)
@@ -159,7 +167,7 @@ class Alpha(FDivergence):
 
     def perspective(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         if self.alpha in (0.0, 1.0):
-            return (KL() if self.alpha else ReverseKL()).perspective(log_p, log_q)
+            return kl_perspective(*((log_p, log_q) if self.alpha else (log_q, log_p)))
         a, b, v = self.alpha, 1 - self.alpha, log_p - log_q
         mixed, near = (
             (a * log_p + b * log_q).exp(),
@@ -186,9 +194,15 @@ class Alpha(FDivergence):
 
     def exact(self, p: Distribution, q: Distribution) -> Tensor | None:
         if self.alpha in (0.0, 1.0):
-            return (KL() if self.alpha else ReverseKL()).exact(p, q)
+            return torch_kl(p, q) if self.alpha else torch_kl(q, p)
         affinity = log_affinity(p, q, self.alpha)
         return None if affinity is None else affinity.expm1() / (self.alpha * (self.alpha - 1))
+
+    def non_saturating(self) -> FDivergence:
+        return Alpha(self.alpha - 1)
+
+    def __str__(self) -> str:
+        return {0.0: "reverse KL", 1.0: "KL"}.get(self.alpha, f"Alpha({self.alpha:g})")
 
 
 def power(v: Tensor, exponent: float) -> Tensor:
@@ -200,3 +214,8 @@ def power(v: Tensor, exponent: float) -> Tensor:
     x = exponent * v
     small = x.abs() < 0.5
     return torch.where(small, torch.where(small, x, 0.0).expm1(), x.exp() - 1) / exponent
+
+
+def kl_perspective(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """p log(p/q) − p + q, the integrand of KL(P‖Q), not negative."""
+    return (log_p.exp() * (log_p - log_q - 1) + log_q.exp()).clamp_min(0)

@@ -115,6 +115,10 @@ class MarginLoss(FDivergence):
         )
         return torch.where(beyond, torch.inf, expanded).to(t.dtype)
 
+    def non_saturating(self) -> FDivergence:
+        named, factor = self.induces()
+        return super().non_saturating() if named is self else factor * named.non_saturating()
+
     def _best_margin(self, u: Tensor) -> Tensor:
         """argmin of φ(m) u + φ(−m), by bisection of its slope; a Newton step about it carries
         dm/du.

@@ -64,12 +64,13 @@ def _table(group: Group) -> Table:
     methods = list(dict.fromkeys(method(score) for score in scores if score is not None))
     told = [f"[{i}] {text}" for i, text in enumerate(methods, 1)]
     told += ["of several seeds: mean ± sd"] if any(len(row.runs) > 1 for row in folded) else []
+    games = [f"{row.label}: {row.runs[0].descends}" for row in folded if row.runs[0].descends]
     table = Table(
         title=group.title,
         title_justify="left",
         title_style="bold",
         caption_justify="left",
-        caption=_plain("; ".join(told)) or None,
+        caption=_plain("\n".join(line for line in ("; ".join(told), *games) if line)) or None,
         padding=(0, 1, 0, 0),  # eighty columns hold the whole
     )
     sampled = next((name for name in SAMPLES if any(_has(row, name) for row in folded)), None)
@@ -100,7 +101,8 @@ def _ended(row: Row) -> str:
 def _number(row: Row, name: str) -> str:
     if name == "ess":
         ess = _mean(row, lambda run: run.metric("ess"))
-        return "" if ess is None else f"{ess:.1f}"
+        loose = " (loose)" if row.score is not None and row.score.loose else ""
+        return "" if ess is None else f"{ess:.1f}{loose}"
     return counted(_mean(row, lambda run: run.number(name)))
 
 

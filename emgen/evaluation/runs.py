@@ -15,6 +15,7 @@ __all__ = [
 import csv
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,12 @@ class Score:
     method: str
     ess: float | None
 
+    @property
+    def loose(self) -> bool:
+        """Whether the bound says little: fewer than 2 % of its draws counted."""
+        draws = re.search(r"K=(\d+)", self.method)
+        return draws is not None and self.ess is not None and self.ess < 0.02 * int(draws[1])
+
 
 @dataclass(frozen=True)
 class Run:
@@ -84,6 +91,12 @@ class Run:
     @property
     def binarisation(self) -> str:
         return str(_node(self.config, "data").get("binarise", "none"))
+
+    @property
+    def descends(self) -> str:
+        """What each player of a game descends, in one line; empty where none was recorded."""
+        said = _node(self.summary, "descends")
+        return "; ".join(f"{player} descends {what}" for player, what in said.items())
 
     @property
     def score(self) -> Score | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from emgen.data.base import Data
-from emgen.distributions import Dirac
+from emgen.distributions import Dirac, Implicit
 from emgen.estimators.montecarlo import log_mean_exp
 from emgen.estimators.progress import each
 from emgen.evaluation.budget import Phases, in_two_phases
@@ -64,7 +64,8 @@ def scores(
     same draws.
 
     The gap is log p̂_K(x) − ELBO, an estimate of KL(q(z|x) ‖ p(z|x)) that grows towards it with K.
-    An implicit model (no likelihood) has no scores here and gets an empty dictionary.
+    An implicit model (no likelihood) has no scores here and gets an empty dictionary; one whose
+    encoder alone is implicit is scored by annealing, where `temperatures` ask for it.
 
     Args:
         model: the model; the likelihood is exact where it has `log_prob`.
@@ -97,6 +98,7 @@ def scores(
         return inference_gaps(
             model, x, samples=samples, temperatures=temperatures, chains=chains, seed=seed
         )
+    encoded = encoded and not _is_implicit(model, x, seed)  # no density, so no weights
     ais = annealed(model, x, temperatures, chains, seed=seed) if temperatures else None
     if not encoded:
         ess = f"effective sample size of {chains} chains"
@@ -169,6 +171,12 @@ def _has_best_normal(model: Any, x: Tensor, seed: int) -> bool:
     with evaluating(model, seed):
         q = model.recognition(x[:1])
     return isinstance(q, Independent) and isinstance(q.base_dist, Normal)
+
+
+def _is_implicit(model: Any, x: Tensor, seed: int) -> bool:
+    """Whether q(z|x) is known by its draws alone."""
+    with evaluating(model, seed):
+        return isinstance(model.recognition(x[:1]), Implicit)
 
 
 def _likelihood(model: Any, seed: int) -> Any:

@@ -156,7 +156,9 @@ def _about(row: Row, more: str) -> str:
     if left > 0:
         rest = ", ".join(f"{one.name}={one.value}" for one in row.settings[SETTINGS:])
         told.append(f'<span title="{escape(rest)}">and {left} more</span>')
-    return f'<div class="about">{"".join(told)}{more}</div>'
+    game = row.runs[0].descends
+    descends = f'<div class="note">{escape(game)}</div>' if game else ""
+    return f'<div class="about">{"".join(told)}{more}</div>{descends}'
 
 
 def _setting(setting: Setting) -> str:

@@ -2,7 +2,7 @@
 out.
 """
 
-__all__ = ["Bernoulli", "Categorical", "Dirac", "Gaussian", "OneHot"]
+__all__ = ["Bernoulli", "Categorical", "Dirac", "Gaussian", "Implicit", "OneHot"]
 
 import math
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, distributions, nn
 
 from emgen.distributions import Dirac as PointMass
+from emgen.distributions import Implicit as ImplicitDistribution
 from emgen.distributions import IndependentBernoulli, softplus
 from emgen.distributions import OneHot as OneHotDistribution
 
@@ -124,6 +125,46 @@ class Dirac(nn.Module):
         return PointMass(
             point.sigmoid() if self.squash else point, len(self.event_shape), validate_args=False
         )
+
+
+class Implicit(nn.Module):
+    """Draws of any shape without a density, z = g(h, ε) with ε ~ N(0, I), fresh for every draw: an
+    encoder for games that see z (AVB, ALI, AAE).
+
+    Args:
+        features: size of h.
+        event_shape: shape of z, a vector.
+        noise: size of ε.
+        hidden: width of the layer that mixes h and ε.
+
+    References: Mescheder, Nowozin and Geiger (2017), "Adversarial variational Bayes".
+    """
+
+    def __init__(
+        self, features: int, event_shape: Sequence[int], noise: int = 16, hidden: int = 200
+    ):
+        super().__init__()
+        if min(noise, hidden) < 1:
+            raise ValueError(
+                f"noise={noise}, hidden={hidden}: draws without a density take at least one number"
+                " of noise and one hidden unit."
+            )
+        self.event_shape, self.noise = torch.Size(event_shape), noise
+        self.mix = nn.Sequential(
+            nn.Linear(features + noise, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, self.event_shape.numel()),
+        )
+
+    def forward(self, features: Tensor) -> distributions.Distribution:
+        def draw(shape: torch.Size) -> Tensor:
+            h = features.expand(*shape, *features.shape)
+            noise = torch.randn(
+                *h.shape[:-1], self.noise, dtype=features.dtype, device=features.device
+            )
+            return shaped(self.mix(torch.cat([h, noise], -1)), self.event_shape)
+
+        return ImplicitDistribution(draw, features.shape[:-1], self.event_shape)
 
 
 class OneHot(nn.Module):

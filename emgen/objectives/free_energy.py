@@ -1,8 +1,9 @@
 """The free energy F(q, θ), its importance-weighted tightening, and β-weighting of its KL term."""
 
-__all__ = ["FreeEnergy"]
+__all__ = ["FreeEnergy", "kl_term"]
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +85,17 @@ class FreeEnergy:
             return Terms(self.beta * kl_mean - reconstruction, parts)
         bound = (torch.logsumexp(log_likelihood - kl, 0) - math.log(self.samples)).mean()
         return Terms(-bound, {**parts, "bound": bound})
+
+
+def kl_term(q: Distribution, prior: Distribution, z: Callable[[], Tensor]) -> Tensor:
+    """KL(q ‖ p(z)) in closed form where torch knows the pair, else log q(z) − log p(z) at the draws
+    that `z` gives.
+    """
+    exact = _exact_kl(q, prior)
+    if exact is not None:
+        return exact
+    drawn = z()
+    return q.log_prob(drawn) - prior.log_prob(drawn)
 
 
 def _exact_kl(q: Distribution, prior: Distribution) -> Tensor | None:

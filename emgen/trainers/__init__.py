@@ -5,9 +5,10 @@ from emgen.trainers.cd import CD
 from emgen.trainers.em import EM
 from emgen.trainers.fgan import FGAN
 from emgen.trainers.gan import GAN
+from emgen.trainers.line import Line
 from emgen.trainers.rws import RWS
 from emgen.trainers.up_down import UpDown
 from emgen.trainers.vae import VAE
 from emgen.trainers.wake_sleep import WakeSleep
 
-__all__ = ["CD", "EM", "FGAN", "GAN", "RWS", "VAE", "Trainer", "UpDown", "WakeSleep"]
+__all__ = ["CD", "EM", "FGAN", "GAN", "Line", "RWS", "VAE", "Trainer", "UpDown", "WakeSleep"]

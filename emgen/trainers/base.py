@@ -121,6 +121,11 @@ class Trainer(Evaluated):
         """q_φ(z|x), the encoder that the model carries (None where it has none)."""
         return getattr(self.model, "recognition", None)
 
+    @property
+    def descends(self) -> dict[str, str]:
+        """What each player of a game descends at the best critic, in words; others say nothing."""
+        return {}
+
     def parameters_of(self, player: str | tuple[str, ...]) -> list[nn.Parameter]:
         """The trainable parameters of `model`, `recognition` or `critic`, or of several; none
         belongs to two players.

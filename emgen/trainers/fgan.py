@@ -39,6 +39,8 @@ class FGAN(Trainer):
             loss, a power of the ratio, runs away.
         sleep: the objective of the recognition network.
         optimizer: parameters → optimiser of model and critic.
+        critic_optimizer: the critic's own, for two time-scales (Heusel et al., 2017, "GANs trained
+            by a two time-scale update rule"); None for the same as the model's.
         recognition_optimizer: parameters → optimiser of the recognition network.
         clip: largest gradient norm; None for no clipping.
         scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant
@@ -61,6 +63,7 @@ class FGAN(Trainer):
         surrogate: Any = None,
         sleep: Sleep = Sleep(),
         optimizer: OptimizerFactory = partial(Adam, lr=1e-3, betas=(0.5, 0.999), fused=True),
+        critic_optimizer: OptimizerFactory | None = None,
         recognition_optimizer: OptimizerFactory = partial(Adam, lr=1e-3, fused=True),
         clip: float | None = None,
         scheduler: Callable[[Any], Any] | None = None,
@@ -70,7 +73,7 @@ class FGAN(Trainer):
             model,
             critic=critic,
             optimizers={
-                "critic": optimizer,
+                "critic": critic_optimizer or optimizer,
                 "model": optimizer,
                 "recognition": recognition_optimizer,
             },
@@ -94,3 +97,7 @@ class FGAN(Trainer):
         )
         if self.has_recognition:
             self.descend("recognition", self.sleep(self.model, self.recognition, len(x)))
+
+    @property
+    def descends(self) -> dict[str, str]:
+        return {"model": self.adversarial.says("data | samples")}

@@ -36,6 +36,8 @@ class GAN(Trainer):
         sleep: the objective of the recognition network.
         critic_steps: k, the critic's steps for each of the model's.
         optimizer: parameters → optimiser of model and critic.
+        critic_optimizer: the critic's own, for two time-scales (Heusel et al., 2017, "GANs trained
+            by a two time-scale update rule"); None for the same as the model's.
         recognition_optimizer: parameters → optimiser of the recognition network.
         clip: largest gradient norm; None for no clipping.
         scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant
@@ -55,6 +57,7 @@ class GAN(Trainer):
         sleep: Sleep = Sleep(),
         critic_steps: int = 1,
         optimizer: OptimizerFactory = partial(Adam, lr=1e-3, betas=(0.5, 0.999), fused=True),
+        critic_optimizer: OptimizerFactory | None = None,
         recognition_optimizer: OptimizerFactory = partial(Adam, lr=1e-3, fused=True),
         clip: float | None = None,
         scheduler: Callable[[Any], Any] | None = None,
@@ -69,7 +72,7 @@ class GAN(Trainer):
             model,
             critic=critic,
             optimizers={
-                "critic": optimizer,
+                "critic": critic_optimizer or optimizer,
                 "model": optimizer,
                 "recognition": recognition_optimizer,
             },
@@ -89,3 +92,7 @@ class GAN(Trainer):
         self.descend("model", self.adversarial.model(self.critic, self.model.rsample(len(x))))
         if self.has_recognition:
             self.descend("recognition", self.sleep(self.model, self.recognition, len(x)))
+
+    @property
+    def descends(self) -> dict[str, str]:
+        return {"model": self.adversarial.says("data | samples")}

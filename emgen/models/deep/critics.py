@@ -1,6 +1,6 @@
 """Critics: networks whose output is a log density ratio."""
 
-__all__ = ["Critic", "WithSquares", "convolutional_critic", "dense_critic"]
+__all__ = ["Beside", "Critic", "WithSquares", "convolutional_critic", "dense_critic"]
 
 from collections.abc import Sequence
 from typing import Any
@@ -56,8 +56,42 @@ class WithSquares(nn.Module):
         return self.network(torch.cat([flat, flat.square()], -1))
 
 
+class Beside(nn.Module):
+    """Several things seen at once, an image and its code: each through a network of its own, then
+    all through a layer that they share.
+
+    Args:
+        networks: one for each part of the event, each with its `event_shape` and its number of
+            `features`.
+        hidden: width of the shared layer.
+        activation, spectral_norm: as in `emgen.models.deep.networks.MLP`.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[Any],
+        hidden: int = 200,
+        activation: str = "leaky_relu",
+        spectral_norm: bool = False,
+    ):
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        self.sizes = [network.event_shape.numel() for network in networks]
+        width = sum(network.features for network in networks)
+        self.shared = MLP((width,), (hidden,), activation, spectral_norm)
+        self.features = self.shared.features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Flat events (*batch, Σ D_i) → (*batch, features)."""
+        parts = zip(self.networks, x.split(self.sizes, -1))
+        seen = [
+            network(part.reshape(*part.shape[:-1], *network.event_shape)) for network, part in parts
+        ]
+        return self.shared(torch.cat(seen, -1))
+
+
 def dense_critic(
-    event_shape: Sequence[int],
+    event_shape: Sequence[Any],
     hidden: Sequence[int] = (200, 200),
     activation: str = "leaky_relu",
     spectral_norm: bool = False,
@@ -65,7 +99,13 @@ def dense_critic(
 ) -> Critic:
     """A fully connected critic; arguments as in `emgen.models.deep.networks.MLP`, and whether it is
     shown x² beside x.
+
+    Of several things, an `event_shape` of shapes such as ((1, 28, 28), (50,)), it sees all numbers
+    in one flat event (see `emgen.objectives.draws.beside`).
     """
+    parts = parts_of(event_shape)
+    if parts is not None:
+        event_shape = (sum(torch.Size(part).numel() for part in parts),)
     if not squares:
         return Critic(MLP(event_shape, hidden, activation, spectral_norm), spectral_norm)
     network = MLP((2 * torch.Size(event_shape).numel(),), hidden, activation, spectral_norm)
@@ -73,12 +113,34 @@ def dense_critic(
 
 
 def convolutional_critic(
-    event_shape: Sequence[int],
+    event_shape: Sequence[Any],
     channels: Sequence[int] = (32, 64),
     activation: str = "leaky_relu",
     spectral_norm: bool = False,
 ) -> Critic:
-    """A convolutional critic; arguments as in `emgen.models.deep.networks.ConvolutionalEncoder`."""
-    return Critic(
-        ConvolutionalEncoder(event_shape, channels, activation, spectral_norm), spectral_norm
-    )
+    """A convolutional critic; arguments as in `emgen.models.deep.networks.ConvolutionalEncoder`.
+
+    Of several things, an `event_shape` of shapes such as ((1, 28, 28), (50,)), it convolves the
+    images and sees the vectors through a fully connected layer of 200.
+    """
+    parts = parts_of(event_shape)
+    if parts is None:
+        encoder = ConvolutionalEncoder(event_shape, channels, activation, spectral_norm)
+        return Critic(encoder, spectral_norm)
+
+    networks = [
+        MLP(part, (200,), activation, spectral_norm)
+        if len(part) == 1
+        else ConvolutionalEncoder(part, channels, activation, spectral_norm)
+        for part in parts
+    ]
+    beside = Beside(networks, activation=activation, spectral_norm=spectral_norm)
+    return Critic(beside, spectral_norm)
+
+
+def parts_of(event_shape: Sequence[Any]) -> list[tuple[int, ...]] | None:
+    """The shapes of several things seen at once, ((1, 8, 8), (10,)); None for the shape of one."""
+    shapes = list(event_shape)
+    if not shapes or isinstance(shapes[0], int):
+        return None
+    return [tuple(part) for part in shapes]
