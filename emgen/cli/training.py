@@ -4,6 +4,7 @@ came out.
 
 __all__ = ["build_parts", "train"]
 
+import copy
 import inspect
 import math
 from pathlib import Path
@@ -16,6 +17,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from emgen.cli.checks import check_ranges
 from emgen.cli.folder import RunFolder
+from emgen.cli.loggers import build_loggers, log_configuration, log_scores
 from emgen.errors import UserError
 from emgen.evaluation.scores import scored, scores
 from emgen.evaluation.support import check_support
@@ -60,7 +62,7 @@ def _run(
 ) -> dict[str, float]:
     """The one way of a run, in a folder that is this process's own from the claim on."""
     check_ranges(cfg)
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    config: Any = OmegaConf.to_container(_placed(cfg, folder), resolve=True)
     names = _names(config, choices)
     folder.claim(resume=bool(cfg.resume))
     checkpoint = folder.checkpoint("last") if cfg.resume else None
@@ -72,14 +74,23 @@ def _run(
     trainer = _lightning(config, folder)
 
     folder.begin({**config, "choices": names}, hydra)
+    log_configuration(trainer.loggers, config)
     path = None if checkpoint is None else str(checkpoint)
     trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
 
     summary = _scored(trainer, module, data, config, names)
     folder.write_summary(summary)
     _write_hyperparameters(trainer, summary, names)
+    log_scores(trainer.loggers, summary["metrics"], module.examples)
     folder.write_status("finished")
     return summary["metrics"]
+
+
+def _placed(cfg: DictConfig, folder: RunFolder) -> DictConfig:
+    """The configuration with `paths.run_dir` where the run is, which in a sweep Hydra alone knows."""
+    placed = copy.deepcopy(cfg)
+    OmegaConf.update(placed, "paths.run_dir", str(folder.path), force_add=True)
+    return placed
 
 
 def build_parts(config: Any) -> tuple[Any, Any]:
@@ -134,16 +145,13 @@ def _lightning(config: dict[str, Any], folder: RunFolder) -> lightning.Trainer:
         for name, node in (config.get("callbacks") or {}).items()
         if node
     ]
-    logger = None
-    if config.get("logger"):
-        place = {} if config["logger"].get("save_dir") else {"save_dir": str(folder.path)}
-        logger = build(config["logger"], "logger", **place)
+    loggers = build_loggers(config.get("logger"), str(folder.path))
     return build(
         device,
         "lightning",
         default_root_dir=str(folder.path),
         callbacks=callbacks,
-        logger=logger or False,
+        logger=loggers or False,
         plugins=[folder.checkpoint_io],
         enable_progress_bar=False,
         enable_model_summary=False,
