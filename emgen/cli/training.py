@@ -13,8 +13,10 @@ from typing import Any
 import pytorch_lightning as lightning
 import torch
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from emgen.callbacks import EMA, Checkpoint, Progress
 from emgen.cli.checks import check_ranges
 from emgen.cli.folder import RunFolder
 from emgen.cli.loggers import build_loggers, log_configuration, log_scores
@@ -72,11 +74,19 @@ def _run(
         for split in data.rows:
             check_support(module.model, data.observed(split), f"the {split} data", scored=True)
     trainer = _lightning(config, folder)
+    for callback in trainer.callbacks:
+        if isinstance(callback, EMA):
+            with naming("callbacks"):
+                callback.check(module)
 
     folder.begin({**config, "choices": names}, hydra)
     log_configuration(trainer.loggers, config)
     path = None if checkpoint is None else str(checkpoint)
     trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
+
+    if trainer.fast_dev_run:
+        folder.write_status("debug", "lightning.fast_dev_run: it fits together; nothing is scored")
+        return {}
 
     summary = _scored(trainer, module, data, config, names)
     folder.write_summary(summary)
@@ -145,6 +155,9 @@ def _lightning(config: dict[str, Any], folder: RunFolder) -> lightning.Trainer:
         for name, node in (config.get("callbacks") or {}).items()
         if node
     ]
+    bar = any(isinstance(one, ProgressBar) for one in callbacks)  # Lightning's, in place of ours
+    callbacks = [one for one in callbacks if not (bar and isinstance(one, Progress))]
+    callbacks.sort(key=_turn)
     loggers = build_loggers(config.get("logger"), str(folder.path))
     return build(
         device,
@@ -153,12 +166,19 @@ def _lightning(config: dict[str, Any], folder: RunFolder) -> lightning.Trainer:
         callbacks=callbacks,
         logger=loggers or False,
         plugins=[folder.checkpoint_io],
-        enable_progress_bar=False,
+        enable_progress_bar=bar,
         enable_model_summary=False,
         limit_val_batches=0,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
+
+
+def _turn(callback: lightning.Callback) -> int:
+    """Of callbacks at one hook: averages are there before anybody scores, and what the others know
+    is in the checkpoint.
+    """
+    return 0 if isinstance(callback, EMA) else 2 if isinstance(callback, Checkpoint) else 1
 
 
 def _scored(
