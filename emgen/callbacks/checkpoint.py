@@ -136,6 +136,8 @@ class Checkpoint(LightningCheckpoint):
             self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        if trainer.fast_dev_run:
+            return
         value = pl_module.row.get(self.monitor)
         # the first process decides for all, who save together
         if trainer.strategy.broadcast(value is not None and value > self.best):

@@ -1,15 +1,19 @@
-"""TensorBoard with one event file a run, made for runs to be compared in it."""
+"""Lightning's loggers where a run needs a little more of them: one event file, made for runs to be
+compared in it, and rows that a resume keeps.
+"""
 
-__all__ = ["LAYOUT", "TensorBoard"]
+__all__ = ["CSV", "LAYOUT", "TensorBoard"]
 
+import csv
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning_fabric.loggers.logger import rank_zero_experiment
 from lightning_fabric.utilities.rank_zero import rank_zero_only
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams
 
 # one chart a quantity, in which all runs lie over one another
@@ -76,3 +80,43 @@ class TensorBoard(TensorBoardLogger):
     def finalize(self, status: str) -> None:
         self.experiment.flush()
         self.save()
+
+
+class CSV(CSVLogger):
+    """Lightning's logger, which goes on with the rows that are there when a run is resumed.
+
+    Args:
+        save_dir: the run folder.
+        name, version: of the folders below it.
+        prefix: of every tag.
+        flush_logs_every_n_steps: rows are written when the number of examples seen is one less
+            than a multiple of this; 1 writes each at once.
+    """
+
+    def __init__(
+        self,
+        save_dir: str,
+        name: str = "csv",
+        version: str = "",
+        prefix: str = "",
+        flush_logs_every_n_steps: int = 1,
+    ):
+        super().__init__(save_dir, name, version, prefix, flush_logs_every_n_steps)
+
+    @property
+    def experiment(self) -> Any:
+        if self._experiment is None:
+            before = _rows(Path(self.log_dir) / "metrics.csv")
+            with warnings.catch_warnings():  # that the rows are about to be deleted
+                warnings.simplefilter("ignore")
+                writer: Any = super().experiment
+            writer.metrics = before
+        return super().experiment
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table; none where there is no file."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

@@ -4,15 +4,23 @@ anything is built.
 
 __all__ = ["STATEFUL", "check_counts", "check_ranges", "flat"]
 
+import contextlib
+import inspect
 import math
 import re
 from collections.abc import Iterator
 from typing import Any, TypeGuard
 
+import torch
+
 from emgen.errors import UserError, typed
+from emgen.options import locate
 
 # of Lightning's precisions those in which parameters keep their digits and losses need no scale
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "32", "64", "bf16")
+
+
+UNKNOWN = object()  # what makes a part whose `_target_` cannot be found
 
 
 def check_ranges(cfg: Any) -> None:
@@ -28,24 +36,9 @@ def check_ranges(cfg: Any) -> None:
                 f"{part} was left out or set to null, and no run goes without: choose one, or drop"
                 " that override."
             )
-    for key, value in flat(cfg):
-        if any(
-            isinstance(v, float) and math.isnan(v)
-            for v in (value if isinstance(value, list) else [value])
-        ):
-            raise UserError(f"{key}={typed(value)} is not a number: give a finite value.")
-        *_, owner, last = ["", *key.split(".")]
-        if last == "lr" and _is_part(cfg, key):  # such as a callback of that name
-            continue
-        if last == "lr" and not (_is_number(value) and 0 < value < math.inf):
-            raise UserError(
-                f"{key}={typed(value)}: a learning rate is a positive, finite number; give one such"
-                " as 0.001."
-            )
-        if last == "seed" and not (type(value) is int and 0 <= value < 2**63):
-            raise UserError(f"{key}={typed(value)}: a seed is an integer >= 0.")
-        if owner.endswith("optimizer"):  # torch's own words for these name no key
-            _check_optimizer(key, last, value)
+    for key, value, maker in _leaves(cfg):
+        _check_leaf(key, value, maker)
+    _check_schedule(cfg.trainer)
     _check_lightning(cfg.lightning)
     epochs = cfg.lightning.get("max_epochs")
     if type(epochs) is not int or epochs < 1:
@@ -135,11 +128,62 @@ def _check_lightning(settings: Any) -> None:
         )
 
 
-def _is_part(cfg: Any, key: str) -> bool:
-    node = cfg
-    for word in key.split("."):
-        node = node[word] if hasattr(node, "keys") and word in node else None
-    return hasattr(node, "keys")
+def _leaves(node: Any, maker: Any = None, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Every value with its dotted key and what it is an argument of: the class or function that the
+    nearest `_target_` names, None for a setting of the run, UNKNOWN where it cannot be found.
+    """
+    for key in node:
+        value = node._get_node(key) if hasattr(node, "_get_node") else node[key]
+        if hasattr(value, "keys"):
+            yield from _leaves(value, _maker(value) or maker, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _plain(value), maker
+
+
+def _maker(node: Any) -> Any:
+    if "_target_" not in node:
+        return None
+    target = node._get_node("_target_")._value() if hasattr(node, "_get_node") else node["_target_"]
+    with contextlib.suppress(Exception):  # what cannot be found is for others to tell
+        return locate(target)
+    return UNKNOWN
+
+
+def _check_leaf(key: str, value: Any, maker: Any) -> None:
+    """Refuse a number that its part would not take, if the part is ours or torch's: what a number
+    means is said by whose argument it is, for a user's own callback may call anything `lr`.
+    """
+    name = key.rpartition(".")[2]
+    package = "emgen" if maker is None else str(getattr(maker, "__module__", "")).split(".")[0]
+    values = value if isinstance(value, list) else [value]
+    if package in ("emgen", "torch") and any(
+        isinstance(v, float) and math.isnan(v) for v in values
+    ):
+        raise UserError(f"{key}={typed(value)} is not a number: give a finite value.")
+    optimizer = isinstance(maker, type) and issubclass(maker, torch.optim.Optimizer)
+    if (optimizer or package == "emgen") and name == "lr":
+        if not (_is_number(value) and 0 < value < math.inf):
+            raise UserError(
+                f"{key}={typed(value)}: a learning rate is a positive, finite number; give one such"
+                " as 0.001."
+            )
+    if package == "emgen" and name == "seed" and not (type(value) is int and 0 <= value < 2**63):
+        raise UserError(f"{key}={typed(value)}: a seed is an integer >= 0.")
+    if optimizer:  # torch's own words for these name no key
+        _check_optimizer(key, name, value)
+
+
+def _check_schedule(trainer: Any) -> None:
+    """Refuse a schedule of learning rates for a trainer that has none."""
+    maker = _maker(trainer)
+    if "scheduler" not in trainer or maker in (None, UNKNOWN):
+        return
+    taken = inspect.signature(maker).parameters
+    if "scheduler" not in taken and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+        raise UserError(
+            f"scheduler=...: {maker.__name__} takes no gradient steps whose rate could be scheduled;"
+            " leave scheduler out, or choose a trainer by gradients such as vae."
+        )
 
 
 def _check_optimizer(key: str, last: str, value: Any) -> None:

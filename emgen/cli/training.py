@@ -4,6 +4,7 @@ came out.
 
 __all__ = ["RUN_DIR", "Unscored", "build_parts", "build_trainer", "train"]
 
+import copy
 import inspect
 import math
 import os
@@ -14,13 +15,16 @@ from typing import Any
 import pytorch_lightning as lightning
 import torch
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from emgen.callbacks import EMA, Checkpoint, Progress
 from emgen.callbacks.checkpoint import Interrupted
 from emgen.cli.checks import check_ranges
 from emgen.cli.folder import RunFolder
 from emgen.cli.hyperparameters import distinguishing
 from emgen.cli.launching import agreed, distributed
+from emgen.cli.loggers import build_loggers, log_configuration, log_scores
 from emgen.cli.provenance import data_of, read_made, record
 from emgen.errors import UserError
 from emgen.estimators.progress import shown
@@ -89,7 +93,7 @@ def _run(
 ) -> dict[str, float]:
     """The one way of a run, in a folder that is this process's own from the claim on."""
     check_ranges(cfg)
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    config: Any = OmegaConf.to_container(_placed(cfg, folder), resolve=True)
     names = _names(config, choices)
     folder.claim(resume=bool(cfg.resume))
     checkpoint = folder.checkpoint("last") if cfg.resume else None
@@ -101,6 +105,10 @@ def _run(
         for split in data.rows:
             check_support(module.model, data.observed(split), f"the {split} data", scored=True)
     trainer = _lightning(config, folder)
+    for callback in trainer.callbacks:
+        if isinstance(callback, EMA):
+            with naming("callbacks"):
+                callback.check(module)
 
     critic = config.get("critic") if _takes_critic(config["trainer"]) else None
     typed = list((hydra or {}).get("overrides.yaml", ()))
@@ -108,9 +116,14 @@ def _run(
     made = record(data, home, folder.path)
     folder.begin({**config, "choices": names, "made": made}, hydra)
     os.environ[RUN_DIR] = str(folder.path)
+    log_configuration(trainer.loggers, config)
     path = agreed(trainer, None if checkpoint is None else str(checkpoint))
     trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
     if not trainer.is_global_zero:
+        return {}
+
+    if trainer.fast_dev_run:
+        folder.write_status("debug", "lightning.fast_dev_run: it fits together; nothing is scored")
         return {}
 
     summary = _summary(trainer, module, data, config, names)
@@ -134,7 +147,15 @@ def _close(
     """Write down what came out of a run that is trained, and that it is finished."""
     folder.write_summary(summary)
     _write_hyperparameters(trainer, summary, settings)
+    log_scores(trainer.loggers, summary["metrics"], trainer.lightning_module.examples)
     folder.write_status("finished", message)
+
+
+def _placed(cfg: DictConfig, folder: RunFolder) -> DictConfig:
+    """The configuration with `paths.run_dir` where the run is, which in a sweep Hydra alone knows."""
+    placed = copy.deepcopy(cfg)
+    OmegaConf.update(placed, "paths.run_dir", str(folder.path), force_add=True)
+    return placed
 
 
 def build_parts(config: Any) -> tuple[Any, Any]:
@@ -210,10 +231,10 @@ def _lightning(config: dict[str, Any], folder: RunFolder) -> lightning.Trainer:
         for name, node in (config.get("callbacks") or {}).items()
         if node
     ]
-    logger = None
-    if config.get("logger"):
-        place = {} if config["logger"].get("save_dir") else {"save_dir": str(folder.path)}
-        logger = build(config["logger"], "logger", **place)
+    bar = any(isinstance(one, ProgressBar) for one in callbacks)  # Lightning's, in place of ours
+    callbacks = [one for one in callbacks if not (bar and isinstance(one, Progress))]
+    callbacks.sort(key=_turn)
+    loggers = build_loggers(config.get("logger"), str(folder.path))
     # the rows are scored by the callback `metrics`, unless somebody asks for Lightning's own loop
     loop = {} if any(key in device for key in _VALIDATION) else dict.fromkeys(_NO_VALIDATION, 0)
     return build(
@@ -221,13 +242,20 @@ def _lightning(config: dict[str, Any], folder: RunFolder) -> lightning.Trainer:
         "lightning",
         default_root_dir=str(folder.path),
         callbacks=callbacks,
-        logger=logger or False,
+        logger=loggers or False,
         plugins=[folder.checkpoint_io],
-        enable_progress_bar=False,
+        enable_progress_bar=bar,
         enable_model_summary=False,
         **loop,
         use_distributed_sampler=False,
     )
+
+
+def _turn(callback: lightning.Callback) -> int:
+    """Of callbacks at one hook: averages are there before anybody scores, and what the others know
+    is in the checkpoint.
+    """
+    return 0 if isinstance(callback, EMA) else 2 if isinstance(callback, Checkpoint) else 1
 
 
 def _summary(

@@ -295,6 +295,7 @@ class Data(LightningDataModule):
         loader = _Loader(self, trainer.global_rank, trainer.world_size)
         if _counts_batches(trainer):
             loader.block = 1
+        loader.repeats = bool(trainer.overfit_batches)
         return loader
 
     def val_dataloader(self) -> "_Rows":
@@ -386,6 +387,7 @@ class _Loader:
     def __init__(self, data: Data, rank: int, world: int):
         self.data, self.rank, self.world = data, rank, world
         self.sampler, self.epoch, self.position = self, 0, 0
+        self.repeats = False  # whether every epoch is the first again, to be learnt by heart
         n, size = data.count("train"), data.batch_size
         self.batches = n // size if data.drop_last else -(-n // size)
         last = size if data.drop_last else n - (self.batches - 1) * size
@@ -401,7 +403,7 @@ class _Loader:
         return -(-self.batches // self.block)
 
     def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        self.epoch = 0 if self.repeats else epoch
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.position}
@@ -523,7 +525,8 @@ class _Rows:
 
 def _counts_batches(trainer: Any) -> bool:
     """Whether somebody counts, limits, times or hooks batches, so that a batch has to be one."""
-    limited = trainer.limit_train_batches not in (None, 1.0) or trainer.overfit_batches
+    limit = trainer.limit_train_batches  # one batch is 1, and all of them 1.0
+    limited = type(limit) is int or limit not in (None, 1.0) or trainer.overfit_batches
     stopped = trainer.max_steps not in (None, -1)
     between = trainer.val_check_interval not in (None, 1.0)
     profiled = not isinstance(trainer.profiler, PassThroughProfiler)

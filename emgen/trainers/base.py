@@ -45,8 +45,9 @@ class Trainer(Evaluated):
             that always move together may share one under the tuple of their names.
         critic: the third player of an adversarial game.
         clip: largest gradient norm of a player's step; None leaves gradients alone.
-        scheduler: optimiser → learning-rate schedule, stepped once an epoch; None for a constant
-            rate.
+        scheduler: optimiser → learning-rate schedule, stepped once an epoch, or Lightning's
+            dictionary of one, which says its `interval` (epoch or step) and the tag that a
+            ReduceLROnPlateau is to `monitor`; None for a constant rate.
         accumulate: batches whose gradients are averaged, each by its rows, before a player steps;
             the last of a sweep step with as many as there are. Where one loss is descended this is
             the step of one batch of all their rows; players that move in turn each see the
@@ -103,6 +104,10 @@ class Trainer(Evaluated):
         self._owned: dict[str | tuple[str, ...], list[nn.Parameter]] = {}
         self._statistics: dict[str, Statistics] = {}
         self._descents: list[tuple[int, str, Terms, float]] = []
+        self.after_step: list[Callable[[], Any]] = []  # called when an optimiser has moved
+        self._moves = 0  # steps of optimisers that `after_step` knows of
+        self._monitors: list[str] = []  # of each schedule
+        self.recorded_at: dict[str, int] = {}  # the epoch of each tag's last record
         self.sweep_ends, self.share, self.converged = True, 1.0, False
         self.bounds: list[tuple[str, float]] = []
         self.row: dict[str, float] = {}
@@ -283,15 +288,20 @@ class Trainer(Evaluated):
         optimizers = [
             factory(self.parameters_of(player)) for player, factory in self._factories.items()
         ]
-        return optimizers, (
+        schedules = (
             [self.scheduler(optimizer) for optimizer in optimizers] if self.scheduler else []
         )
+        schedules = [s if isinstance(s, dict) else {"scheduler": s} for s in schedules]
+        self._monitors = [s.get("monitor", "train/loss") for s in schedules]
+        ours = ("monitor", "strict")  # which Lightning leaves to those who step themselves
+        return optimizers, [{k: v for k, v in s.items() if k not in ours} for s in schedules]
 
     def on_fit_start(self) -> None:
         self._optimizers = {}  # Lightning has wrapped them anew
 
     def setup(self, stage: str) -> None:
         self._owned = {}
+        self.after_step, self._moves = [], 0
         if self._trainer is not None:
             take_over(self._trainer.strategy)
 
@@ -304,17 +314,18 @@ class Trainer(Evaluated):
                 group.update(
                     (key, value) for key, value in optimizer.defaults.items() if key in group
                 )
+        self._moves = self.trainer.global_step
+        self.after_step += [
+            config.scheduler.step
+            for config in self.trainer.lr_scheduler_configs
+            if config.interval == "step"
+        ]
 
     def on_train_epoch_end(self) -> None:
         means = self.ledger.means()
         self.history.append(means)
         self._publish(means)
-        schedulers: Any = self.lr_schedulers() or []
-        for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
-            if isinstance(scheduler, ReduceLROnPlateau):
-                scheduler.step(means["loss"])
-            else:
-                scheduler.step()
+        self._step_schedules()
         bound = self.history[-1].get("bound")
         if bound is not None and self.tol is not None:
             self.converged = (
@@ -323,6 +334,30 @@ class Trainer(Evaluated):
             self._bound_before = bound
             self.trainer.should_stop = self.trainer.should_stop or self.converged
         self.ledger.clear()
+
+    def _step_schedules(self) -> None:
+        """At the end of an epoch; a plateau is looked for when its tag was recorded in it."""
+        configs = self.trainer.lr_scheduler_configs
+        for config, monitor in zip(configs, self._monitors, strict=True):
+            if not isinstance(config.scheduler, ReduceLROnPlateau):
+                if config.interval == "epoch":
+                    config.scheduler.step()
+            elif self.recorded_at.get(monitor) == self.current_epoch:
+                config.scheduler.step(float(self.trainer.callback_metrics[monitor]))
+            elif monitor not in self.recorded_at and not monitor.startswith("val/"):
+                known = ", ".join(tag for tag in self.recorded_at if "/" in tag)
+                raise ValueError(f"monitor={monitor} is not recorded: choose one of {known}.")
+
+    def _after_step(self) -> None:
+        if self.trainer.global_step > self._moves:
+            self._moves = self.trainer.global_step
+            for call in self.after_step:
+                call()
+
+    def log(self, name: str, *arguments: Any, **options: Any) -> None:
+        """Lightning's, which keeps the epoch too: `callback_metrics` hold old values as well."""
+        self.recorded_at[name] = self.current_epoch
+        super().log(name, *arguments, **options)
 
     def _publish(self, means: Mapping[str, float]) -> None:
         """Hand an epoch's means to Lightning: its callbacks find them in `callback_metrics`, every
@@ -444,6 +479,8 @@ def _over_block(step: Callable[[Any, Any, int], None]) -> Callable[[Any, Any, in
                 step(self, one, number)
             self.iteration += 1
             self.examples += total
+            if self.after_step:
+                self._after_step()
         self._close_block()
 
     return training_step
