@@ -20,6 +20,7 @@ BELOW = {
     "estimators": ("roles", "distributions", "families", "divergences"),
     "objectives": ("roles", "distributions", "families", "divergences", "estimators"),
     "optim": ("roles",),
+    "schedules": (),
     "models": ("roles", "distributions", "families", "divergences.bregman"),
     "data": ("randomness", "distributions"),
     "figures": (

@@ -47,15 +47,15 @@ _NO_VALIDATION = ("limit_val_batches", "num_sanity_val_steps")
 _VALIDATION = (*_NO_VALIDATION, "check_val_every_n_epoch", "val_check_interval")
 
 
-class Unscored(Interrupted):
+class Unscored(BaseException):
     """A signal stopped the scoring of a run, which is trained and finished all the same."""
 
     def __init__(self, signum: int, folder: RunFolder):
-        super().__init__(signum, folder.path)
-        self.args = (
+        super().__init__(
             f"training is finished, and {signal.Signals(signum).name} stopped its scoring; score it"
-            f" with: {folder.scoring}",
+            f" with: {folder.scoring}"
         )
+        self.signum = signum
 
 
 def train(
@@ -110,7 +110,7 @@ def _run(
             with naming("callbacks"):
                 callback.check(module)
 
-    critic = config.get("critic") if _takes_critic(config["trainer"]) else None
+    critic = config.get("critic") if _critic(config["trainer"]) else None
     typed = list((hydra or {}).get("overrides.yaml", ()))
     settings = {**names, **distinguishing({**config, "critic": critic}, choices, typed)}
     made = record(data, home, folder.path)
