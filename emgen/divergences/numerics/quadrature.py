@@ -54,7 +54,8 @@ def integrate(
         half = (edges[:, 1] - edges[:, 0]) / 2
         w = (edges.mean(1, keepdim=True) + half[:, None] * nodes).flatten()
         x, log_slope = forward(w)
-        values = function(x) * log_slope.exp().reshape(-1, *([1] * (function(x[:1]).dim() - 1)))
+        values = function(x)
+        values = values * log_slope.exp().reshape(-1, *([1] * (values.dim() - 1)))
         values = values.unflatten(0, (len(edges), _ORDER))
         scale = (half[:, None] * weights).reshape(len(edges), _ORDER, *([1] * (values.dim() - 2)))
         return (values * scale).sum(1)
@@ -72,7 +73,9 @@ def integrate(
                 torch.stack([pending[:, 0], middle], 1),
                 torch.stack([middle, pending[:, 1]], 1),
             )
-            fine = torch.stack([panels_sum(left), panels_sum(right)], 1)
+            # both halves at once, for a call costs more than its nodes
+            fine = panels_sum(torch.cat([left, right]))
+            fine = torch.stack(fine.split(len(left)), 1)
             difference = (fine.sum(1) - coarse).abs()
             total = fine.sum((0, 1)) if total is None else torch.maximum(total, fine.sum((0, 1)))
             settled = ~(difference > tolerance * (1 + total)).reshape(len(pending), -1).any(1)
