@@ -9,6 +9,7 @@ from emgen.objectives.relaxed import Relaxed
 from emgen.objectives.reweighted import ReweightedWake
 from emgen.objectives.score_function import VIMCO, ScoreFunction
 from emgen.objectives.wake_sleep import Sleep, Wake
+from emgen.objectives.wasserstein import Wasserstein
 
 __all__ = [
     "VIMCO",
@@ -24,4 +25,5 @@ __all__ = [
     "Sleep",
     "Terms",
     "Wake",
+    "Wasserstein",
 ]
