@@ -41,6 +41,8 @@ STEPS = [
     "trainer=hinge_gan model=dense data=digits critic=dense critic.spectral_norm=true",
     "trainer=least_squares_gan model=convolutional data=digits critic=convolutional critic.pack=2",
     "trainer=iwgan model=dense data=digits",
+    "trainer=aavae model=dense data=digits",
+    "trainer=f_gm model=dense_gaussian data=ring",
     "trainer=line model=dense data=digits critic=dense",
     "trainer=line model=convolutional data=digits critic=convolutional trainer.balance=.1",
     "trainer=aae model=dense data=digits",
