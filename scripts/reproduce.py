@@ -570,10 +570,10 @@ def line(names: str, seeds: int, epochs: int, samples: int, runs: str) -> None:
                 flush=True,
             )
     columns = ("log_likelihood", "ess", "fid", "kid")
-    print(f"\n{'mean (least, most)':<20}{'log p >=':>26}{'ESS':>24}{'FID':>22}{'KID':>22}")
+    print(f"\n{'mean (least, most)':<20}{'log p >=':>28}{'ESS':>28}{'FID':>24}{'KID':>24}")
     for name in names.split(","):
         cells = []
-        for column, width in zip(columns, (26, 24, 22, 22)):
+        for column, width in zip(columns, (28, 28, 24, 24)):
             values = [row[column] for row in found[name]]
             text = f"{statistics.mean(values):.2f} ({min(values):.2f}, {max(values):.2f})"
             cells.append(f"{text:>{width}}")

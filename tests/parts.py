@@ -6,7 +6,7 @@ from emgen import models
 from emgen.estimators.beliefs import Distribution, Draw
 from emgen.models import BoltzmannMachine, GaussianMixture, dense, dense_critic, helmholtz_machine
 from emgen.objectives import FreeEnergy
-from emgen.trainers import CD, EM, FGAN, GAN, RWS, VAE, Line, UpDown, WakeSleep
+from emgen.trainers import AAVAE, CD, EM, FGAN, FGM, GAN, RWS, VAE, Line, UpDown, WakeSleep
 
 EVENT = (1, 4, 4)
 
@@ -14,6 +14,11 @@ EVENT = (1, 4, 4)
 def pair(seed=0):
     torch.manual_seed(seed)
     return dense(EVENT, latent=2, hidden=(8,))
+
+
+def gaussian_pair():
+    torch.manual_seed(0)
+    return dense(EVENT, latent=2, hidden=(8,), likelihood=models.heads.Gaussian)
 
 
 def critic():
@@ -63,6 +68,8 @@ MAKE = {
     "RWS": lambda: (RWS(helmholtz_machine(EVENT, layers=(3, 2))), images()),
     "GAN": lambda: (GAN(pair(), critic(), critic_steps=2), images()),
     "FGAN": lambda: (FGAN(pair(), critic()), images()),
+    "AAVAE": lambda: (AAVAE(pair(), critic()), images()),
+    "FGM": lambda: (FGM(gaussian_pair(), critic()), images()),
     "Line": lambda: (Line(pair(), critics, penalty=None), images()),
     "Line of pairs": lambda: (
         Line(pair(), critics, PAIRS, [["critic", "model", "recognition"]], penalty=None),

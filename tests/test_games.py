@@ -1,8 +1,12 @@
 """What a game between a critic and its players descends, exactly: on tables, for every f."""
 
+from functools import partial
+
 import pytest
 import torch
+from parts import critic, images, pair
 from torch.distributions import Normal
+from torch.optim import SGD
 
 from emgen import divergences
 from emgen.divergences import (
@@ -20,8 +24,11 @@ from emgen.divergences import (
 )
 from emgen.divergences.adjoint import Adjoint, adjoint
 from emgen.divergences.base import NonSaturating, heavy_tails
-from emgen.objectives import Adversarial
+from emgen.models import convolutional_critic, dense_critic
+from emgen.objectives import Adversarial, GradientPenalty, RothPenalty, Wasserstein
 from emgen.testing import check_divergence
+from emgen.trainers import FGAN
+from emgen.trainers import GAN as PlainGAN
 
 ABSTRACT = (FDivergence, MarginLoss, PaperActivation, LossOfDivergence)
 EXPORTED = [getattr(divergences, name) for name in divergences.__all__]
@@ -254,3 +261,101 @@ def test_a_game_that_moves_nobody_and_weights_without_use_are_refused():
         Adversarial().players(lambda x: x.sum(-1), torch.zeros(3, 2), torch.ones(3, 2))
     with pytest.raises(ValueError, match="leave out one"):
         Adversarial(non_saturating=False, importance=True)
+
+
+# ---- practice --------------------------------------------------------------------------------------
+
+
+def linear(slope):
+    slope = torch.as_tensor(slope, dtype=torch.float64)
+    return lambda x: x @ slope
+
+
+def test_a_penalty_measures_how_far_a_slope_is_from_its_target():
+    data, samples = torch.randn(2, 8, 3, generator=torch.Generator().manual_seed(0)).double()
+    critic = linear([2.0, 0.0, 0.0])  # whose gradient is 2 long, wherever it is taken
+    for where, places in (("data", 1), ("samples", 1), ("both", 2), ("between", 1)):
+        terms = GradientPenalty(3.0, where, target=0.5)(critic, data, samples, None, 0.0)
+        torch.testing.assert_close(terms.parts["penalty"].item(), places * (2 - 0.5) ** 2)
+        torch.testing.assert_close(terms.loss.item(), 1.5 * places * (2 - 0.5) ** 2)
+    annealed = GradientPenalty(3.0, "data", annealing=0.01)(critic, data, samples, None, 0.5)
+    torch.testing.assert_close(annealed.loss.item(), 1.5 * 0.1 * 4)
+
+
+def test_points_between_lie_between():
+    seen = []
+
+    def watched(x):
+        seen.append(x.detach())
+        return x.square().sum(-1)
+
+    torch.manual_seed(0)
+    data, samples = torch.zeros(50, 2), torch.ones(50, 2)
+    GradientPenalty(where="between", target=1.0)(watched, data, samples, None, 0.0)
+    assert (seen[0][:, 0] == seen[0][:, 1]).all() and 0 < seen[0].min() < seen[0].max() < 1
+    assert len(seen[0][:, 0].unique()) == 50
+    with pytest.raises(ValueError, match="target=-1"):
+        GradientPenalty(target=-1.0)
+    with pytest.raises(ValueError, match="annealing=0"):
+        GradientPenalty(annealing=0.0)
+
+
+def test_the_wasserstein_game_pays_v_on_both_sides():
+    data, samples = torch.randn(2, 9, 3, generator=torch.Generator().manual_seed(0)).double()
+    game, critic = Adversarial(Wasserstein()), linear([1.0, -2.0, 0.5])
+    bound = critic(data).mean() - critic(samples).mean()
+    torch.testing.assert_close(game.critic(critic, data, samples).parts["bound"], bound)
+    torch.testing.assert_close(game.model(critic, samples).loss, -critic(samples).mean())
+    assert game.says("data | samples") == "the price of Wasserstein-1 on data | samples"
+
+
+def test_a_pack_of_one_is_the_plain_critic_bit_for_bit():
+    x = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    for make in (dense_critic, convolutional_critic):
+        critics = []
+        for arguments in ({}, {"pack": 1}):
+            torch.manual_seed(0)
+            critics.append(make((1, 4, 4), **arguments))
+        assert torch.equal(*(critic(x) for critic in critics))
+        assert make((1, 4, 4), pack=3)(x).shape == (2,)
+        assert make((1, 4, 4), pack=4)(x).shape == (1,)  # two rows are left over
+    with pytest.raises(ValueError, match="fewer than one pack of 7"):
+        dense_critic((1, 4, 4), pack=7)(x)
+    with pytest.raises(ValueError, match="pack=0"):
+        convolutional_critic((1, 4, 4), pack=0)
+
+
+@pytest.mark.parametrize("penalty", [GradientPenalty(1.0), RothPenalty(1.0)], ids=repr)
+def test_a_critic_that_averages_its_pack_is_the_plain_one(penalty):
+    """v = w · mean of m rows: the bound of a Wasserstein game is that of v = w · x, and of the penalty
+    on all that a value was shown, ‖∇v‖² = ‖w‖²/m."""
+    data, samples = torch.randn(2, 12, 3, generator=torch.Generator().manual_seed(0)).double()
+    packs = dense_critic((3,), hidden=(), pack=4).double()
+    w = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    with torch.no_grad():
+        packs.log_ratio.weight.copy_(w.repeat(4) / 4)
+        packs.log_ratio.bias.zero_()
+    bounds = [Adversarial(Wasserstein()).critic(c, data, samples).loss for c in (packs, linear(w))]
+    torch.testing.assert_close(*bounds)
+    v = packs(samples)
+    assert v.shape == (3,)
+    found = penalty(packs, data, samples, JensenShannon(), 0.0).parts["penalty"]
+    square = w.square().sum() / 4
+    roth = isinstance(penalty, RothPenalty)
+    expected = JensenShannon().conjugate_curvature(v).mean() * square if roth else 2 * square
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("make", [PlainGAN, FGAN])
+def test_the_critic_may_have_a_rate_of_its_own(make):
+    def moved(**arguments):
+        trainer = make(pair(), critic(), **arguments)
+        before = [p.detach().clone() for p in trainer.critic.parameters()]
+        trainer.training_step(images(), 0)
+        return max(
+            float((p - old).detach().abs().max())
+            for p, old in zip(trainer.critic.parameters(), before)
+        )
+
+    assert moved(critic_optimizer=partial(SGD, lr=0.0)) == 0
+    assert moved() > 1e-4

@@ -5,16 +5,25 @@ from functools import partial
 
 import pytest
 import torch
+from oracles import Tables
 from parts import EVENT, critic, critics, images, pair
 from torch import nn
-from torch.distributions import kl_divergence
+from torch.distributions import Categorical, kl_divergence
 from torch.optim import Adam
 
 from emgen.distributions import Implicit
-from emgen.divergences import KL, Jeffreys, JensenShannon
+from emgen.divergences import (
+    KL,
+    Alpha,
+    Jeffreys,
+    JensenShannon,
+    Pearson,
+    ReverseKL,
+    SquaredHellinger,
+)
 from emgen.models import convolutional_critic, dense, dense_critic, heads, helmholtz_machine
 from emgen.models.deep.priors import GaussianMixturePrior
-from emgen.objectives import Adversarial, GradientPenalty
+from emgen.objectives import FGM, Adversarial, AdversaryActivated, FreeEnergy, GradientPenalty
 from emgen.objectives.draws import Draws, beside
 from emgen.objectives.matching import GAMES, LIKELIHOODS
 from emgen.options import build, option
@@ -247,3 +256,102 @@ def test_avb_at_the_exact_ratio_pays_the_kl_and_its_gradient():
     error = slopes.mean(0) - torch.cat([g.flatten() for g in wanted])
     scale = slopes.std(0) / 40**0.5
     assert (error.square().sum() / scale.square().sum()).sqrt() < 1.5
+
+
+# ---- files of their own ------------------------------------------------------------------------------
+
+
+def certain(sign):
+    """A critic that is sure: D = 1 where sign is +1, D = 0 where it is −1."""
+    return lambda x: torch.full((len(x),), 200.0 * sign)
+
+
+def test_the_aavae_with_a_perfect_discriminator_is_the_vae():
+    model, x = pair(), images()
+    parameters = list(model.parameters())
+    dreams = torch.zeros(5, *EVENT)
+
+    def judge(rows):
+        return certain(1 if len(rows) == len(x) else -1)(rows)
+
+    torch.manual_seed(0)
+    activated = AdversaryActivated()(model, model.recognition, judge, x, dreams)
+    torch.manual_seed(0)
+    vae = FreeEnergy()(model, model.recognition, x)
+    ours, theirs = (torch.autograd.grad(t.loss, parameters) for t in (activated, vae))
+    for a, b in zip(ours, theirs):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+    assert activated.parts["elbo"] == pytest.approx(vae.parts["elbo"].item(), rel=1e-6)
+
+    torch.manual_seed(0)
+    fooled = AdversaryActivated()(model, model.recognition, certain(1), x, dreams)
+    assert abs(fooled.loss - vae.loss) > 1  # dreams that are taken for data count too
+
+
+@pytest.fixture
+def joint():
+    """All states of a table model and the log ratio v of f-GM at each, by the objective itself."""
+    model = Tables()
+    z, x = (
+        grid.flatten() for grid in torch.meshgrid(torch.arange(3), torch.arange(4), indexing="ij")
+    )
+    p_hat = torch.tensor([0.1, 0.4, 0.3, 0.2], dtype=torch.float64)
+    log_q = model.recognition(x).log_prob(z) + p_hat.log()[x]
+    log_p = model.prior().log_prob(z) + model.likelihood(z).log_prob(x)
+
+    def bound(f, log_d, q=None):
+        q = model.recognition(x) if q is None else q
+        v = FGM(f).log_ratio(lambda rows: log_d[rows], model, q, x, z)
+        weights = (q.log_prob(z) + p_hat.log()[x]).exp()
+        return (weights * f.activation(v)).sum() - (
+            log_p.exp() * f.conjugate_of_activation(v)
+        ).sum()
+
+    return model, x, z, p_hat, log_q, log_p, bound
+
+
+DIVERGENCES = [KL(), ReverseKL(), JensenShannon(), Pearson(), SquaredHellinger(), Alpha(1.5)]
+
+
+@pytest.mark.parametrize("f", DIVERGENCES, ids=repr)
+def test_f_gm_is_tight_at_the_data_and_above_the_marginals(f, joint):
+    model, x, _, p_hat, log_q, log_p, bound = joint
+    of_joints = (log_p.exp() * f.generator((log_q - log_p).exp())).sum()
+    torch.testing.assert_close(bound(f, p_hat.log()), of_joints)
+    for _ in range(3):
+        other = torch.rand(4, generator=torch.Generator().manual_seed(1)).double().log_softmax(0)
+        assert bound(f, other) < of_joints
+    marginal = model.log_prob(torch.arange(4)).exp()
+    of_marginals = (marginal * f.generator(p_hat / marginal)).sum()
+    assert of_joints > of_marginals + 1e-6
+
+    posterior = Categorical(logits=model.log_posterior().T[x])
+    torch.testing.assert_close(bound(f, p_hat.log(), posterior), of_marginals)
+
+
+@pytest.mark.parametrize("f", DIVERGENCES, ids=repr)
+def test_f_gm_with_the_exact_posterior_is_the_f_gan(f, joint):
+    model, x, _, p_hat, _log_q, _log_p, bound = joint
+    log_d = torch.randn(4, generator=torch.Generator().manual_seed(2)).double()
+    posterior = Categorical(logits=model.log_posterior().T[x])
+    log_px = model.log_prob(torch.arange(4))
+    v = log_d - log_px
+    f_gan = (p_hat * f.activation(v)).sum() - (log_px.exp() * f.conjugate_of_activation(v)).sum()
+    torch.testing.assert_close(bound(f, log_d, posterior), f_gan)
+
+
+def test_f_gm_under_kl_is_the_vae_whatever_the_density(joint):
+    model, _x, _, _p_hat, log_q, log_p, bound = joint
+    parameters = [*model.theta(), *model.phi()]
+    log_d = torch.randn(4, generator=torch.Generator().manual_seed(2)).double()
+    ours = torch.autograd.grad(bound(KL(), log_d), parameters, retain_graph=True)
+    elbo = (log_q.exp() * (log_p - log_q)).sum()
+    for a, b in zip(ours, torch.autograd.grad(-elbo, parameters)):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-14)
+
+
+def test_f_gm_refuses_what_has_no_density():
+    with pytest.raises(TypeError, match=r"p\(x\|z\) is IndependentBernoulli"):
+        FGM()(pair(), pair().recognition, critic(), images())
+    with pytest.raises(TypeError, match="is no f-divergence"):
+        FGM(divergence="kl")

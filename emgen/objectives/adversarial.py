@@ -32,7 +32,8 @@ class Adversarial:
 
     Args:
         divergence: the f-divergence, or a margin loss, that prices v on data (`activation`) and on
-            samples (`conjugate_of_activation`); or any other pair of prices.
+            samples (`conjugate_of_activation`); or any other pair of prices, such as
+            `emgen.objectives.Wasserstein`.
         non_saturating: the model ascends E_p[f′(eᵛ)] instead, whose gradient does not vanish while
             it is losing; what it descends then is `descended()`.
         penalty: on the critic's gradient, see `emgen.objectives.penalties`; None plays the bare

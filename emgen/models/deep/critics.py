@@ -21,21 +21,47 @@ class Critic(nn.Module):
             attribute.
         spectral_norm: divide the last layer's weight too by its largest singular value, for a
             critic that is all Lipschitz.
+        pack: rows that it is shown at once, laid side by side in their first dimension; it gives
+            one value for them, and sees in it how varied they are. Rows that are left over are not
+            shown. (Lin, Khetan, Fanti and Oh, 2018, "PacGAN".)
+
+    Raises:
+        ValueError: pack below 1, or fewer rows than one pack.
 
     >>> Critic(MLP((2,), hidden=(8,)))(torch.zeros(5, 2)).shape
     torch.Size([5])
     """
 
-    def __init__(self, network: Any, spectral_norm: bool = False):
+    def __init__(self, network: Any, spectral_norm: bool = False, pack: int = 1):
         super().__init__()
+        if pack < 1:
+            raise ValueError(f"pack={pack}: a critic is shown at least one row at once.")
         linear = nn.Linear(network.features, 1)
         self.network, self.log_ratio = (
             network,
             parametrizations.spectral_norm(linear) if spectral_norm else linear,
         )
+        self.pack = pack
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.log_ratio(self.network(x)).squeeze(-1)
+        shown = x if self.pack == 1 else packed(x, self.pack)
+        return self.log_ratio(self.network(shown)).squeeze(-1)
+
+
+def packed(x: Tensor, pack: int) -> Tensor:
+    """Rows (B, C, ...) as packs (B / pack, pack C, ...) of those that stand side by side.
+
+    >>> packed(torch.arange(10.0).view(5, 2), 2)
+    tensor([[0., 1., 2., 3.],
+            [4., 5., 6., 7.]])
+    """
+    packs = len(x) // pack
+    if packs == 0:
+        raise ValueError(
+            f"{len(x)} rows are fewer than one pack of {pack}: give larger batches"
+            " (data.batch_size, data.drop_last=true) or a smaller pack."
+        )
+    return x[: packs * pack].reshape(packs, pack * x.shape[1], *x.shape[2:])
 
 
 class WithSquares(nn.Module):
@@ -96,9 +122,10 @@ def dense_critic(
     activation: str = "leaky_relu",
     spectral_norm: bool = False,
     squares: bool = False,
+    pack: int = 1,
 ) -> Critic:
     """A fully connected critic; arguments as in `emgen.models.deep.networks.MLP`, and whether it is
-    shown x² beside x.
+    shown x² beside x, and how many rows at once.
 
     Of several things, an `event_shape` of shapes such as ((1, 28, 28), (50,)), it sees all numbers
     in one flat event (see `emgen.objectives.draws.beside`).
@@ -106,10 +133,11 @@ def dense_critic(
     parts = parts_of(event_shape)
     if parts is not None:
         event_shape = (sum(torch.Size(part).numel() for part in parts),)
+    shape = packed_shape(event_shape, pack)
     if not squares:
-        return Critic(MLP(event_shape, hidden, activation, spectral_norm), spectral_norm)
-    network = MLP((2 * torch.Size(event_shape).numel(),), hidden, activation, spectral_norm)
-    return Critic(WithSquares(network, len(tuple(event_shape))), spectral_norm)
+        return Critic(MLP(shape, hidden, activation, spectral_norm), spectral_norm, pack)
+    network = MLP((2 * shape.numel(),), hidden, activation, spectral_norm)
+    return Critic(WithSquares(network, len(shape)), spectral_norm, pack)
 
 
 def convolutional_critic(
@@ -117,6 +145,7 @@ def convolutional_critic(
     channels: Sequence[int] = (32, 64),
     activation: str = "leaky_relu",
     spectral_norm: bool = False,
+    pack: int = 1,
 ) -> Critic:
     """A convolutional critic; arguments as in `emgen.models.deep.networks.ConvolutionalEncoder`.
 
@@ -125,8 +154,16 @@ def convolutional_critic(
     """
     parts = parts_of(event_shape)
     if parts is None:
-        encoder = ConvolutionalEncoder(event_shape, channels, activation, spectral_norm)
-        return Critic(encoder, spectral_norm)
+        shape = packed_shape(event_shape, pack)
+        encoder = ConvolutionalEncoder(shape, channels, activation, spectral_norm)
+        return Critic(encoder, spectral_norm, pack)
+    if pack > 1 and len(parts) > 1:
+        raise ValueError(
+            f"pack={pack}: a convolutional critic packs images or codes, not pairs of them; use"
+            " critic=dense."
+        )
+    if len(parts) == 1:
+        return dense_critic(parts[0], (200, 200), activation, spectral_norm, pack=pack)
 
     networks = [
         MLP(part, (200,), activation, spectral_norm)
@@ -136,6 +173,14 @@ def convolutional_critic(
     ]
     beside = Beside(networks, activation=activation, spectral_norm=spectral_norm)
     return Critic(beside, spectral_norm)
+
+
+def packed_shape(event_shape: Sequence[int], pack: int) -> torch.Size:
+    """The shape of so many events side by side in their first dimension."""
+    if pack < 1:
+        raise ValueError(f"pack={pack}: a critic is shown at least one row at once.")
+    first, *rest = event_shape
+    return torch.Size((pack * first, *rest))
 
 
 def parts_of(event_shape: Sequence[Any]) -> list[tuple[int, ...]] | None:
