@@ -30,6 +30,7 @@ from emgen.cli.checks import check_counts
 from emgen.cli.compose import CONFIGS, checked, composer
 from emgen.cli.folder import RunFolder, is_first_process
 from emgen.cli.help import help_text
+from emgen.cli.launching import starts_itself_again
 from emgen.cli.resuming import continued, resumable
 from emgen.cli.training import RUN_DIR, train
 from emgen.errors import UserError, told
@@ -137,7 +138,7 @@ def _job(cfg: DictConfig) -> float | None:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         if several:
-            _refuse_further_processes(str(cfg.lightning.strategy))
+            _refuse_further_processes(cfg.lightning)
         record = {
             "config.yaml": cfg,
             "hydra.yaml": {"hydra": settings},
@@ -175,8 +176,8 @@ def _job(cfg: DictConfig) -> float | None:
         folder.release()
 
 
-def _refuse_further_processes(strategy: str) -> None:
-    if strategy.startswith("ddp") and "spawn" not in strategy:
+def _refuse_further_processes(settings: Any) -> None:
+    if starts_itself_again(settings):
         raise UserError(
             "strategy=ddp starts further processes of this command and cannot run under -m: give"
             " each run its own command, or use lightning.strategy=ddp_spawn."
