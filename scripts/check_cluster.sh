@@ -40,7 +40,10 @@ export SLURM_CONF=$PLACE/slurm.conf
 close() {
     scancel --user root 2>/dev/null || true
     for daemon in slurmd slurmctld munged; do
-        [ -f "$PLACE/$daemon.pid" ] && kill "$(cat "$PLACE/$daemon.pid")" 2>/dev/null || true
+        [ -f "$PLACE/$daemon.pid" ] || continue
+        pid=$(cat "$PLACE/$daemon.pid")
+        kill "$pid" 2>/dev/null || true
+        for _ in $(seq 50); do [ -d "/proc/$pid" ] && sleep 0.2 || break; done
     done
     [ "${KEEP:-}" ] && echo "logs and runs are in $PLACE" || rm -rf "$PLACE"
 }

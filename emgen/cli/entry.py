@@ -31,6 +31,7 @@ from emgen.cli.checks import check_counts
 from emgen.cli.compose import CONFIGS, checked, composer
 from emgen.cli.folder import RunFolder, is_first_process
 from emgen.cli.help import help_text
+from emgen.cli.launching import starts_itself_again
 from emgen.cli.resuming import continued, resumable
 from emgen.cli.training import RUN_DIR, Unscored, train
 from emgen.errors import UserError, told
@@ -139,7 +140,7 @@ def _job(cfg: DictConfig) -> float | None:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         if several:
-            _refuse_further_processes(str(cfg.lightning.strategy))
+            _refuse_further_processes(cfg.lightning)
             folder = _folder_of_job(cfg, settings, folder)
         cfg.paths.run_dir = str(folder.path)  # where loggers write, however the folder was named
         record = {
@@ -207,8 +208,8 @@ def _refuse_to_resume_in_a_sweep(asked: Any) -> None:
         )
 
 
-def _refuse_further_processes(strategy: str) -> None:
-    if strategy.startswith("ddp") and "spawn" not in strategy:
+def _refuse_further_processes(settings: Any) -> None:
+    if starts_itself_again(settings):
         raise UserError(
             "strategy=ddp starts further processes of this command and cannot run under -m: give"
             " each run its own command, or use lightning.strategy=ddp_spawn."

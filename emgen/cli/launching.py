@@ -2,7 +2,7 @@
 Slurm has started.
 """
 
-__all__ = ["agreed", "distributed"]
+__all__ = ["agreed", "distributed", "starts_itself_again"]
 
 import os
 from typing import Any
@@ -51,6 +51,17 @@ def distributed(settings: dict[str, Any]) -> dict[str, Any]:
     return {**settings, "strategy": Processes(start_method=method)}
 
 
+def starts_itself_again(settings: Any) -> bool:
+    """Whether a run of these settings starts its command once more for each further process."""
+    if _started() is not None:
+        return False
+    strategy = settings.get("strategy") or "auto"
+    if strategy == "auto":
+        return _asked(settings) > 1
+    name = next((name for name in START_METHODS if str(strategy).startswith(name)), "")
+    return START_METHODS.get(name) == "popen"
+
+
 def agreed(trainer: lightning.Trainer, value: Any) -> Any:
     """What the first process holds for `value`, on all that a launcher has started; elsewhere the
     value as it is, for further processes are told the first one's arguments.
@@ -71,7 +82,7 @@ def _asked(settings: dict[str, Any]) -> int:
     if str(devices) in ("auto", "-1"):
         gpus = accelerator in ("auto", "gpu", "cuda")
         return nodes * max(1, torch.cuda.device_count() if gpus else 1)
-    return nodes * (len(devices) if isinstance(devices, list) else int(devices))
+    return nodes * (int(devices) if isinstance(devices, (int, str)) else len(devices))
 
 
 def _started() -> tuple[int, int] | None:

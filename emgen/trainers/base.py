@@ -23,7 +23,7 @@ from emgen.trainers.accumulation import Waiting
 from emgen.trainers.ledger import Ledger
 from emgen.trainers.loops import Evaluated
 from emgen.trainers.processes import count as _processes
-from emgen.trainers.processes import summed, take_over
+from emgen.trainers.processes import summed_together, take_over
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -197,7 +197,7 @@ class Trainer(Evaluated):
             else {name: so_far[name] + value for name, value in statistics.items()}
         )
         if self.sweep_ends if now is None else now:
-            total = {name: summed(value) for name, value in total.items()}
+            total = summed_together(total)
             with self.together():
                 self.optimizer(player).step(lambda: total)
         else:
@@ -397,9 +397,7 @@ class Trainer(Evaluated):
         process writes them down.
         """
         return {
-            name: {key: summed(value) for key, value in one.items()}
-            if name in self._factories
-            else one
+            name: summed_together(one) if name in self._factories else one
             for name, one in self._statistics.items()
         }
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from emgen.trainers.processes import count, summed
+from emgen.trainers.processes import count, summed_together
 
 
 class Ledger:
@@ -35,8 +35,8 @@ class Ledger:
             FloatingPointError: a mean is not a number; names the quantity.
         """
         means = {
-            name: float(summed(total)) / (self.counts[name] * count())
-            for name, total in self.sums.items()
+            name: float(total) / (self.counts[name] * count())
+            for name, total in summed_together(self.sums).items()
         }
         for name, mean in means.items():
             if math.isnan(mean):

@@ -2,10 +2,11 @@
 reduction to our verbs.
 """
 
-__all__ = ["Processes", "count", "gathered", "share_out", "summed", "take_over"]
+__all__ = ["Processes", "count", "gathered", "share_out", "summed", "summed_together", "take_over"]
 
 import logging
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -133,6 +134,21 @@ def summed(value: Tensor) -> Tensor:
     total = value.detach().clone(memory_format=torch.contiguous_format)
     distributed.all_reduce(total)
     return total
+
+
+def summed_together(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Named tensors summed over processes, in one exchange for each kind of number."""
+    if count() == 1:
+        return dict(values)
+    kinds: dict[Any, list[str]] = {}
+    for name, value in values.items():
+        kinds.setdefault((value.dtype, value.device), []).append(name)
+    totals: dict[str, Tensor] = {}
+    for names in kinds.values():
+        flat = summed(torch.cat([values[name].reshape(-1) for name in names]))
+        parts = flat.split([values[name].numel() for name in names])
+        totals |= {name: part.view(values[name].shape) for name, part in zip(names, parts)}
+    return {name: totals[name] for name in values}
 
 
 def gathered(rows: Tensor | None, dim: int = 0) -> Tensor | None:
