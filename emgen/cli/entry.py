@@ -133,6 +133,7 @@ def _job(cfg: DictConfig) -> float | None:
     try:
         if several:
             _refuse_further_processes(str(cfg.lightning.strategy))
+        cfg.paths.run_dir = str(folder.path)  # where loggers write, however the folder was named
         record = {
             "config.yaml": cfg,
             "hydra.yaml": {"hydra": settings},
