@@ -26,6 +26,7 @@ from emgen.runtime import check_device
 
 # what every trainer is compared by in TensorBoard, as far as its model and the data allow it
 SCORES = ("log_likelihood", "elbo", "gap", "ess", "fid", "kid", "mmd")
+TOTALS = ("seconds", "examples_per_second", "epochs", "parameters")
 
 
 def train(
@@ -82,7 +83,7 @@ def _run(
     critic = config.get("critic") if _takes_critic(config["trainer"]) else None
     asked = list((hydra or {}).get("overrides.yaml", ()))
     settings = distinguishing({**config, "critic": critic}, choices, asked)
-    _write_hyperparameters(trainer, summary, {**names, **settings})
+    _write_hyperparameters(trainer, summary, {**names, **settings, "seed": config["seed"]})
     folder.write_status("finished")
     return summary["metrics"]
 
@@ -196,14 +197,13 @@ def _write_hyperparameters(
     trainer: lightning.Trainer, summary: dict[str, Any], settings: dict[str, Any]
 ) -> None:
     """TensorBoard's table of runs: what distinguishes them, beside their scores."""
-    table = {**settings, **{key: summary[key] for key in ("seed", "epochs", "parameters")}}
     tags = {f"test/{name}": summary["metrics"].get(f"test/{name}") for name in SCORES}
-    tags |= {f"run/{key}": summary[key] for key in ("seconds", "examples_per_second")}
+    tags |= {f"total/{key}": summary[key] for key in TOTALS}
     metrics = {tag: value for tag, value in tags.items() if value is not None}
     metrics = {tag: value for tag, value in metrics.items() if math.isfinite(value)}
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(table, metrics, trainer.lightning_module.examples)
+            logger.log_hyperparams(settings, metrics, trainer.lightning_module.examples)
             logger.finalize("success")
             logger.experiment.close()
 
