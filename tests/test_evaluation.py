@@ -4,7 +4,9 @@ import io
 import json
 import math
 import re
+import time
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import pytest
 import torch
@@ -28,6 +30,7 @@ from emgen.evaluation import likelihood, samples
 from emgen.evaluation.compare import compare, tables
 from emgen.evaluation.likelihood import Estimate, elbo, log_likelihood, log_weights, parzen
 from emgen.evaluation.page import page
+from emgen.evaluation.rows import rows
 from emgen.evaluation.runs import find_runs, groups, read_run
 from emgen.evaluation.samples import Features, fid, kid, mmd, modes, wasserstein
 from emgen.evaluation.scores import scored, scores
@@ -501,6 +504,104 @@ def test_compare_prints_a_table_and_writes_one_page(runs, tmp_path):
     assert "[1] importance-weighted, K=200" in text
     assert text.index("vae") < text.index("gan") and "digits, dynamic binarisation" in text
     assert len(tables(groups([]))) == 0
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_row(tmp_path):
+    """Its mean and sd are those of the seeds; another setting, another method or the same seed again is another row."""
+    values = [-23.5, -22.25, -20.0]
+    for seed, value in enumerate(values):
+        make_run(tmp_path / f"s{seed}", "vae", value, seed=seed)
+    make_run(tmp_path / "again", "vae", -30.0, seed=0)
+    make_run(tmp_path / "other", "gan", -22.0, seed=1)
+    make_run(tmp_path / "going", "gan", status="running", seed=2)
+    make_run(tmp_path / "finer", "gan", -21.0, seed=3)
+    finer = {"test/log_likelihood": {"value": -21.0, "error": 0.1, "method": "K=1000"}}
+    (tmp_path / "finer" / "evaluation.json").write_text(json.dumps({"metrics": finer}))
+
+    (group,) = groups([read_run(path) for path in find_runs([tmp_path])])
+    found = [[run.path.name for run in row.runs] for row in rows(group)]
+    assert found == [["finer", "going"], ["s2", "s1", "s0"], ["other"], ["again"]]
+    spread = rows(group)[1].spread
+    assert spread.mean == pytest.approx(sum(values) / 3, abs=1e-12)
+    assert spread.sd == pytest.approx(torch.tensor(values).double().std().item(), abs=1e-12)
+    assert spread.n == 3 and rows(group)[0].spread.n == 1
+    html = page([group])
+    assert html.count("<details><summary>3 seeds</summary></details>") == 1
+    assert "−21.92 ± 1.77" in html and "sd over 3 seeds" in html and "−20.00 ± 0.21" in html
+
+    out = io.StringIO()
+    compare([tmp_path], tmp_path / "page.html", Console(file=out, width=200))
+    assert re.search(r"vae.*\(3 seeds\).*−21.92 ± 1.77 \[2\]", out.getvalue())
+
+
+def test_what_differs_is_told_and_highlighted_where_it_is_unusual(tmp_path):
+    for name, trainer, rate in (("a", "vae", 0.1), ("b", "vae", 0.1), ("c", "gan", 0.2)):
+        make_run(tmp_path / name, trainer, -1.0)
+        path = tmp_path / name / "config.yaml"
+        config = yaml.safe_load(path.read_text())
+        config["trainer"] = {"_target_": f"emgen.{trainer}", "optimizer": {"lr": rate}}
+        if name == "b":
+            config["trainer"]["clip"] = "<1>"
+        path.write_text(yaml.safe_dump(config))
+    (group,) = groups([read_run(path) for path in find_runs([tmp_path])])
+    told = {
+        row.runs[0].path.name: {s.name: (s.value, s.unusual) for s in row.settings}
+        for row in rows(group)
+    }
+    assert told["a"] == {"trainer.optimizer.lr": ("0.1", False)}
+    assert told["b"]["trainer.clip"] == ("<1>", True)
+    assert told["c"] == {"trainer.optimizer.lr": ("0.2", True)}
+    html = page([group])
+    assert "optimizer.lr=<mark>0.2</mark>" in html and "optimizer.lr=0.1</code>" in html
+    assert "clip=<mark>&lt;1&gt;</mark>" in html and "<1>" not in html
+
+
+def test_sample_scores_stand_beside_the_likelihood_and_alone_where_there_is_none(tmp_path):
+    make_run(tmp_path / "a", "vae", -1.0)
+    make_run(tmp_path / "b", "gan", -2.0)
+    for name, fid_of_it in (("a", 40.0), ("b", 12.5)):
+        path = tmp_path / name / "summary.json"
+        summary = json.loads(path.read_text())
+        if name == "b":
+            summary["metrics"], summary["methods"] = {}, {}
+        summary["metrics"] |= {"test/fid": fid_of_it, "test/fid_error": None}
+        summary["methods"] |= {"test/fid": "FID, our features"}
+        path.write_text(json.dumps(summary))
+    (group,) = groups([read_run(path) for path in find_runs([tmp_path])])
+    html = page([group])
+    heads = re.findall(r'<th scope="col">(.*?)</th>', html)
+    assert heads[:4] == ["run", "log-likelihood, nats", "FID", "ESS"]
+    assert "no likelihood" in html and "12.5" in html and "FID, our features." in html
+    out = io.StringIO()
+    Console(file=out, width=80).print(*tables([group]))
+    assert re.search(r"gan .*— .*12.5", out.getvalue()) and "…" not in out.getvalue()
+
+
+def test_each_run_links_to_its_folder_and_names_are_escaped(tmp_path):
+    name = "a run, 100% <i>&'ü"
+    make_run(tmp_path / "runs" / name, "vae", -1.0, message="<script>alert(1)</script>")
+    make_run(tmp_path / "runs" / "plain", "<img src=x>", status="failed", message="<script>")
+    where = compare(
+        [tmp_path / "runs"], tmp_path / "deep" / "page.html", Console(file=io.StringIO())
+    )
+    parser = WellFormed()
+    parser.feed(where.read_text(encoding="utf-8"))
+    links = [address for address in parser.addresses if not address.startswith("data:image/png")]
+    folders = {(where.parent / unquote(link)).resolve() for link in links}
+    assert folders == {
+        (tmp_path / "runs" / name).resolve(),
+        (tmp_path / "runs" / "plain").resolve(),
+    }
+    assert not {"script", "i"} & set(parser.tags) and "x" not in parser.addresses
+
+
+def test_fifty_runs_are_compared_in_seconds(tmp_path):
+    for i in range(50):
+        make_run(tmp_path / str(i), f"t{i % 5}", -20.0 - i / 50, seed=i, pictures=i % 10 == 0)
+    start = time.perf_counter()
+    where = compare([tmp_path], tmp_path / "page.html", Console(file=io.StringIO()))
+    assert time.perf_counter() - start < 20
+    assert where.read_text(encoding="utf-8").count("10 seeds</summary>") == 5
 
 
 def test_no_run_is_a_sentence(tmp_path):

@@ -20,7 +20,9 @@ from torch.utils.tensorboard.summary import hparams
 LAYOUT = {
     "trainers compared": {
         "log-likelihood of held-out rows, nats": ["Multiline", ["val/log_likelihood"]],
-        "evidence lower bound, nats": ["Multiline", ["train/elbo"]],
+        "evidence lower bound of held-out rows, nats": ["Multiline", ["val/elbo"]],
+        "evidence lower bound of training rows, nats": ["Multiline", ["train/elbo"]],
+        "KL(q || posterior) of held-out rows, nats": ["Multiline", ["val/gap"]],
         "each trainer's own objective": ["Multiline", ["train/loss"]],
     }
 }

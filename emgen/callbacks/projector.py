@@ -10,12 +10,14 @@ import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
+from torch.nn import functional
 
 from emgen.data.base import Data
 from emgen.evaluation.likelihood import evaluating
 from emgen.roles import Recognition, serves
 
 LEAST = 20  # rows; a handful of points is no cloud, and UMAP looks at 15 neighbours
+AXES = 3  # of the projector, which draws nothing of fewer: missing ones are zero
 SPRITE = 8192  # pixels, the widest picture that the projector takes
 
 
@@ -23,8 +25,8 @@ class Projector(lightning.Callback):
     """Shows where the encoder puts the validation rows, the means of q(z|x), once training ends.
 
     Images stand beside their points, and points have the colours of their labels, where the data
-    have either. Nothing is written without a TensorBoard, an encoder whose distribution has a mean,
-    two dimensions of z and 20 rows.
+    have either. Nothing is written without a TensorBoard, an encoder whose distribution has a mean
+    and 20 rows.
 
     Args:
         rows: how many are shown at the most, from the first.
@@ -47,7 +49,7 @@ class Projector(lightning.Callback):
             _write(logger.experiment, z, _pictures(data, len(z)), _labels(data, len(z)))
 
     def _means(self, model: Any, data: Data, device: torch.device) -> Tensor | None:
-        """E[z|x], (N, L), of the first validation rows; None where that is no cloud of points."""
+        """E[z|x], (N, L or 3), of the first validation rows; None where that is no cloud of points."""
         if not serves(model, Recognition) or data.datum != "row":
             return None
         x = data.first("validation", self.rows).to(device)
@@ -61,7 +63,9 @@ class Projector(lightning.Callback):
         if not isinstance(z, Tensor) or len(z) != len(x):
             return None
         z = z.flatten(1)
-        return z if z.shape[1] > 1 and bool(z.isfinite().all()) else None
+        if not bool(z.isfinite().all()):
+            return None
+        return functional.pad(z, (0, max(0, AXES - z.shape[1])))
 
 
 def _write(writer: Any, z: Tensor, pictures: Tensor | None, labels: list[str] | None) -> None:

@@ -41,6 +41,7 @@ RUN_DIR = "EMGEN_RUN_DIR"
 SAMPLES = 200  # K where nobody asked for another, of as many data as the budget allows
 # what every trainer is compared by in TensorBoard, as far as its model and the data allow it
 SCORES = ("log_likelihood", "elbo", "gap", "ess", "fid", "kid", "mmd")
+TOTALS = ("seconds", "examples_per_second", "epochs", "parameters")
 
 # keys of Lightning's Trainer which ask for its own validation loop
 _NO_VALIDATION = ("limit_val_batches", "num_sanity_val_steps")
@@ -112,7 +113,8 @@ def _run(
 
     critic = config.get("critic") if _critic(config["trainer"]) else None
     typed = list((hydra or {}).get("overrides.yaml", ()))
-    settings = {**names, **distinguishing({**config, "critic": critic}, choices, typed)}
+    settings = distinguishing({**config, "critic": critic}, choices, typed)
+    settings = {**names, **settings, "seed": config["seed"]}
     made = record(data, home, folder.path)
     folder.begin({**config, "choices": names, "made": made}, hydra)
     os.environ[RUN_DIR] = str(folder.path)
@@ -320,14 +322,13 @@ def _write_hyperparameters(
     trainer: lightning.Trainer, summary: dict[str, Any], settings: dict[str, Any]
 ) -> None:
     """TensorBoard's table of runs: what distinguishes them, beside their scores."""
-    table = {**settings, **{key: summary[key] for key in ("seed", "epochs", "parameters")}}
     tags = {f"test/{name}": summary["metrics"].get(f"test/{name}") for name in SCORES}
-    tags |= {f"run/{key}": summary[key] for key in ("seconds", "examples_per_second")}
+    tags |= {f"total/{key}": summary[key] for key in TOTALS}
     metrics = {tag: value for tag, value in tags.items() if value is not None}
     metrics = {tag: value for tag, value in metrics.items() if math.isfinite(value)}
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(table, metrics, trainer.lightning_module.examples)
+            logger.log_hyperparams(settings, metrics, trainer.lightning_module.examples)
             logger.finalize("success")
             logger.experiment.close()
 

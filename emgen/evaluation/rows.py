@@ -88,12 +88,18 @@ def _belongs(run: Run, row: Sequence[Run]) -> bool:
     scored in the same way.
     """
     seed, known = run.config.get("seed"), [other.config.get("seed") for other in row]
-    if seed is None or seed in known or settings(run) != settings(row[0]):
+    if seed is None or seed in known or _named(run) != _named(row[0]):
+        return False
+    if settings(run) != settings(row[0]):
         return False
     scored = [other.score for other in row if other.score]
     if run.score is None or not scored:
         return True
     return (run.score.tag, run.score.method) == (scored[0].tag, scored[0].method)
+
+
+def _named(run: Run) -> tuple[str, str, str]:
+    return run.trainer, run.model, run.data
 
 
 def _differing(runs: Sequence[Run]) -> list[tuple[Setting, ...]]:

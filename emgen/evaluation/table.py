@@ -117,7 +117,7 @@ def _cells(
     elif several:
         seeds = f"sd over {spread.n} seed{'s' * (spread.n > 1)}"
         shown = f"<b>{averaged(spread)}</b>{axis.whisker(score, spread.mean, spread.sd, number)}"
-        shown += f'<div class="method">{escape(method(score))}; {seeds}</div>'
+        shown += f'<div class="method">{escape(method(score))}<br>{seeds}</div>'
     else:
         shown = f"<b>{scored(score)}</b>{axis.whisker(score, score.value, score.error, number)}"
         shown += f'<div class="method">{escape(method(score))}</div>'
