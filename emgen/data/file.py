@@ -12,6 +12,10 @@ from emgen.data.base import Data
 
 SPLITS = ("train", "validation", "test")
 
+# what the files of Keras' data sets call them, and the labels beside
+KERAS = {"x_train": "train", "x_val": "validation", "x_test": "test"}
+KERAS_LABELS = ("y_train", "y_val", "y_test")
+
 
 def file(
     path: str,
@@ -19,6 +23,7 @@ def file(
     test: float = 0.1,
     scale: float = 1.0,
     dtype: str = "float32",
+    missing: bool = False,
     batch_size: int | None = 128,
     binarise: str = "none",
     shuffle: bool = True,
@@ -30,13 +35,18 @@ def file(
 
     Images are best stored as (N, channels, height, width). A single array (in an `.npz` by any
     name) is split by the seed; splits that the file brings itself stay as they are. An array (N,)
-    becomes (N, 1).
+    becomes (N, 1). In a file laid out as Keras does, `x_train` and `x_test` are the splits, labels
+    `y_train` and `y_test` are left aside, and bytes (N, height, width) or (N, height, width, 3) are
+    images, which get their axis of channels in front.
 
     Args:
         path: the `.npy` or `.npz` file.
         validation, test: shares of a single array that are set aside, in [0, 1).
         scale: what values are divided by, such as 255 for images of bytes.
         dtype: `float32`, `float64` or `int64`, to which the values are converted.
+        missing: whether NaN stands for a value that was not observed, or for the time after the end
+            of a sequence; diagonal and spherical mixtures, factorial models and hidden Markov models
+            leave such values out exactly.
         batch_size, binarise, shuffle, drop_last, seed: as in `emgen.data.Data`.
 
     Raises:
@@ -58,13 +68,21 @@ def file(
             f"data.scale={scale}: expected a positive, finite number, such as 255 for images of"
             " bytes; 1 with int64."
         )
+    if missing and dtype == "int64":
+        raise ValueError(
+            "data.missing=true, data.dtype=int64: a missing value is NaN, which no integer is; give"
+            " data.dtype=float32."
+        )
     if min(validation, test) < 0 or validation + test >= 1:
         raise ValueError(
             f"data.validation={validation}, data.test={test}: expected shares >= 0 with a sum"
             " below 1."
         )
     arrays = _read(Path(path).expanduser())
-    rows = {name: _checked(array, f"{path}, array {name}", dtype) for name, array in arrays.items()}
+    rows = {
+        name: _checked(array, f"{path}, array {name}", dtype, missing)
+        for name, array in arrays.items()
+    }
     if scale != 1:
         rows = {name: values / scale for name, values in rows.items()}
     if "x" in rows:
@@ -111,6 +129,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         isinstance(array, np.ndarray) for array in arrays.values()
     ):  # another kind of archive, such as torch's
         raise ValueError(other)
+    if "x_train" in arrays and set(arrays) <= {*KERAS, *KERAS_LABELS}:
+        return {KERAS[name]: _images(arrays[name]) for name in KERAS if name in arrays}
     if len(arrays) == 1 and not set(arrays) & set(SPLITS):  # by whatever name
         return {"x": next(iter(arrays.values()))}
     if not ("train" in arrays and set(arrays) <= set(SPLITS)):
@@ -121,7 +141,18 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _checked(array: np.ndarray, where: str, dtype: str) -> Tensor:
+def _images(array: np.ndarray) -> np.ndarray:
+    """Bytes as images with their channels first, which Keras has last or leaves out; other arrays as
+    they are.
+    """
+    if array.dtype == np.uint8 and array.ndim == 3:
+        return array[:, None]
+    if array.dtype == np.uint8 and array.ndim == 4 and array.shape[-1] in (1, 3):
+        return np.moveaxis(array, -1, 1)
+    return array
+
+
+def _checked(array: np.ndarray, where: str, dtype: str, missing: bool) -> Tensor:
     if array.ndim == 0 or array.size == 0:
         raise ValueError(
             f"{where} has shape {array.shape}, so it holds no rows: expected (N, *event) with N"
@@ -135,7 +166,7 @@ def _checked(array: np.ndarray, where: str, dtype: str) -> Tensor:
         values = array.astype(dtype)
     whole = values.reshape(len(array), -1)
     bad = (
-        ~np.isfinite(whole).all(axis=1)
+        ~(np.isfinite(whole) | (missing & np.isnan(whole))).all(axis=1)
         if dtype != "int64"
         else (whole != array.reshape(len(array), -1)).any(axis=1)
     )
@@ -143,7 +174,8 @@ def _checked(array: np.ndarray, where: str, dtype: str) -> Tensor:
         raise ValueError(
             f"{where} has values that are no finite {dtype} numbers in {bad.sum()} of its"
             f" {len(array)} rows, first in row {int(bad.argmax())}: clean them, drop the rows or"
-            " choose another data.dtype."
+            " choose another data.dtype; where NaN is a value that was not observed, give"
+            " data.missing=true."
         )
     return torch.from_numpy(values[:, None] if array.ndim == 1 else values)
 
