@@ -2,10 +2,12 @@
 schedules.
 """
 
+import contextlib
 import csv
 import json
 import math
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +22,8 @@ from emgen import models, schedules
 from emgen.callbacks import EMA, Metrics
 from emgen.cli import composer, main
 from emgen.cli.checks import check_ranges
-from emgen.data import Data
+from emgen.cli.commands import load_run
+from emgen.data import Data, file
 from emgen.errors import UserError
 from emgen.trainers import GAN, VAE, WakeSleep
 
@@ -500,3 +503,123 @@ def test_a_number_of_ours_is_checked_wherever_it_stands(given, said):
     with pytest.raises(UserError) as refused:
         check_ranges(composed(*SMALL, *given))
     assert said in str(refused.value)
+
+
+# ---- what a file of one's own brings -----------------------------------------------------------
+
+QUICK = [
+    "lightning.max_epochs=3",
+    "lightning.accelerator=cpu",
+    "callbacks.figures=null",
+    "callbacks.progress=null",
+    "paths.run_dir=run",
+    "data=file",
+    "data.shuffle=false",
+]
+
+
+def test_missing_values_are_left_out_exactly_from_the_command_line(capsys):
+    x = np.random.default_rng(0).normal(size=(50, 2))
+    x[::5, 1] = np.nan
+    np.save("nan.npy", x)
+    mixture = [*QUICK, "trainer=em", "model=gaussian_mixture", "data.path=nan.npy"]
+    assert emgen(*mixture, "model.covariance=diagonal") == 2
+    assert "where NaN is a value that was not observed, give data.missing=true" in (
+        capsys.readouterr().err
+    )
+    assert emgen(*mixture, "model.covariance=diagonal", "data.missing=true") == 0
+    model, data, _ = load_run("run")
+    seen = data.split("test")
+    row = seen[seen.isnan().any(1)][0].double()
+    step = 1e-3
+    every = torch.arange(-20.0, 20.0, step, dtype=torch.float64)
+    whole = torch.stack([row[0].expand_as(every), every], 1)
+    integral = model.double().log_prob(whole).logsumexp(0) + math.log(step)
+    torch.testing.assert_close(model.log_prob(row[None])[0], integral, rtol=0, atol=1e-9)
+
+    assert emgen(*mixture, "data.missing=true", "paths.run_dir=full") != 0
+    assert "full covariances need complete rows" in capsys.readouterr().err
+    dense = [
+        *QUICK,
+        "trainer=vae",
+        "model=dense_gaussian",
+        "data.path=nan.npy",
+        "data.missing=true",
+    ]
+    assert emgen(*dense, "paths.run_dir=dense") == 2
+    assert "a model needs finite values" in capsys.readouterr().err
+
+
+def test_ragged_sequences_come_as_rows_padded_with_nan():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20, 12, 2))
+    lengths = rng.integers(2, 13, size=20)
+    for row, length in zip(x, lengths):
+        row[length:] = np.nan
+    np.savez("ragged.npz", train=x, test=x[:5])
+    hmm = [*QUICK, "trainer=em", "model=hidden_markov_model", "data.path=ragged.npz"]
+    assert (
+        emgen(*hmm, "data.missing=true", "data.dtype=float64", "lightning.precision=64-true") == 0
+    )
+    model, data, _ = load_run("run")
+    scores = json.loads(Path("run/summary.json").read_text())["metrics"]
+    each = [model.log_prob(data.split("test")[i : i + 1, : lengths[i]]) for i in range(5)]
+    assert scores["test/log_likelihood"] == pytest.approx(float(torch.cat(each).mean()), abs=1e-9)
+
+
+def test_a_file_in_the_layout_of_keras_is_images():
+    rng = np.random.default_rng(0)
+    grey = {name: rng.integers(0, 255, (n, 8, 8), dtype=np.uint8) for name, n in SIZES.items()}
+    labels = {name.replace("x", "y"): rng.integers(0, 9, n) for name, n in SIZES.items()}
+    np.savez("mnist.npz", **grey, **labels)
+    small = ["trainer=vae", "model=convolutional", "model.channels=[4,4]"]
+    keras = [
+        *QUICK,
+        *small,
+        "data.path=mnist.npz",
+        "data.scale=255",
+        "evaluation.samples=2",
+        "data.binarise=dynamic",
+    ]
+    assert emgen(*keras) == 0
+    _, data, _ = load_run("run")
+    expected = torch.from_numpy(grey["x_test"])[:, None] / 255
+    torch.testing.assert_close(data.split("test").cpu(), expected)
+
+    colour = file_images(rng.integers(0, 255, (5, 8, 8, 3), dtype=np.uint8))
+    assert colour.event_shape == (3, 8, 8)
+
+
+def file_images(x):
+    np.savez("colour.npz", x_train=x, x_test=x)
+    return file("colour.npz")
+
+
+SIZES = {"x_train": 30, "x_test": 10}
+
+
+def test_images_without_a_channel_axis_are_told_what_they_lack(capsys):
+    np.save("flat.npy", np.random.default_rng(0).random((30, 8, 8)).astype("float32"))
+    assert emgen(*QUICK, "trainer=vae", "model=convolutional", "data.path=flat.npy") == 2
+    assert "lacks the axis of channels: store rows as (N, 1, 8, 8)" in capsys.readouterr().err
+
+
+def test_integers_miss_nothing(capsys):
+    np.save("nan.npy", np.zeros((5, 2)))
+    assert emgen(*QUICK, "data.path=nan.npy", "data.missing=true", "data.dtype=int64") == 2
+    assert "a missing value is NaN, which no integer is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("asked", "package"),
+    [
+        ("hparams_search=optuna", "hydra-optuna-sweeper"),
+        ("hydra/launcher=joblib", "hydra-joblib-launcher"),
+        ("hydra/launcher=submitit_slurm", "hydra-submitit-launcher"),
+    ],
+)
+def test_a_sweep_whose_package_is_not_installed_says_how_to_get_it(capsys, asked, package):
+    with contextlib.suppress(PackageNotFoundError):
+        pytest.skip(f"{package} {version(package)} is installed")
+    assert emgen("-m", *SMALL[:-1], asked) == 2
+    assert f"needs {package}: pip install 'emgen[sweep]'" in capsys.readouterr().err

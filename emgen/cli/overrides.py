@@ -30,6 +30,13 @@ PATHS = (
     "resume",
     "run",
 )
+# Hydra's launchers and sweepers that come with the extra `sweep`, by the packages that hold them
+PLUGINS = {
+    "joblib": "hydra-joblib-launcher",
+    "optuna": "hydra-optuna-sweeper",
+    "submitit_local": "hydra-submitit-launcher",
+    "submitit_slurm": "hydra-submitit-launcher",
+}
 # Hydra's flags, and whether a value follows
 FLAGS = {
     "--multirun": False,
@@ -168,6 +175,8 @@ def explain(error: Exception, known: Sequence[str]) -> str:
     missing = getattr(error, "missing_cfg_file", None) or _first(r"Could not find '([^']+)'", text)
     if missing:
         group, _, name = str(missing).rpartition("/")
+        if group in ("hydra/launcher", "hydra/sweeper") and name in PLUGINS:
+            return f"{group}={name} needs {PLUGINS[name]}: pip install 'emgen[sweep]'."
         there = names().get(group) or getattr(error, "options", None) or []
         if name in ("", "?", "help"):
             return (
@@ -181,7 +190,8 @@ def explain(error: Exception, known: Sequence[str]) -> str:
     if text.startswith("Config group override must be"):
         return (
             "an option group takes the name of one of its options (`emgen --help` lists them);"
-            " ~logger or ~callbacks leaves that group out."
+            " ~logger or ~callbacks leaves that group out, and several are a list such as"
+            " logger=[tensorboard,csv]."
         )
     key = _first(r"Could not override '([^']+)'", text) or _first(
         r"Key '([^']+)' is not in struct", text

@@ -17,6 +17,10 @@ READ = 2**24  # bytes up to which a .npy file is read; a larger one is mapped, a
 
 SPLITS = ("train", "validation", "test")
 
+# what the files of Keras' data sets call them, and the labels beside
+KERAS = {"x_train": "train", "x_val": "validation", "x_test": "test"}
+KERAS_LABELS = ("y_train", "y_val", "y_test")
+
 
 def file(
     path: str,
@@ -24,6 +28,7 @@ def file(
     test: float = 0.1,
     scale: float = 1.0,
     dtype: str = "float32",
+    missing: bool = False,
     batch_size: int | None = 128,
     binarise: str = "none",
     shuffle: bool = True,
@@ -35,14 +40,19 @@ def file(
 
     Images are best stored as (N, channels, height, width). A single array (in an `.npz` by any
     name) is split by the seed; splits that the file brings itself stay as they are. An array (N,)
-    becomes (N, 1). A large `.npy` file is mapped into memory: its rows stay there, and no more than
-    batches of them are read and converted.
+    becomes (N, 1). In a file laid out as Keras does, `x_train` and `x_test` are the splits, labels
+    `y_train` and `y_test` are left aside, and bytes (N, height, width) or (N, height, width, 3) are
+    images, which get their axis of channels in front. A large `.npy` file is mapped into memory:
+    its rows stay there, and no more than batches of them are read and converted.
 
     Args:
         path: the `.npy` or `.npz` file.
         validation, test: shares of a single array that are set aside, in [0, 1).
         scale: what values are divided by, such as 255 for images of bytes.
         dtype: `float32`, `float64` or `int64`, to which the values are converted.
+        missing: whether NaN stands for a value that was not observed, or for the time after the end
+            of a sequence; diagonal and spherical mixtures, factorial models and hidden Markov models
+            leave such values out exactly.
         batch_size, binarise, shuffle, drop_last, seed: as in `emgen.data.Data`.
 
     Raises:
@@ -64,6 +74,11 @@ def file(
             f"data.scale={scale}: expected a positive, finite number, such as 255 for images of"
             " bytes; 1 with int64."
         )
+    if missing and dtype == "int64":
+        raise ValueError(
+            "data.missing=true, data.dtype=int64: a missing value is NaN, which no integer is; give"
+            " data.dtype=float32."
+        )
     if min(validation, test) < 0 or validation + test >= 1:
         raise ValueError(
             f"data.validation={validation}, data.test={test}: expected shares >= 0 with a sum"
@@ -71,7 +86,7 @@ def file(
         )
     arrays = _read(Path(path).expanduser())
     rows: dict[str, Any] = {
-        name: _checked(array, f"{path}, array {name}", dtype, scale)
+        name: _checked(array, f"{path}, array {name}", dtype, scale, missing)
         for name, array in arrays.items()
     }
     if "x" in rows:
@@ -121,6 +136,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         isinstance(array, np.ndarray) for array in arrays.values()
     ):  # another kind of archive, such as torch's
         raise ValueError(other)
+    if "x_train" in arrays and set(arrays) <= {*KERAS, *KERAS_LABELS}:
+        return {KERAS[name]: _images(arrays[name]) for name in KERAS if name in arrays}
     if len(arrays) == 1 and not set(arrays) & set(SPLITS):  # by whatever name
         return {"x": next(iter(arrays.values()))}
     if not ("train" in arrays and set(arrays) <= set(SPLITS)):
@@ -131,7 +148,18 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _checked(array: np.ndarray, where: str, dtype: str, scale: float) -> Any:
+def _images(array: np.ndarray) -> np.ndarray:
+    """Bytes as images with their channels first, which Keras has last or leaves out; other arrays as
+    they are.
+    """
+    if array.dtype == np.uint8 and array.ndim == 3:
+        return array[:, None]
+    if array.dtype == np.uint8 and array.ndim == 4 and array.shape[-1] in (1, 3):
+        return np.moveaxis(array, -1, 1)
+    return array
+
+
+def _checked(array: np.ndarray, where: str, dtype: str, scale: float, missing: bool) -> Any:
     if array.ndim == 0 or array.size == 0:
         raise ValueError(
             f"{where} has shape {array.shape}, so it holds no rows: expected (N, *event) with N"
@@ -141,12 +169,13 @@ def _checked(array: np.ndarray, where: str, dtype: str, scale: float) -> Any:
         raise ValueError(
             f"{where} has dtype {array.dtype}: expected real numbers (bool, integers or floats)."
         )
-    bad = np.fromiter(_bad_rows(array, dtype), dtype=np.int64)
+    bad = np.fromiter(_bad_rows(array, dtype, missing), dtype=np.int64)
     if len(bad):
         raise ValueError(
             f"{where} has values that are no finite {dtype} numbers in {len(bad)} of its"
             f" {len(array)} rows, first in row {bad[0]}: clean them, drop the rows or"
-            " choose another data.dtype."
+            " choose another data.dtype; where NaN is a value that was not observed, give"
+            " data.missing=true."
         )
     column = array[:, None] if array.ndim == 1 else array
     if isinstance(array, np.memmap):
@@ -155,7 +184,7 @@ def _checked(array: np.ndarray, where: str, dtype: str, scale: float) -> Any:
     return values if scale == 1 else values / scale
 
 
-def _bad_rows(array: np.ndarray, dtype: str) -> Iterator[int]:
+def _bad_rows(array: np.ndarray, dtype: str, missing: bool) -> Iterator[int]:
     """The numbers of the rows that hold anything else than finite numbers of this type."""
     step = max(1, 2**20 // array[0].size)
     for start in range(0, len(array), step):
@@ -163,7 +192,8 @@ def _bad_rows(array: np.ndarray, dtype: str) -> Iterator[int]:
         stored = stored.reshape(len(stored), -1)
         with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is found here
             values = stored.astype(dtype)
-        bad = ~np.isfinite(values) if dtype != "int64" else values != stored
+        good = np.isfinite(values) | (missing & np.isnan(values))
+        bad = ~good if dtype != "int64" else values != stored
         yield from (start + np.flatnonzero(bad.any(axis=1))).tolist()
 
 

@@ -215,6 +215,13 @@ def image_shape(
     event_shape: Sequence[int], halvings: int
 ) -> tuple[tuple[int, int, int], tuple[int, int]]:
     """(C, H, W) and the height and width rounded up to a multiple of 2^halvings."""
+    if len(tuple(event_shape)) == 2:
+        height, width = event_shape
+        raise ValueError(
+            "a convolutional network needs images of shape (channels, height, width), and"
+            f" {tuple(event_shape)} lacks the axis of channels: store rows as (N, 1, {height},"
+            f" {width}), such as x[:, None], or use model=dense for other data."
+        )
     if len(tuple(event_shape)) != 3:
         raise ValueError(
             "a convolutional network needs images of shape (channels, height, width), not"
