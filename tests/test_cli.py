@@ -255,7 +255,7 @@ def state(folder, which="last"):
             ["evalute", "run=here"],
             "'evalute' is neither a command nor of the form key=value; nearest: evaluate",
         ),
-        (["trainer=?"], "trainer=NAME takes one of aae, ali"),
+        (["trainer=?"], "trainer=NAME takes one of aae, aavae, ali"),
         (["model"], "model is an option group: say model=NAME, one of bernoulli_mixture"),
         (["trainer=vae,gan"], "trainer=vae,gan names several values: add -m"),
         (

@@ -163,7 +163,7 @@ ADDED = ["early_stopping", "ema", "lr_monitor", "rich_progress", "top_k"]
 def test_a_callback_comes_on_top_of_those_of_every_run(chosen):
     named = set(chosen.strip("[]").split(",")) - {"default"}
     kept = set(composed(f"callbacks={chosen}").callbacks)
-    assert kept == {"metrics", "figures", "progress", "checkpoint"} | named
+    assert kept == {"metrics", "figures", "projector", "progress", "checkpoint"} | named
 
 
 def test_all_of_them_run_together_and_a_resume_knows_them():

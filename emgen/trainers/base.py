@@ -103,7 +103,8 @@ class Trainer(Evaluated):
         self._optimizers: dict[str | tuple[str, ...], Any] = {}
         self._owned: dict[str | tuple[str, ...], list[nn.Parameter]] = {}
         self._statistics: dict[str, Statistics] = {}
-        self._descents: list[tuple[int, str, Terms, float]] = []
+        self._descents: list[tuple[int, str, Terms]] = []
+        self._shares: list[float] = []  # what each descent weighs in means over processes
         self.after_step: list[Callable[[], Any]] = []  # called when an optimiser has moved
         self._moves = 0  # steps of optimisers that `after_step` knows of
         self._monitors: list[str] = []  # of each schedule
@@ -172,7 +173,8 @@ class Trainer(Evaluated):
             moves.append((names, parameters, self._waiting.add(names, self._averaged(gradients))))
             who = names if isinstance(names, str) else " and ".join(names)
             taken = Terms(play.loss.detach(), play.parts)
-            self._descents.append((self.iteration, who, taken, self.share * _processes()))
+            self._descents.append((self.iteration, who, taken))
+            self._shares.append(self.share * _processes())
         for names, parameters, gradients in moves if self._waiting.complete else ():
             gradients = self._clipped(gradients)
             for p, g in zip(parameters, gradients):
@@ -436,11 +438,12 @@ class Trainer(Evaluated):
         look a block).
         """
         descents, self._descents = self._descents, []
+        shares, self._shares = self._shares, []
         if not descents:
             return
-        losses = torch.stack([terms.loss for _, _, terms, _ in descents])
+        losses = torch.stack([terms.loss for _, _, terms in descents])
         if not bool(losses.isfinite().all()):
-            step, players, terms, _ = next(d for d in descents if not bool(d[2].loss.isfinite()))
+            step, players, terms = next(d for d in descents if not bool(d[2].loss.isfinite()))
             bad = [
                 f"{name} = {float(value)}"
                 for name, value in terms.parts.items()
@@ -452,10 +455,9 @@ class Trainer(Evaluated):
                 " learning rate, set trainer.clip, or check the data."
             )
         if _processes() > 1:  # a mean over rows weighs as many rows as it is of
-            weights = losses.new_tensor([weight for _, _, _, weight in descents])
-            losses = losses * weights
-        self.ledger.record({"loss": losses.sum()}, count=len({step for step, _, _, _ in descents}))
-        for _, _, terms, weight in descents:
+            losses = losses * losses.new_tensor(shares)
+        self.ledger.record({"loss": losses.sum()}, count=len({step for step, _, _ in descents}))
+        for (_, _, terms), weight in zip(descents, shares):
             self.record(terms.parts if weight == 1 else _scaled(terms.parts, weight))
 
 
