@@ -688,3 +688,11 @@ def test_sigterm_before_anything_is_trained_leaves_nothing_and_says_so(place, mo
         capsys.readouterr().err, "stopped by SIGTERM before anything was saved; start it again"
     )
     assert not (place / "run").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_fingerprint_leaves_the_rows_as_they_are(dtype):
+    x = torch.tensor([[-1.0, float("nan")], [2.0, -3.0]], dtype=dtype)
+    before = x.clone()
+    fingerprint(Data(x))
+    torch.testing.assert_close(x, before, rtol=0, atol=0, equal_nan=True)

@@ -95,7 +95,8 @@ def fingerprint(data: Any) -> Fingerprint:
             block = block.cpu().contiguous()
             digest.update(block.view(-1).view(torch.uint8).numpy().data)
 
-            x = block.double().flatten().nan_to_num_(0.0, 0.0, 0.0)
+            x = block.to(torch.float64, copy=True).flatten()  # never the rows themselves
+            x.nan_to_num_(0.0, 0.0, 0.0)
             if len(weights) < len(x):
                 weights = torch.arange(len(x), dtype=torch.float64).mul_(GOLDEN).frac_()
             share = 1 + number * GOLDEN % 1

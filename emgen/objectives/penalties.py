@@ -61,7 +61,7 @@ class GradientPenalty:
         weight = self.weight * self.annealing**progress
         return Terms(weight / 2 * square, {"penalty": square})
 
-    def _places(self, data: Tensor, samples: Tensor) -> list[Tensor]:
+    def _places(self, data: Tensor, samples: Tensor) -> Any:
         if self.where != "between":
             return {"data": [data], "samples": [samples], "both": [data, samples]}[self.where]
         share = torch.rand(
