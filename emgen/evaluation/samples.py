@@ -57,7 +57,8 @@ def generated_scores(
     """The `sample_scores` of what a model draws, against the rows of a split.
 
     Nothing where the model cannot be drawn from, where its draws are not of the data's shape, where
-    rows are no points of their own (the entries of a corpus), or where there are fewer than two.
+    rows are no points of their own (the entries of a corpus, padded sequences), or where there are
+    fewer than two.
 
     Args:
         model: draws images as their means E[x|z], anything else as it comes.
@@ -77,6 +78,8 @@ def generated_scores(
     if drawn is None or drawn.shape[1:] != reference.shape[1:]:
         return {}
     drawn = drawn.to(reference.device)
+    if not bool(drawn.isfinite().all() and reference.isfinite().all()):  # padded sequences
+        return {}
     return sample_scores(drawn, reference, data.split("train"), data.density, seed)
 
 
