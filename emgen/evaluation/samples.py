@@ -59,7 +59,8 @@ def generated_scores(
     """The `sample_scores` of what a model draws, against the rows of a split.
 
     Nothing where the model cannot be drawn from, where its draws are not of the data's shape, where
-    rows are no points of their own (the entries of a corpus), or where there are fewer than two.
+    rows are no points of their own (the entries of a corpus, padded sequences), or where there are
+    fewer than two.
 
     Args:
         model: draws images as their means E[x|z], anything else as it comes.
