@@ -106,7 +106,9 @@ def test_phases_stay_within_their_budget_but_for_the_least_that_tells_an_error(n
 def test_a_budget_is_counted_and_below_half_an_epoch_of_training():
     model, x = convolutional((1, 28, 28)), torch.zeros(3, 1, 28, 28)
     draws = affordable(model, x, 55_000)
-    assert draws == affordable(model, x[:1].expand(1000, -1, -1, -1), 55_000)  # not of what is scored
+    assert draws == affordable(
+        model, x[:1].expand(1000, -1, -1, -1), 55_000
+    )  # not of what is scored
 
     model.train()
     with FlopCounterMode(display=False) as training_step:

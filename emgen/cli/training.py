@@ -31,15 +31,19 @@ SAMPLES = 200  # K where nobody asked for another, of as many data as the budget
 SCORES = ("test/log_likelihood", "test/elbo", "test/gap", "test/ess")
 
 
-class Unscored(Interrupted):
-    """A signal stopped the scoring of a run, which is trained and finished all the same."""
+class Unscored(BaseException):
+    """A signal stopped the scoring of a run, which is trained and finished all the same; `signum`
+    says which.
+
+    No error, so nothing that catches errors takes it for one.
+    """
 
     def __init__(self, signum: int, folder: RunFolder):
-        super().__init__(signum, folder.path)
-        self.args = (
+        super().__init__(
             f"training is finished, and {signal.Signals(signum).name} stopped its scoring; score it"
-            f" with: {folder.scoring}",
+            f" with: {folder.scoring}"
         )
+        self.signum = signum
 
 
 def train(
