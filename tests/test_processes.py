@@ -123,7 +123,10 @@ EQUAL = {
         rows(),
     ),
     "several starts": lambda: (EM(mixture(n_init=3), tol=None), rows()),
-    "online em": lambda: (EM(mixture(), every="batch", decay=0.6, tol=None), rows()),
+    "online em": lambda: (
+        EM(mixture(), every="batch", decay=0.6, tol=None),
+        rows(batch_size=20),  # enough to move by, which a share of them is not
+    ),
     "incremental em": lambda: (EM(mixture(), every="memo", tol=None), rows(shuffle=False)),
     "hidden markov model": lambda: (
         EM(models.hidden_markov_model(2, states=2).double(), tol=None),
@@ -226,6 +229,9 @@ def _all(folder):
         results[f"one to two: {name}"] = found(module)
     within = SaveWithin(f"{folder}/within.ckpt")
     fitted(EQUAL["em"], 2, callbacks=[within], **two)
+    hooked = SaveWithin(f"{folder}/again.ckpt")
+    _, module = fitted(EQUAL["em"], 2, f"{folder}/one within.ckpt", callbacks=[hooked], **two)
+    results["cut sweep"] = found(module)
 
     loader = DataLoader(TensorDataset(normal(40, 2).float()), batch_size=10)
     module = EM(GaussianMixture(2, components=2), tol=None)
@@ -241,6 +247,7 @@ def both(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     for name in ("em", "persistent cd"):
         fitted(EQUAL[name])[0].save_checkpoint(f"{folder}/one {name}.ckpt")
+    fitted(EQUAL["em"], 2, callbacks=[SaveWithin(folder / "one within.ckpt")])
     set_forkserver_preload(["test_processes"])
     torch.multiprocessing.start_processes(
         share, (str(folder),), nprocs=2, start_method="forkserver"
@@ -308,10 +315,14 @@ def test_what_was_seen_of_a_sweep_is_not_lost(both):
     hooked = SaveWithin(both[2] / "again.ckpt")  # so that batches are counted one by one here too
     one = fitted(EQUAL["em"], 2, both[2] / "within.ckpt", callbacks=[hooked])[1]
     whole = fitted(EQUAL["em"], 2)[1]
-    for key, value in whole.state_dict().items():
-        torch.testing.assert_close(
-            one.state_dict()[key], value, rtol=1e-12, atol=1e-12, equal_nan=True
-        )
+    for resumed in (one.state_dict(), both[0]["cut sweep"]["state"]):
+        for key, value in whole.state_dict().items():
+            torch.testing.assert_close(resumed[key], value, rtol=1e-12, atol=1e-12, equal_nan=True)
+
+
+def test_a_ladder_of_chains_is_put_together_rung_by_rung(both):
+    chain = both[0]["CD tempered"]["chain"]
+    assert chain.shape[:2] == (3, 6) and torch.equal(chain, both[1]["CD tempered"]["chain"])
 
 
 @pytest.mark.parametrize("dim", [0, 1])
