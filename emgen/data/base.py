@@ -88,15 +88,13 @@ class Batch:
             )
 
 
-@dataclass
 class Block:
     """Several batches handed over at once, so that a training loop's own cost is shared; each is
     gathered when its turn comes, while it is small enough to stay in cache."""
 
-    loader: "_Loader"
-    order: Tensor | range
-    first: int
-    size: int
+    # no dataclass: Lightning would look into its fields, and take a range for a list of tensors
+    def __init__(self, loader: "_Loader", order: Tensor | range, first: int, size: int):
+        self.loader, self.order, self.first, self.size = loader, order, first, size
 
     def __len__(self) -> int:
         return self.size

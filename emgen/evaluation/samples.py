@@ -80,6 +80,8 @@ def generated_scores(
     if drawn is None or drawn.shape[1:] != reference.shape[1:]:
         return {}
     drawn = drawn.to(reference.device)
+    if not bool(drawn.isfinite().all() and reference.isfinite().all()):  # padded sequences
+        return {}
     return sample_scores(drawn, reference, data.split("train", MOST), data.density, seed)
 
 
