@@ -352,6 +352,9 @@ def test_what_is_written_replaces_a_link_and_does_not_follow_it(place):
 # ---- a record is read, not obeyed --------------------------------------------------------------
 
 PAYLOADS = [
+    "+logger.w={_target_:pytorch_lightning.loggers.WandbLogger,offline:false}",
+    "+logger.m={_target_:pytorch_lightning.loggers.MLFlowLogger,tracking_uri:'http://127.0.0.1:9'}",
+    "+lightning.profiler={_target_:pytorch_lightning.profilers.SimpleProfiler,dirpath:poisoned}",
     "+callbacks.evil={_target_: joblib.load, filename: run/evil.pkl}",
     "+callbacks.evil={_target_: numpy.load, file: run/evil.npy, allow_pickle: true}",
     "+callbacks.evil={_target_: torch.load, f: run/evil.pkl, weights_only: false}",

@@ -20,7 +20,7 @@ from emgen.cli.checks import STATEFUL, flat
 from emgen.cli.compose import Compose, checked, shipped_targets
 from emgen.cli.folder import RunFolder, is_first_process, status_of
 from emgen.cli.overrides import quoted
-from emgen.cli.trust import KNOWN, check_trust
+from emgen.cli.trust import KNOWN, OUTWARD, check_trust
 from emgen.errors import UserError, typed
 from emgen.options import targets_in
 
@@ -113,7 +113,7 @@ def continued(
     place = quoted(f"paths.run_dir={run}")
     cfg = checked([*before, *asked, place], compose, complete=False)
     now: Any = OmegaConf.to_container(cfg, resolve=True)
-    known = shipped_targets() | KNOWN | _named_now(arguments, config_dirs)
+    known = (shipped_targets() - OUTWARD) | KNOWN | _named_now(arguments, config_dirs)
     for part, node in now.items():
         check_trust(node, f"{run}: {part}", now["trust"] or (), known)
     unasked: Any = (

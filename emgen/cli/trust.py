@@ -1,6 +1,6 @@
 """What a configuration from somebody's file may build: what is ours, and what the user trusts."""
 
-__all__ = ["KNOWN", "check_trust"]
+__all__ = ["KNOWN", "OUTWARD", "check_trust"]
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -38,6 +38,16 @@ KNOWN = frozenset(
         "StochasticWeightAveraging",
         "TQDMProgressBar",
         "Timer",
+    )
+)
+
+# What our own options name and a record from a stranger may not: by what it is told it sends a run to
+# another machine, or writes outside its folder.
+OUTWARD = frozenset(
+    (
+        "pytorch_lightning.loggers.MLFlowLogger",
+        "pytorch_lightning.loggers.WandbLogger",
+        "pytorch_lightning.profilers.SimpleProfiler",
     )
 )
 
