@@ -17,6 +17,7 @@ import emgen
 from emgen import models
 from emgen.callbacks import Metrics
 from emgen.data import Data
+from emgen.data.mapped import Mapped
 from emgen.estimators.beliefs import Distribution, Point
 from emgen.evaluation.codes import codes
 from emgen.evaluation.scores import scores
@@ -220,6 +221,16 @@ def test_our_data_bring_their_own_loaders_of_every_split(name):
     assert sum(len(z) for z in trainer.predict(module, datamodule=data)) == 35
     with pytest.raises(ValueError, match="no test rows"):
         trainer.test(module, datamodule=Data(rows, batch_size=10), verbose=False)
+
+
+def test_rows_that_stay_in_a_file_are_validated_and_tested():
+    rows, module = rows_of("em"), made("em")
+    held, trainer = Mapped(rows[:25]), quiet_trainer()
+    trainer.fit(module, datamodule=Data(rows, held, held, batch_size=10))
+    [found] = trainer.test(module, datamodule=Data(rows, held, held, batch_size=10), verbose=False)
+    right = scores(module.model, rows[:25], 200, module.seed)["log_likelihood"].value
+    assert float(trainer.callback_metrics["test/log_likelihood"]) == pytest.approx(right, rel=1e-6)
+    assert found["test/log_likelihood"] == pytest.approx(right, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", TRAINERS)

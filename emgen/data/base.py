@@ -515,8 +515,8 @@ class _Rows:
         if self.batches == 1 and self.size != len(rows):  # the entries of documents
             yield rows
             return
-        for batch in rows.split(self.size):
-            mine = batch[self.rank :: self.world]
+        for start in range(0, len(rows), self.size):  # which may stay in a file
+            mine = rows[start : start + self.size][self.rank :: self.world]
             if len(mine):
                 yield mine
 
