@@ -245,7 +245,12 @@ def test_a_signal_during_scoring_leaves_a_finished_run(place, capsys, monkeypatc
         return scores(model, x, samples, *arguments, **options)
 
     monkeypatch.setattr(training, "scores", stopped)
-    assert emgen(*RUN) == 128 + signum
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` ignores it
+    try:
+        code = emgen(*RUN)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert code == 128 + signum
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said == (
         f"emgen: training is finished, and {signum.name} stopped its scoring; score it with: emgen"
