@@ -69,7 +69,7 @@ def same(a, b):
 def test_the_row_of_the_vae_is_the_vae():
     line = Line(pair(), plays=VAE_ROW, optimizer=PLAIN)
     assert same(after(line), after(VAE(pair())))
-    assert line.together and not line.sees_grey and line.critic is None
+    assert line.shares_pass and not line.sees_grey and line.critic is None
 
 
 def test_the_row_of_the_vae_is_the_vae_where_the_prior_is_learnt():
@@ -148,16 +148,16 @@ def test_every_game_row_is_played_under_any_divergence_and_says_which(name):
 @pytest.mark.parametrize("name", ["aae", "avb", "ali", "mode_regularised", "mdgan"])
 def test_one_backward_pass_gives_what_two_give(name):
     line = rows(name)
-    assert line.together
+    assert line.shares_pass
     apart = deepcopy(line)
-    apart.together = False
+    apart.shares_pass = False
     for key, value in after(line).items():
         torch.testing.assert_close(after(apart)[key], value, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["line", "vae_gan", "alpha_gan"])
 def test_two_weights_of_one_term_take_two_backward_passes(name):
-    assert not rows(name).together
+    assert not rows(name).shares_pass
 
 
 def test_each_draw_of_a_step_is_made_once():

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from emgen.data.base import Data
+from emgen.evaluation.codes import codes
 from emgen.evaluation.likelihood import evaluating
 from emgen.roles import Recognition, serves
 
@@ -57,8 +58,8 @@ class Projector(lightning.Callback):
             return None
         with evaluating(model, seed=0):
             try:
-                z = model.recognition(x).mean
-            except (AttributeError, NotImplementedError):  # known by its draws alone
+                z = codes(model, x)
+            except TypeError:  # known by its draws alone
                 return None
         if not isinstance(z, Tensor) or len(z) != len(x):
             return None

@@ -142,7 +142,6 @@ def _job(cfg: DictConfig) -> float | None:
         if several:
             _refuse_further_processes(cfg.lightning)
             folder = _folder_of_job(cfg, settings, folder)
-        cfg.paths.run_dir = str(folder.path)  # where loggers write, however the folder was named
         record = {
             "config.yaml": cfg,
             "hydra.yaml": {"hydra": _placed(settings, folder.path)},

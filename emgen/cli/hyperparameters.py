@@ -11,11 +11,10 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from emgen.evaluation.runs import ASIDE
 from emgen.options import names, option
 
 PARTS = ("trainer", "model", "critic", "data", "lightning")
-# where a run is kept and what it is called change nothing of it; the seed has a column of its own
-ASIDE = ("hydra", "logger", "optimized_metric", "paths", "resume", "seed", "trust")
 
 
 def distinguishing(

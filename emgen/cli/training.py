@@ -94,7 +94,8 @@ def _run(
 ) -> dict[str, float]:
     """The one way of a run, in a folder that is this process's own from the claim on."""
     check_ranges(cfg)
-    config: Any = OmegaConf.to_container(_placed(cfg, folder), resolve=True)
+    cfg = _placed(cfg, folder)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
     names = _names(config, choices)
     folder.claim(resume=bool(cfg.resume))
     checkpoint = folder.checkpoint("last") if cfg.resume else None
@@ -116,7 +117,8 @@ def _run(
     settings = distinguishing({**config, "critic": critic}, choices, typed)
     settings = {**names, **settings, "seed": config["seed"]}
     made = record(data, home, folder.path)
-    folder.begin({**config, "choices": names, "made": made}, hydra)
+    told = {**hydra, "config.yaml": cfg} if hydra else None
+    folder.begin({**config, "choices": names, "made": made}, told)
     os.environ[RUN_DIR] = str(folder.path)
     log_configuration(trainer.loggers, config)
     path = agreed(trainer, None if checkpoint is None else str(checkpoint))
@@ -154,7 +156,7 @@ def _close(
 
 
 def _placed(cfg: DictConfig, folder: RunFolder) -> DictConfig:
-    """The configuration with `paths.run_dir` where the run is, which in a sweep Hydra alone knows."""
+    """The configuration with `paths.run_dir` where the run is, however the folder was named."""
     placed = copy.deepcopy(cfg)
     OmegaConf.update(placed, "paths.run_dir", str(folder.path), force_add=True)
     return placed

@@ -3,7 +3,7 @@
 __all__ = ["GAMES", "LIKELIHOODS", "View", "likelihood_term"]
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -37,6 +37,16 @@ class View:
 
 BOTH = ("model", "recognition")
 
+REBUILT = View(
+    critic="x",
+    sees=("x",),
+    data=lambda d: d.x,
+    samples=lambda d: d.rebuilt,
+    data_side=(),
+    sample_side=BOTH,
+    pair="data | reconstructions",
+)
+
 GAMES: dict[str, View] = {
     # GAN
     "x": View(
@@ -49,15 +59,7 @@ GAMES: dict[str, View] = {
         pair="data | dreams",
     ),
     # VAE-GAN, alpha-GAN, the mode regulariser
-    "rebuilt": View(
-        critic="x",
-        sees=("x",),
-        data=lambda d: d.x,
-        samples=lambda d: d.rebuilt,
-        data_side=(),
-        sample_side=BOTH,
-        pair="data | reconstructions",
-    ),
+    "rebuilt": REBUILT,
     # adversarial autoencoder: the prior plays what is real
     "z": View(
         critic="z",
@@ -89,15 +91,7 @@ GAMES: dict[str, View] = {
         pair="(data, codes) | (data, prior draws)",
     ),
     # MDGAN's two steps
-    "manifold": View(
-        critic="manifold",
-        sees=("x",),
-        data=lambda d: d.x,
-        samples=lambda d: d.rebuilt,
-        data_side=(),
-        sample_side=BOTH,
-        pair="data | reconstructions",
-    ),
+    "manifold": replace(REBUILT, critic="manifold"),
     "diffusion": View(
         critic="diffusion",
         sees=("x",),

@@ -326,7 +326,7 @@ class Trainer(Evaluated):
     def on_train_epoch_end(self) -> None:
         means = self.ledger.means()
         self.history.append(means)
-        self._publish(means)
+        self._log_at_examples({f"train/{name}": value for name, value in means.items()})
         self._step_schedules()
         bound = self.history[-1].get("bound")
         if bound is not None and self.tol is not None:
@@ -360,13 +360,6 @@ class Trainer(Evaluated):
         """Lightning's, which keeps the epoch too: `callback_metrics` hold old values as well."""
         self.recorded_at[name] = self.current_epoch
         super().log(name, *arguments, **options)
-
-    def _publish(self, means: Mapping[str, float]) -> None:
-        """Hand an epoch's means to Lightning: its callbacks find them in `callback_metrics`, every
-        logger at the number of examples seen, which Lightning takes from a value called `step`.
-        """
-        self.log_dict({f"train/{name}": value for name, value in means.items()})
-        self.log("step", float(self.examples))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["emgen"] = {

@@ -130,7 +130,7 @@ class Line(Trainer):
         self.critic_steps = critic_steps
         seen = {*plays["critic"], *plays["model"], *plays["recognition"]} & set(GAMES)
         self.sees_grey = bool(seen - {"z", "posterior"})
-        self.together = self._one_loss_serves_both()
+        self.shares_pass = self._one_loss_serves_both()
 
     def training_step(self, batch: Any, index: int) -> None:
         x = self.grey(batch) if self.sees_grey else self.observe(batch)
@@ -151,7 +151,7 @@ class Line(Trainer):
         movers = [player for player in players if player != "critic"]
         asked = {name: weight for player in movers for name, weight in self.plays[player].items()}
         terms = {name: self._term(name, draws) for name in asked}
-        if len(movers) == 2 and self.together:
+        if len(movers) == 2 and self.shares_pass:
             losses[BOTH] = weighted(terms, asked)
         else:
             losses |= {player: weighted(terms, self.plays[player]) for player in movers}

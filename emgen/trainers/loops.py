@@ -34,6 +34,7 @@ class Evaluated(LightningModule):
 
     model: Any
     seed: int
+    examples: int
     validation_draws: int = 10
     test_draws: int = 200
 
@@ -54,6 +55,7 @@ class Evaluated(LightningModule):
         return inference(self.model)(x)
 
     def observe(self, batch: Any) -> Tensor:
+        """The rows of a batch, as a likelihood sees them: for a trainer to say."""
         raise NotImplementedError
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -91,8 +93,10 @@ class Evaluated(LightningModule):
         self._log_at_examples(values | errors)
 
     def _log_at_examples(self, values: dict[str, float]) -> None:
-        """To every logger at the number of examples seen, which Lightning takes from `step`."""
-        self.log_dict({**values, "step": float(getattr(self, "examples", 0))})
+        """To Lightning's callbacks, which find them in `callback_metrics`, and to every logger at the
+        number of examples seen, which Lightning takes from a value called `step`.
+        """
+        self.log_dict({**values, "step": float(self.examples)})
 
     def _scored(self, draws: int) -> dict[str, tuple[float, float]]:
         """Each score and its standard error over the rows of every process."""
