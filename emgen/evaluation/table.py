@@ -157,7 +157,7 @@ def _about(row: Row, more: str) -> str:
         rest = ", ".join(f"{one.name}={one.value}" for one in row.settings[SETTINGS:])
         told.append(f'<span title="{escape(rest)}">and {left} more</span>')
     game = row.runs[0].descends
-    descends = f'<div class="note">{escape(game)}</div>' if game else ""
+    descends = f'<div class="about">{escape(game)}</div>' if game else ""
     return f'<div class="about">{"".join(told)}{more}</div>{descends}'
 
 
