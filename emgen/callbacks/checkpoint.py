@@ -136,7 +136,7 @@ class Checkpoint(LightningCheckpoint):
             self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        if trainer.fast_dev_run:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         value = pl_module.row.get(self.monitor)
         # the first process decides for all, who save together

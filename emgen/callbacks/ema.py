@@ -103,7 +103,7 @@ class EMA(lightning.Callback):
     def _update(self, pl_module: Any) -> None:
         self.steps += 1
         rising = (1 + self.steps) / (10 + self.steps) if self.warmup else 1.0
-        weights = list(_weights(pl_module.model).values())
+        weights: Any = list(_weights(pl_module.model).values())
         get_ema_multi_avg_fn(min(self.decay, rising))(list(self._aside.values()), weights, None)
 
     @torch.no_grad()

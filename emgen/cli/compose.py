@@ -84,6 +84,6 @@ def shipped_targets() -> set[str]:
     """Every `_target_` of the options that come with the package."""
     return {
         target
-        for file in files(CONFIGS).rglob("*.yaml")
+        for file in files(CONFIGS).rglob("*.yaml")  # type: ignore[attr-defined]
         for target in targets_in(file.read_text(encoding="utf-8"))
     }

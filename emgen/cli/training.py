@@ -106,7 +106,7 @@ def _run(
     with naming("data"):
         for split in data.rows:
             check_support(module.model, data.observed(split), f"the {split} data", scored=True)
-    trainer = _lightning(config, folder)
+    trainer: Any = _lightning(config, folder)
     for callback in trainer.callbacks:
         if isinstance(callback, EMA):
             with naming("callbacks"):
@@ -142,7 +142,7 @@ def _run(
 
 
 def _close(
-    trainer: lightning.Trainer,
+    trainer: Any,
     folder: RunFolder,
     summary: dict[str, Any],
     settings: dict[str, Any],
@@ -263,7 +263,7 @@ def _turn(callback: lightning.Callback) -> int:
 
 
 def _summary(
-    trainer: lightning.Trainer,
+    trainer: Any,
     module: Any,
     data: Any,
     config: dict[str, Any],
@@ -290,7 +290,7 @@ def _summary(
 
 
 def _scores(
-    trainer: lightning.Trainer,
+    trainer: Any,
     module: Any,
     data: Any,
     config: dict[str, Any],
@@ -320,9 +320,7 @@ def _scores(
     }
 
 
-def _write_hyperparameters(
-    trainer: lightning.Trainer, summary: dict[str, Any], settings: dict[str, Any]
-) -> None:
+def _write_hyperparameters(trainer: Any, summary: dict[str, Any], settings: dict[str, Any]) -> None:
     """TensorBoard's table of runs: what distinguishes them, beside their scores."""
     tags = {f"test/{name}": summary["metrics"].get(f"test/{name}") for name in SCORES}
     tags |= {f"total/{key}": summary[key] for key in TOTALS}

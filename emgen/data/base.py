@@ -286,7 +286,7 @@ class Data(LightningDataModule):
             self.to(self.trainer.strategy.root_device)
 
     def train_dataloader(self) -> "_Loader":
-        trainer = self.trainer
+        trainer: Any = self.trainer
         if trainer is None:
             return _Loader(self, rank=0, world=1)
         self._match(trainer.lightning_module)

@@ -291,10 +291,11 @@ class Combination(FDivergence):
         return self._sum("perspective", log_p, log_q).clamp_min(0)
 
     def exact(self, p: Distribution, q: Distribution) -> Tensor | None:
-        values = [(weight, d.exact(p, q)) for weight, d in self.terms]
-        if any(value is None for _, value in values):
+        values = [divergence.exact(p, q) for _, divergence in self.terms]
+        known = [value for value in values if value is not None]
+        if len(known) < len(values):
             return None
-        return torch.stack([weight * value for weight, value in values]).sum(0)
+        return torch.stack([c * value for (c, _), value in zip(self.terms, known)]).sum(0)
 
     def non_saturating(self) -> FDivergence:
         return Combination(tuple((weight, d.non_saturating()) for weight, d in self.terms))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from emgen.distributions import Joint
 from emgen.models.conjugate.factorial_posteriors import FactorialPosterior
@@ -30,7 +30,7 @@ def inference(model: Any) -> Callable[[Any], Any]:
 
 
 @torch.no_grad()
-def codes(model: nn.Module, x: Any) -> Any:
+def codes(model: Any, x: Any) -> Any:
     """E[z|x] of each datum, under what the model infers by.
 
     | model                         | codes                                            |

@@ -39,7 +39,7 @@ def co_clustering(model: Any, x: Tensor, together: Tensor, means: Tensor, sweeps
     figure = blank(13.0, 4.0)
     trace, *panels = figure.subplots(1, 1 + len(matrices))
     _trace(trace, means, sweeps, first)
-    image = None
+    image: Any = None
     for axes, (title, matrix) in zip(panels, matrices.items()):
         image = axes.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
         axes.set(title=f"p(z_i = z_j | x), {title}", xlabel="row j", ylabel="row i")

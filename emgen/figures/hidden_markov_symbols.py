@@ -94,7 +94,8 @@ def _trellis(axes: Axes, model: Any, x: Tensor, shown: int, names: Sequence[str]
         )
         below = below + q[:, k]
     size = 10 if len(first) <= 30 else 8
-    axes.set_xticks(frames, [names[s] for s in first.tolist()], fontsize=size)
+    labels: Any = [names[s] for s in first.tolist()]
+    axes.set_xticks(frames, labels, fontsize=size)
     axes.set(
         xlabel=f"the first {len(first)} symbols",
         ylabel="p(state | sequence)",

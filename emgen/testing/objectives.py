@@ -36,8 +36,8 @@ def check_objective(objective: Callable[..., Terms], *players: Any, seed: int = 
 
     law(
         "hyper-parameters are frozen",
-        is_dataclass(owner) and type(owner).__dataclass_params__.frozen,
-    )  # type: ignore[attr-defined]
+        is_dataclass(owner) and type(owner).__dataclass_params__.frozen,  # type: ignore[attr-defined]
+    )
     modules = [p for p in players if isinstance(p, nn.Module)]
     before = [value.clone() for module in modules for value in module.state_dict().values()]
     with torch.random.fork_rng():

@@ -317,11 +317,10 @@ class Trainer(Evaluated):
                     (key, value) for key, value in optimizer.defaults.items() if key in group
                 )
         self._moves = self.trainer.global_step
-        self.after_step += [
-            config.scheduler.step
-            for config in self.trainer.lr_scheduler_configs
-            if config.interval == "step"
-        ]
+        configs: Any = self.trainer.lr_scheduler_configs
+        for config in configs:
+            if config.interval == "step":
+                self.after_step.append(config.scheduler.step)
 
     def on_train_epoch_end(self) -> None:
         means = self.ledger.means()

@@ -138,6 +138,8 @@ class EM(Trainer):
         data = getattr(self._trainer, "datamodule", None)
         if self.every == "memo" and isinstance(data, Data):
             data.refuse_shuffled("every=memo")
+        of: Any
+        x: Any
         of, x = (data, data.observed("train")) if isinstance(data, Data) else (batch, batch.x)
         weight, length = of.weight, of.length
         if of is batch:  # the others have the rest of it

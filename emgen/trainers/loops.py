@@ -121,7 +121,8 @@ class Evaluated(LightningModule):
         found = {}
         for name, (value, error) in pairs.items():
             mine = torch.tensor([value, error, n], dtype=torch.float64, device=self.device)
-            values, errors, rows = self.all_gather(mine).view(-1, 3).unbind(-1)
+            every: Any = self.all_gather(mine)
+            values, errors, rows = every.view(-1, 3).unbind(-1)
             share = rows / rows.sum()
             found[name] = (
                 float(share @ values),

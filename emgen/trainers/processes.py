@@ -36,7 +36,7 @@ class Processes(DDPStrategy):
     def configure_ddp(self) -> None:
         # what is recorded here is a mean over processes already
         warnings.filterwarnings("ignore", "It is recommended to use `self.log")
-        _sync_module_states(self.model)
+        _sync_module_states(self.model)  # type: ignore[arg-type]
 
     def _setup_model(self, model: nn.Module) -> nn.Module:  # type: ignore[override]
         _sync_module_states(model)
@@ -44,8 +44,9 @@ class Processes(DDPStrategy):
 
     def _configure_launcher(self) -> None:
         super()._configure_launcher()
-        if self._start_method != "popen":
-            self._launcher = _Spawned(self, start_method=self._start_method)
+        method: Any = self._start_method
+        if method != "popen":
+            self._launcher = _Spawned(self, start_method=method)
 
     def on_exception(self, exception: BaseException) -> None:
         """Say why the run ended to the processes that do not know, or learn it from the one that

@@ -49,9 +49,11 @@ class Divergence(Protocol):
 
     def exact(self, p: Distribution, q: Distribution) -> Tensor | None:
         """D_f(p‖q) where a closed form is known, else None."""
+        ...
 
     def perspective(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """q f(p/q) − f′(1) (p − q), the integrand of D_f, point by point."""
+        ...
 
 
 def between(

@@ -39,8 +39,9 @@ def torch_kl(p: Distribution, q: Distribution) -> Tensor | None:
     if isinstance(p, ContinuousBernoulli) or isinstance(
         q, ContinuousBernoulli
     ):  # torch's are of clamped probabilities
-        both = isinstance(p, ContinuousBernoulli) and isinstance(q, ContinuousBernoulli)
-        return continuous_bernoulli_kl(p, q) if both else None
+        if isinstance(p, ContinuousBernoulli) and isinstance(q, ContinuousBernoulli):
+            return continuous_bernoulli_kl(p, q)
+        return None
     try:
         value = kl_divergence(p, q)
     except NotImplementedError:

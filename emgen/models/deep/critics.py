@@ -109,7 +109,8 @@ class Beside(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Flat events (*batch, Σ D_i) → (*batch, features)."""
-        parts = zip(self.networks, x.split(self.sizes, -1))
+        networks: Any = self.networks
+        parts = zip(networks, x.split(self.sizes, -1))
         seen = [
             network(part.reshape(*part.shape[:-1], *network.event_shape)) for network, part in parts
         ]

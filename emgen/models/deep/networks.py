@@ -169,7 +169,7 @@ class Doubling(nn.ConvTranspose2d):
             return super().forward(input, output_size)
         size = [2 * side for side in input.shape[2:]]
         columns = input.permute(0, 2, 3, 1).flatten(1, 2) @ self.weight.flatten(1)
-        image = nn.functional.fold(columns.mT, size, self.kernel_size, padding=1, stride=2)
+        image = nn.functional.fold(columns.mT, tuple(size), self.kernel_size, padding=1, stride=2)
         return image if self.bias is None else image + self.bias.view(-1, 1, 1)
 
 
